@@ -1,0 +1,124 @@
+"""Checks made once, where data enter the package: expected, found, and the fix.
+
+Every function returns the checked tensor, so that the caller can write ``x = check_points(x, 2)``.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_points(x: Any, dim: int | None, name: str = "x") -> Tensor:
+    """Return ``x`` as a floating ``(B, dim)`` tensor of finite numbers with ``B >= 1``.
+
+    A numpy array (or anything ``torch.as_tensor`` takes) is converted without a change of dtype; a
+    tensor is returned as it is. ``dim=None`` accepts any number of columns ``>= 1``.
+
+    Raises:
+        TypeError: not convertible, integer, boolean or complex.
+        ValueError: wrong rank or number of columns, no rows, NaN or inf.
+    """
+    columns = "d" if dim is None else dim
+    try:
+        x = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name}: expected a tensor of shape (B, {columns}), found {type(x).__name__}: "
+            f"convert with torch.as_tensor({name})"
+        ) from error
+    if not x.is_floating_point():
+        kind = str(x.dtype).removeprefix("torch.")
+        raise TypeError(f"{name}: expected floating point, found {kind}: convert with x.double()")
+    if x.ndim != 2 or x.shape[1] == 0 or (dim is not None and x.shape[1] != dim):
+        raise ValueError(
+            f"{name}: expected shape (B, {columns}), found {tuple(x.shape)}: {_shape_fix(x, dim)}"
+        )
+    if x.shape[0] == 0:
+        raise ValueError(f"{name}: expected at least one row, found none: pass a non-empty tensor")
+    check_finite(x, name)
+    return x
+
+
+def _shape_fix(x: Tensor, dim: int | None) -> str:
+    """The likeliest repair of a wrong shape."""
+    if x.ndim == 1:
+        one_dimensional = dim in (None, 1)
+        return "add the axis with x[:, None]" if one_dimensional else "one point is x[None, :]"
+    if x.ndim == 2 and dim is not None and x.shape[0] == dim:
+        return "points are rows: pass x.T"
+    return "one row per point, one column per coordinate (x.flatten(1) flattens images)"
+
+
+def check_finite(x: Tensor, name: str = "x", context: str = "") -> None:
+    """Raise ``ValueError`` naming the first row of ``x`` ``(B, ...)`` that holds NaN or inf."""
+    bad = ~torch.isfinite(x)
+    if not bool(bad.any()):
+        return
+    rows = bad.reshape(x.shape[0], -1).any(dim=1)
+    row = int(rows.nonzero()[0])
+    fix = context or "remove such rows with x[torch.isfinite(x).all(1)]"
+    raise ValueError(
+        f"{name}: expected finite numbers, found NaN or inf in {int(rows.sum())} of {x.shape[0]} "
+        f"rows, the first is row {row} = {x[row].tolist()}: {fix}"
+    )
+
+
+def check_times(times: Any, name: str = "times") -> Tensor:
+    """Return ``times`` as a 1-D float64 tensor: finite, non-negative, strictly increasing.
+
+    A single number becomes a tensor of one element; the device is kept.
+
+    Raises:
+        ValueError: wrong rank, empty, NaN or inf, negative, unsorted or repeated.
+    """
+    times = torch.as_tensor(times, dtype=torch.float64)
+    times = times.reshape(1) if times.ndim == 0 else times
+    if times.ndim != 1 or times.numel() == 0:
+        raise ValueError(
+            f"{name}: expected a non-empty 1-D tensor, found shape {tuple(times.shape)}: "
+            "pass for instance torch.logspace(-3, 0, 160)"
+        )
+    index = _first(~torch.isfinite(times))
+    if index is not None:
+        raise ValueError(
+            f"{name}: expected finite times, found {name}[{index}] = {times[index].item()}: "
+            "remove it"
+        )
+    index = _first(times < 0)
+    if index is not None:
+        raise ValueError(
+            f"{name}: expected times >= 0, found {name}[{index}] = {times[index].item():g}: "
+            "time runs forward from the data at t = 0"
+        )
+    index = _first(times.diff() <= 0)
+    if index is not None:
+        raise ValueError(
+            f"{name}: expected strictly increasing times, found {name}[{index}] = "
+            f"{times[index].item():g} and {name}[{index + 1}] = {times[index + 1].item():g}: "
+            "sort and remove repeats with torch.unique(times)"
+        )
+    return times
+
+
+def _first(mask: Tensor) -> int | None:
+    """Index of the first true entry of a 1-D mask, or None."""
+    found = mask.nonzero()
+    return int(found[0]) if len(found) else None
+
+
+def expand_like(t: float | Tensor, x: Tensor) -> Tensor:
+    """Return ``t``, a number, 0-dim or ``(B,)`` tensor, with the rank, dtype and device of ``x``.
+
+    The result has shape ``(1, 1, ...)`` or ``(B, 1, ...)`` and so broadcasts against ``(B, ...)``.
+
+    Raises:
+        ValueError: ``t`` has another rank, or its length is neither 1 nor ``B``.
+    """
+    t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
+        raise ValueError(
+            f"t: expected a number or shape ({x.shape[0]},), found {tuple(t.shape)}: "
+            "pass one time, or one per row of x"
+        )
+    return t.reshape(-1, *(1 for _ in x.shape[1:]))

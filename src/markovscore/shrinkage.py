@@ -1,0 +1,87 @@
+"""Shrinkage of empirical moments: how far to trust the average of a rough eigenfunction.
+
+The sample means ``M_m`` of many eigenfunctions are the textbook setting of Stein's effect (paper A, Figure 1,
+last column).  Each rule maps ``Moments`` to ``Moments`` whose shrunk means are again those of a law, so that the
+matrices ``A_t`` stay positive semi-definite; shrinking coordinate by coordinate does not have this property and
+can fail badly (chapter *Shrinkage*).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from .moments import Moments
+
+
+def james_stein(mean: Tensor, variance: Tensor) -> float:
+    """Positive-part James-Stein factor ``max(0, 1 - ((p-2)/p) sum v_m / sum M_m^2)``, one for all ``p`` moments.
+
+    ``mean``, ``variance`` ``(p,)``: averages and their squared standard errors, the constant left out.
+    """
+    p, energy = len(mean), float((mean**2).sum())
+    if p <= 2 or energy == 0:
+        return 1.0
+    return max(0.0, 1 - (p - 2) / p * float(variance.sum()) / energy)
+
+
+def heat_risk(mean: Tensor, variance: Tensor, rates: Tensor, heat) -> Tensor:
+    """Stein's unbiased estimate of ``E sum_m (e^{lambda_m h} M_m - E phi_m)^2`` (ours; mathematics, section 3).
+
+    ``sum_m (1 - e^{lambda_m h})^2 (M_m^2 - v_m) + e^{2 lambda_m h} v_m`` for extra times ``h``, a number or ``(H,)``.
+    """
+    decay = torch.exp(torch.as_tensor(heat).to(rates)[..., None] * rates)
+    return (1 - decay).square() @ (mean**2 - variance) + decay.square() @ variance
+
+
+def heat_kernel(mean: Tensor, variance: Tensor, rates: Tensor) -> float:
+    """The extra time ``h >= 0`` that minimises :func:`heat_risk`; ``rates`` ``(p,)`` are the ``lambda_m < 0``.
+
+    The risk can have several local minima in ``log h``: it is scanned over the range in which any factor
+    ``e^{lambda_m h}`` changes, then the best bracket is polished; ``h = 0`` competes too.
+    """
+    if not bool(variance.any()):
+        return 0.0
+    low, high = math.log(1e-6 / float(-rates.min())), math.log(40 / float(-rates.max()))
+    grid = torch.linspace(low, high, 200, dtype=torch.float64)
+
+    def risk(log_heat: float) -> float:
+        return float(heat_risk(mean, variance, rates, math.exp(log_heat)))
+
+    best = int(heat_risk(mean, variance, rates, grid.exp()).argmin())
+    bounds = float(grid[max(0, best - 1)]), float(grid[min(len(grid) - 1, best + 1)])
+    polished = minimize_scalar(risk, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
+    candidates = [0.0, math.exp(polished), math.exp(float(grid[best]))]
+    return min(candidates, key=lambda h: float(heat_risk(mean, variance, rates, h)))
+
+
+def _none(moments: Moments) -> Moments:
+    return moments
+
+
+def _james_stein(moments: Moments) -> Moments:
+    rough = moments.rates < 0
+    return moments.shrunk(mix=james_stein(moments.mean[rough], moments.variance[rough]))
+
+
+def _heat(moments: Moments) -> Moments:
+    rough = moments.rates < 0
+    return moments.shrunk(
+        heat=heat_kernel(moments.mean[rough], moments.variance[rough], moments.rates[rough])
+    )
+
+
+_RULES = {"none": _none, "james-stein": _james_stein, "heat": _heat}
+
+
+def shrink(moments: Moments, rule: str) -> Moments:
+    """Apply ``"none"``, ``"james-stein"`` or ``"heat"`` to moments.
+
+    Raises ``ValueError`` for another name.
+    """
+    if rule not in _RULES:
+        raise ValueError(f"shrinkage: expected one of {sorted(_RULES)}; found {rule!r}")
+    return _RULES[rule](moments)

@@ -1,0 +1,338 @@
+"""Operator-informed score matching against quadrature, exact laws, brute force and autograd."""
+
+import math
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import roots_hermitenorm
+
+import markovscore as ms
+from markovscore.shrinkage import heat_kernel, heat_risk, james_stein, shrink
+from markovscore.spectral import solve
+
+F64 = torch.float64
+PROCESSES = [
+    ms.OrnsteinUhlenbeck(1),
+    ms.OrnsteinUhlenbeck(2),
+    ms.TorusBrownian(1),
+    ms.TorusBrownian(2),
+    ms.TorusBrownian(3),
+    ms.BoxBrownian(1, -1.0, 2.0),
+    ms.BoxBrownian(2, -1.0, 2.0),
+]
+every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{type(p).__name__}{p.dim}")
+TIMES = torch.tensor([0.0, 0.01, 0.2, 1.5], dtype=F64)
+
+
+def sample(process, n=60, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.6 * torch.rand(n, process.dim, generator=generator, dtype=F64) + 0.1
+
+
+def energy(factor):
+    return factor @ factor.mT
+
+
+@every_process
+def test_energy_and_slope_by_quadrature(process):
+    """``A_t`` and ``b_t`` against averages over the data and the exact transition, by Gauss-Hermite nodes.
+
+    The functions are smooth and the noise of scale ``sqrt(2 * 0.01)``: 24 nodes an axis are exact to rounding.
+    """
+    basis, x, t = process.eigenbasis(8), sample(process, 12), 0.01
+    moments = basis.moments(x)
+    nodes, weights = roots_hermitenorm(24 if process.dim < 3 else 12)
+    z = torch.cartesian_prod(*[torch.tensor(nodes, dtype=F64)] * process.dim).reshape(-1, process.dim)
+    w = torch.cartesian_prod(*[torch.tensor(weights / weights.sum(), dtype=F64)] * process.dim)
+    w = w.reshape(-1, process.dim).prod(1) / len(x)
+    decay = math.exp(-t) if isinstance(process, ms.OrnsteinUhlenbeck) else 1.0
+    y = (decay * x[:, None] + process.std(t) * z).reshape(-1, process.dim)
+    gradient = basis.gradient(y)
+    expected = torch.einsum("n,njd,nkd->jk", w.repeat(len(x)), gradient, gradient)
+    slope = -(w.repeat(len(x)) @ basis.generator(y))
+    times = torch.tensor([t], dtype=F64)
+    assert (energy(moments.factor(times))[0] - expected).abs().max() < 2e-8 * expected.abs().max()
+    assert (moments.slope(times)[0] - slope).abs().max() < 1e-10 * slope.abs().max()
+
+
+@every_process
+def test_energy_at_time_zero_is_the_data_average(process):
+    """With more functions than any closed form has to handle, and a singular ``A_0``."""
+    basis, x = process.eigenbasis(40), sample(process, 25)
+    gradient = basis.gradient(x)
+    expected = torch.einsum("njd,nkd->jk", gradient, gradient) / len(x)
+    found = energy(basis.moments(x).factor(torch.zeros(1, dtype=F64)))[0]
+    scale = basis.eigenvalues.abs().sqrt()
+    assert ((found - expected) / scale[:, None] / scale).abs().max() < 1e-8 * (1 + expected.abs().max())
+
+
+@given(st.integers(0, 10**6), st.floats(0, 2), st.floats(0, 1), st.floats(0, 1))
+@settings(deadline=None, max_examples=25)
+def test_energy_is_positive_semidefinite(seed, t, mix, heat):
+    """Bochner: any data, any time, any shrinkage; before the factorisation, so no clipping can hide it."""
+    for process in (ms.TorusBrownian(2), ms.BoxBrownian(2)):
+        moments = process.eigenbasis(24).moments(sample(process, 5, seed)).shrunk(mix, heat)
+        values = torch.linalg.eigvalsh(moments.energy(torch.tensor([t], dtype=F64)))[0]
+        assert values[0] > -1e-12 * values[-1]
+
+
+@every_process
+def test_shrunk_moments_are_those_of_a_law(process):
+    """``mix, heat`` must equal the data law diffused for ``heat`` more and mixed with ``pi``."""
+    basis, x = process.eigenbasis(10), sample(process)
+    moments, times = basis.moments(x), TIMES[1:]
+    later, shrunk = moments.factor(times + 0.3), moments.shrunk(mix=0.7, heat=0.3)
+    stationary = torch.diag(-basis.eigenvalues)
+    expected = 0.7 * energy(later) + 0.3 * stationary
+    assert torch.allclose(energy(shrunk.factor(times)), expected, atol=1e-7 * float(expected.abs().max()))
+    assert torch.allclose(shrunk.slope(times), 0.7 * moments.slope(times + 0.3), atol=1e-14)
+
+
+@every_process
+def test_fit_minimises_the_score_matching_loss(process):
+    """The closed form beats perturbed coefficients on the loss, written out over simulated points by autograd-free sums."""
+    x = sample(process, 500)
+    score = ms.fit_spectral(x, process, 8, TIMES)
+    basis, alpha = score.basis, score.coefficients[0]
+
+    def loss(a):
+        slope = (basis.gradient(x) * a[:, None]).sum(1)
+        return float((0.5 * slope.square().sum(1) + basis.generator(x) @ a).mean())
+
+    best, generator = loss(alpha), torch.Generator().manual_seed(0)
+    for _ in range(20):
+        step = 0.05 * alpha.norm() * torch.randn(len(alpha), generator=generator, dtype=F64)
+        assert loss(alpha + step) > best
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_degree_two_is_the_gaussian_score(dim):
+    """Nested oracle: quadratic Hermite OISM = the score of the Gaussian with the data's mean and covariance."""
+    x = sample(ms.OrnsteinUhlenbeck(dim), 400)
+    count = dim + dim * (dim + 1) // 2
+    score = ms.fit_spectral(x, ms.OrnsteinUhlenbeck(dim), count, TIMES)
+    mean, covariance = x.mean(0), torch.cov(x.T, correction=0).reshape(dim, dim)
+    y = torch.randn(50, dim, generator=torch.Generator().manual_seed(1), dtype=F64)
+    for t in TIMES.tolist():
+        a = math.exp(-t)
+        diffused = a * a * covariance + (1 - a * a) * torch.eye(dim, dtype=F64)
+        precision = torch.linalg.inv(diffused)
+        expected = -(y - a * mean) @ precision
+        assert torch.allclose(score(y, t), expected, atol=1e-9 * float(precision.abs().max()) * 10)
+        assert torch.allclose(score.divergence(y, t), -precision.trace().expand(50), rtol=1e-9)
+
+
+@pytest.mark.parametrize("process", [PROCESSES[2], ms.BoxBrownian(1, -3.0, 3.0)], ids=["torus", "box"])
+def test_exact_moments_converge_spectrally(process):
+    """OISM I: at t = 0.5 eight more functions gain a factor of ten and more, until rounding."""
+    law, t = ms.mixture_1d(process), 0.5
+    low, high = (-math.pi, math.pi) if isinstance(process, ms.TorusBrownian) else (-3.0, 3.0)
+    grid = (low + (high - low) * (torch.arange(2000, dtype=F64) + 0.5) / 2000)[:, None]
+    weights = law.log_prob(grid, 0.0).exp()
+    truth, density = law.score(grid, t), law.log_prob(grid, t).exp()
+    errors = []
+    for count in (8, 16, 24):
+        score = ms.fit_spectral(grid, process, count, [t], weights=weights / weights.sum())
+        errors.append(float((density @ (score(grid, t) - truth).square() / (density @ truth.square())).sqrt()))
+    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+    assert errors[2] < 1e-4
+
+
+@every_process
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_divergence_and_shared_times(process, dtype):
+    """Divergence against autograd; a vector of times against one call per time; dtype follows the points."""
+    score = ms.fit_spectral(sample(process), process, 12, TIMES, shrinkage="heat")
+    x, t = sample(process, 9, 4).to(dtype), torch.linspace(0.02, 1.4, 9, dtype=dtype)
+    found, divergence = score.score_and_divergence(x, t)
+    assert found.dtype == divergence.dtype == dtype
+    exact, alpha = x.double(), score.at(t)
+    # rounding of sum_k alpha_k d phi_k: a few eps times the sum of absolute terms
+    scale = torch.einsum("bk,bkd->b", alpha.abs(), score.basis.gradient(exact).abs())
+    second = (alpha.abs() * score.basis.laplacian(exact).abs()).sum(1)
+    room = 100 * torch.finfo(dtype).eps
+    for i in range(9):
+        one, single = x[i : i + 1], float(t[i])
+        assert (score(one, single)[0] - found[i]).abs().max() < room * (1 + scale[i])
+        jacobian = torch.func.jacrev(lambda p, s=single: score(p[None], s)[0])(exact[i])
+        assert abs(float(jacobian.diagonal().sum() - divergence[i])) < room * (10 + 10 * second[i])
+
+
+def test_gradients_flow_through_the_score():
+    """As a base for a residual network or for guidance the score must be differentiable in x."""
+    score = ms.fit_spectral(sample(PROCESSES[3]), PROCESSES[3], 12, TIMES)
+    x = sample(PROCESSES[3], 5, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: score(p, 0.1), (x,))
+
+
+def test_interpolation_is_linear_between_fitted_times():
+    score = ms.fit_spectral(sample(PROCESSES[2]), PROCESSES[2], 6, [0.1, 0.2, 0.5])
+    assert torch.allclose(score.at(0.35), (score.coefficients[1] + score.coefficients[2]) / 2, atol=1e-13)
+    assert torch.equal(score.at(0.5), score.coefficients[2]) and torch.equal(score.at(0.1), score.coefficients[0])
+
+
+# -- shrinkage ------------------------------------------------------------------------------------
+def test_james_stein_by_hand():
+    mean, variance = torch.tensor([3.0, 4.0, 0.0, 0.0], dtype=F64), torch.full((4,), 2.0, dtype=F64)
+    assert james_stein(mean, variance) == pytest.approx(1 - 0.5 * 8 / 25)
+    assert james_stein(mean, 100 * variance) == 0.0
+
+
+@pytest.mark.parametrize("heat", [0.0, 0.003, 0.05])
+def test_heat_risk_is_unbiased(heat):
+    """The estimate's mean over simulated moments equals the true risk within 6 standard errors."""
+    rates = -(torch.arange(1, 21, dtype=F64) ** 2)
+    truth, variance = torch.exp(0.05 * rates), torch.full((20,), 0.01, dtype=F64)
+    generator = torch.Generator().manual_seed(0)
+    means = truth + 0.1 * torch.randn(20_000, 20, generator=generator, dtype=F64)
+    gap = torch.stack([heat_risk(m, variance, rates, heat) for m in means[:4000]])
+    loss = (torch.exp(rates * heat) * means[:4000] - truth).square().sum(1)
+    difference = gap - loss
+    assert abs(float(difference.mean())) < 6 * float(difference.std()) / math.sqrt(len(difference)) + 1e-12
+
+
+def test_heat_kernel_finds_the_global_minimum():
+    rates = -(torch.arange(1, 41, dtype=F64) ** 2)
+    generator = torch.Generator().manual_seed(2)
+    mean = torch.exp(0.02 * rates) + 0.05 * torch.randn(40, generator=generator, dtype=F64)
+    variance = torch.full((40,), 0.0025, dtype=F64)
+    fine = torch.linspace(-16, 4, 20_001, dtype=F64).exp()
+    best = float(heat_risk(mean, variance, rates, fine).min())
+    assert float(heat_risk(mean, variance, rates, heat_kernel(mean, variance, rates))) <= best + 1e-9
+    assert heat_kernel(mean, 0 * variance, rates) == 0.0
+
+
+@pytest.mark.parametrize("process", [PROCESSES[2], PROCESSES[5], PROCESSES[0]], ids=["torus", "box", "ou"])
+def test_standard_errors_of_moments(process):
+    """``variance`` is the variance of ``mean`` over repeated samples (chi-square, 6 sigma; pairs summed on the torus)."""
+    basis, runs = process.eigenbasis(6), 600
+    moments = [basis.moments(sample(process, 40, seed)) for seed in range(runs)]
+    means = torch.stack([m.mean for m in moments])
+    predicted = torch.stack([m.variance for m in moments]).mean(0)
+    spread = means.var(0)
+    if isinstance(process, ms.TorusBrownian):
+        half = len(spread) // 2
+        spread = spread[1 : half + 1] + spread[half + 1 :]
+        predicted = predicted[1 : half + 1] + predicted[half + 1 :]
+    used = predicted > 1e-12
+    kurtosis_room = 6 * math.sqrt(6 / runs)
+    assert ((spread[used] / predicted[used] - 1).abs() < kurtosis_room).all()
+
+
+def test_stein_effect():
+    """mathematics.md section 3: box [-4, 4], N = 1000, t = 0, K = 80, medians over ten samples."""
+    box = ms.BoxBrownian(1, -4.0, 4.0)
+    law = ms.mixture_1d(box)
+    grid = torch.linspace(-4, 4, 2001, dtype=F64)[:, None]
+    weight, truth = law.log_prob(grid, 0.0).exp(), law.score(grid, 0.0)
+    losses = {"none": [], "james-stein": [], "heat": []}
+    for seed in range(10):
+        x = law.sample(1000, generator=torch.Generator().manual_seed(seed)).double()
+        moments = box.eigenbasis(80).moments(x)
+        for rule, found in losses.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ms.SpectralWarning)
+                score = ms.SpectralScore(box, box.eigenbasis(80), torch.zeros(1), solve(shrink(moments, rule), [0.0]))
+            found.append(float(weight @ (score(grid, 0.0) - truth).square() / weight.sum()))
+    mean, stein, heat = (float(np.median(losses[r])) for r in losses)
+    assert heat < stein < mean and mean > 1000 * heat
+
+
+def test_warns_where_moments_are_noise():
+    """Silent at 20 functions, loud at 80, for the same 1,000 points; and silent once shrunk."""
+    box = ms.BoxBrownian(1, -4.0, 4.0)
+    x = ms.mixture_1d(box).sample(1000, generator=torch.Generator().manual_seed(1)).double()
+    with pytest.warns(ms.SpectralWarning, match="condition number"):
+        ms.fit_spectral(x, box, 80, [0.0, 0.1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ms.fit_spectral(x, box, 20, [0.0, 0.1])
+        ms.fit_spectral(x, box, 80, [0.0, 0.1], shrinkage="heat")
+
+
+# -- files and bad input -----------------------------------------------------------------------------
+@every_process
+def test_save_and_load(process, tmp_path):
+    score = ms.fit_spectral(sample(process), process, 10, TIMES)
+    score.save(tmp_path / "score.safetensors")
+    again, x = ms.SpectralScore.load(tmp_path / "score.safetensors"), sample(process, 6, 3)
+    assert torch.equal(again(x, 0.3), score(x, 0.3)) and torch.equal(again.times, score.times)
+    assert os.listdir(tmp_path) == ["score.safetensors"]
+
+
+def test_load_refuses_what_it_cannot_read(tmp_path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError, match="none"):
+        ms.SpectralScore.load(tmp_path / "absent")
+    (tmp_path / "corrupt").write_bytes(b"\x00" * 40)
+    with pytest.raises(ValueError, match="corrupt"):
+        ms.SpectralScore.load(tmp_path / "corrupt")
+    save_file({"weights": torch.zeros(2)}, tmp_path / "foreign")
+    with pytest.raises(ValueError, match="not a SpectralScore"):
+        ms.SpectralScore.load(tmp_path / "foreign")
+    score = ms.fit_spectral(sample(PROCESSES[2]), PROCESSES[2], 6, [0.1])
+    score.save(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:-9])
+    with pytest.raises(ValueError, match="corrupt"):
+        ms.SpectralScore.load(tmp_path / "cut")
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    score = ms.fit_spectral(sample(PROCESSES[2]), PROCESSES[2], 6, [0.1])
+    path = tmp_path / "score.safetensors"
+    score.save(path)
+    before = path.read_bytes()
+    monkeypatch.setattr("markovscore.spectral.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    with pytest.raises(OSError, match="disk"):
+        score.save(path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["score.safetensors"]
+
+
+TORUS = ms.TorusBrownian(2)
+GOOD = sample(TORUS)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ms.fit_spectral(GOOD * math.nan, TORUS, 6), ValueError, "row 0"),
+        (lambda: ms.fit_spectral(GOOD[:0], TORUS, 6), ValueError, "at least one row"),
+        (lambda: ms.fit_spectral(GOOD[:, 0], TORUS, 6), ValueError, "shape"),
+        (lambda: ms.fit_spectral(GOOD[:, :1], TORUS, 6), ValueError, "shape"),
+        (lambda: ms.fit_spectral(GOOD.long(), TORUS, 6), TypeError, "int64"),
+        (lambda: ms.fit_spectral(GOOD + 3, TORUS, 6), ValueError, "wrap=True"),
+        (lambda: ms.fit_spectral(GOOD + 3, ms.BoxBrownian(2), 6), ValueError, "scale the data"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [-1.0, 1.0]), ValueError, "times"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [1.0, 0.5]), ValueError, "increasing"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.5, 0.5]), ValueError, "increasing"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 7), ValueError, "use 8"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, shrinkage="stein"), ValueError, "james-stein"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, weights=torch.ones(3)), ValueError, "weights"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, weights=torch.ones(len(GOOD))), ValueError, "sum of one"),
+        (
+            lambda: ms.fit_spectral(GOOD, TORUS, 6, shrinkage="heat", weights=torch.ones(len(GOOD))),
+            ValueError,
+            "no shrinkage",
+        ),
+        (lambda: ms.fit_spectral(GOOD, ms.LinearSDE(-torch.eye(2), torch.eye(2)), 6), ValueError, "no eigenbasis"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, 0.05), ValueError, r"\[0.1, 1\]"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, 1.05), ValueError, r"\[0.1, 1\]"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, math.nan), ValueError, "fitted range"),
+        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, torch.ones(3)), ValueError, "shape"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_wrap_brings_points_back():
+    wrapped = ms.fit_spectral(GOOD + 2 * math.pi, TORUS, 6, [0.1], wrap=True)
+    assert torch.allclose(wrapped.coefficients, ms.fit_spectral(GOOD, TORUS, 6, [0.1]).coefficients, atol=1e-12)
