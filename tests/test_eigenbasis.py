@@ -59,19 +59,29 @@ def test_orthonormal_by_quadrature(basis):
         nodes, weights = np.polynomial.hermite_e.hermegauss(2 * basis.order + 2)
         weights = weights / weights.sum()
     else:
-        low, high = (-math.pi, math.pi) if isinstance(basis, ms.Fourier) else (basis.low, basis.high)
-        count = 4 * basis.order + 4  # midpoint rule: exact for cosines and sines below this frequency
-        nodes, weights = low + (high - low) * (np.arange(count) + 0.5) / count, np.full(count, 1 / count)
+        low, high = (
+            (-math.pi, math.pi) if isinstance(basis, ms.Fourier) else (basis.low, basis.high)
+        )
+        count = (
+            4 * basis.order + 4
+        )  # midpoint rule: exact for cosines and sines below this frequency
+        nodes, weights = (
+            low + (high - low) * (np.arange(count) + 0.5) / count,
+            np.full(count, 1 / count),
+        )
     x = torch.tensor(list(product(nodes, repeat=basis.dim)), dtype=F64)
     w = torch.tensor([math.prod(p) for p in product(weights, repeat=basis.dim)], dtype=F64)
     phi = basis(x)
-    assert torch.allclose(phi.T @ (w[:, None] * phi), torch.eye(basis.n_functions, dtype=F64), atol=1e-10)
+    assert torch.allclose(
+        phi.T @ (w[:, None] * phi), torch.eye(basis.n_functions, dtype=F64), atol=1e-10
+    )
     assert (w @ phi).abs().max() < 1e-11
 
 
 @every_basis
 def test_semigroup_by_monte_carlo(basis):
-    """``E[phi_k(Y_t) | Y_0 = x] = e^{lambda_k t} phi_k(x)`` within 6 standard errors of exact draws."""
+    """``E[phi_k(Y_t) | Y_0 = x] = e^{lambda_k t} phi_k(x)`` within 6 standard errors of exact
+    draws."""
     process = {
         ms.Hermite: ms.OrnsteinUhlenbeck(basis.dim),
         ms.Fourier: ms.TorusBrownian(basis.dim),
@@ -88,7 +98,9 @@ def test_semigroup_by_monte_carlo(basis):
 def test_fast_evaluation_equals_definition(basis):
     alpha = torch.randn(basis.n_functions, generator=torch.Generator().manual_seed(1), dtype=F64)
     x = points(basis, 301)
-    expected = torch.cat([(basis.gradient(x) * alpha[:, None]).sum(1), (basis.laplacian(x) @ alpha)[:, None]], 1)
+    expected = torch.cat(
+        [(basis.gradient(x) * alpha[:, None]).sum(1), (basis.laplacian(x) @ alpha)[:, None]], 1
+    )
     scale = expected.abs().max()
     shared = basis.contract(basis.derivative_tensors(alpha), x)
     each = basis.contract_each(basis.derivative_tensors(alpha.expand(len(x), -1)), x)
@@ -101,7 +113,7 @@ def test_blocks_do_not_change_values(basis, monkeypatch):
     alpha = torch.randn(basis.n_functions, generator=torch.Generator().manual_seed(1), dtype=F64)
     x, w = points(basis, 777), torch.full((777,), 1 / 777, dtype=F64)
     whole = basis.contract(basis.derivative_tensors(alpha), x), basis.mean_features(x, w, 3)
-    monkeypatch.setattr("markovscore.eigenbasis._CACHE_ENTRIES", 1)
+    monkeypatch.setattr("markovscore.eigenbasis.base._CACHE_ENTRIES", 1)
     parts = basis.contract(basis.derivative_tensors(alpha), x), basis.mean_features(x, w, 3)
     for a, b in zip(whole, parts, strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-13 * float(a.abs().max()))
@@ -128,7 +140,8 @@ def test_index_sets_are_the_smallest(dim, count, half_plane):
 @given(st.sampled_from([b for b in BASES if not isinstance(b, ms.Hermite)]), st.integers(0, 10**6))
 @settings(deadline=None, max_examples=30)
 def test_products_expand_in_the_table(basis, seed):
-    """``phi_j phi_k = sum_s c_s phi_{m_s}`` pointwise, with the table's functions evaluated by definition."""
+    """``phi_j phi_k = sum_s c_s phi_{m_s}`` pointwise, with the table's functions evaluated by
+    definition."""
     table = basis.products()
     x = points(basis, 5, seed)
     if isinstance(basis, ms.Fourier):

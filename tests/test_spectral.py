@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import roots_hermitenorm
 
 import markovscore as ms
+from markovscore.selection import greedy
 from markovscore.shrinkage import heat_kernel, heat_risk, james_stein, shrink
 from markovscore.spectral import solve
 
@@ -25,7 +26,9 @@ PROCESSES = [
     ms.BoxBrownian(1, -1.0, 2.0),
     ms.BoxBrownian(2, -1.0, 2.0),
 ]
-every_process = pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{type(p).__name__}{p.dim}")
+every_process = pytest.mark.parametrize(
+    "process", PROCESSES, ids=lambda p: f"{type(p).__name__}{p.dim}"
+)
 TIMES = torch.tensor([0.0, 0.01, 0.2, 1.5], dtype=F64)
 
 
@@ -40,14 +43,18 @@ def energy(factor):
 
 @every_process
 def test_energy_and_slope_by_quadrature(process):
-    """``A_t`` and ``b_t`` against averages over the data and the exact transition, by Gauss-Hermite nodes.
+    """``A_t`` and ``b_t`` against averages over the data and the exact transition, by
+    Gauss-Hermite nodes.
 
-    The functions are smooth and the noise of scale ``sqrt(2 * 0.01)``: 24 nodes an axis are exact to rounding.
+    The functions are smooth and the noise of scale ``sqrt(2 * 0.01)``: 24 nodes an axis are exact
+    to rounding.
     """
     basis, x, t = process.eigenbasis(8), sample(process, 12), 0.01
     moments = basis.moments(x)
     nodes, weights = roots_hermitenorm(24 if process.dim < 3 else 12)
-    z = torch.cartesian_prod(*[torch.tensor(nodes, dtype=F64)] * process.dim).reshape(-1, process.dim)
+    z = torch.cartesian_prod(*[torch.tensor(nodes, dtype=F64)] * process.dim).reshape(
+        -1, process.dim
+    )
     w = torch.cartesian_prod(*[torch.tensor(weights / weights.sum(), dtype=F64)] * process.dim)
     w = w.reshape(-1, process.dim).prod(1) / len(x)
     decay = math.exp(-t) if isinstance(process, ms.OrnsteinUhlenbeck) else 1.0
@@ -68,13 +75,16 @@ def test_energy_at_time_zero_is_the_data_average(process):
     expected = torch.einsum("njd,nkd->jk", gradient, gradient) / len(x)
     found = energy(basis.moments(x).factor(torch.zeros(1, dtype=F64)))[0]
     scale = basis.eigenvalues.abs().sqrt()
-    assert ((found - expected) / scale[:, None] / scale).abs().max() < 1e-8 * (1 + expected.abs().max())
+    assert ((found - expected) / scale[:, None] / scale).abs().max() < 1e-8 * (
+        1 + expected.abs().max()
+    )
 
 
 @given(st.integers(0, 10**6), st.floats(0, 2), st.floats(0, 1), st.floats(0, 1))
 @settings(deadline=None, max_examples=25)
 def test_energy_is_positive_semidefinite(seed, t, mix, heat):
-    """Bochner: any data, any time, any shrinkage; before the factorisation, so no clipping can hide it."""
+    """Bochner: any data, any time, any shrinkage; before the factorisation, so no clipping can
+    hide it."""
     for process in (ms.TorusBrownian(2), ms.BoxBrownian(2)):
         moments = process.eigenbasis(24).moments(sample(process, 5, seed)).shrunk(mix, heat)
         values = torch.linalg.eigvalsh(moments.energy(torch.tensor([t], dtype=F64)))[0]
@@ -89,13 +99,16 @@ def test_shrunk_moments_are_those_of_a_law(process):
     later, shrunk = moments.factor(times + 0.3), moments.shrunk(mix=0.7, heat=0.3)
     stationary = torch.diag(-basis.eigenvalues)
     expected = 0.7 * energy(later) + 0.3 * stationary
-    assert torch.allclose(energy(shrunk.factor(times)), expected, atol=1e-7 * float(expected.abs().max()))
+    assert torch.allclose(
+        energy(shrunk.factor(times)), expected, atol=1e-7 * float(expected.abs().max())
+    )
     assert torch.allclose(shrunk.slope(times), 0.7 * moments.slope(times + 0.3), atol=1e-14)
 
 
 @every_process
 def test_fit_minimises_the_score_matching_loss(process):
-    """The closed form beats perturbed coefficients on the loss, written out over simulated points by autograd-free sums."""
+    """The closed form beats perturbed coefficients on the loss, written out over simulated points
+    by autograd-free sums."""
     x = sample(process, 500)
     score = ms.fit_spectral(x, process, 8, TIMES)
     basis, alpha = score.basis, score.coefficients[0]
@@ -112,7 +125,8 @@ def test_fit_minimises_the_score_matching_loss(process):
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_degree_two_is_the_gaussian_score(dim):
-    """Nested oracle: quadratic Hermite OISM = the score of the Gaussian with the data's mean and covariance."""
+    """Nested oracle: quadratic Hermite OISM = the score of the Gaussian with the data's mean and
+    covariance."""
     x = sample(ms.OrnsteinUhlenbeck(dim), 400)
     count = dim + dim * (dim + 1) // 2
     score = ms.fit_spectral(x, ms.OrnsteinUhlenbeck(dim), count, TIMES)
@@ -127,7 +141,9 @@ def test_degree_two_is_the_gaussian_score(dim):
         assert torch.allclose(score.divergence(y, t), -precision.trace().expand(50), rtol=1e-9)
 
 
-@pytest.mark.parametrize("process", [PROCESSES[2], ms.BoxBrownian(1, -3.0, 3.0)], ids=["torus", "box"])
+@pytest.mark.parametrize(
+    "process", [PROCESSES[2], ms.BoxBrownian(1, -3.0, 3.0)], ids=["torus", "box"]
+)
 def test_exact_moments_converge_spectrally(process):
     """OISM I: at t = 0.5 eight more functions gain a factor of ten and more, until rounding."""
     law, t = ms.mixture_1d(process), 0.5
@@ -138,7 +154,9 @@ def test_exact_moments_converge_spectrally(process):
     errors = []
     for count in (8, 16, 24):
         score = ms.fit_spectral(grid, process, count, [t], weights=weights / weights.sum())
-        errors.append(float((density @ (score(grid, t) - truth).square() / (density @ truth.square())).sqrt()))
+        errors.append(
+            float((density @ (score(grid, t) - truth).square() / (density @ truth.square())).sqrt())
+        )
     assert errors[0] > 10 * errors[1] > 100 * errors[2]
     assert errors[2] < 1e-4
 
@@ -146,7 +164,8 @@ def test_exact_moments_converge_spectrally(process):
 @every_process
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_divergence_and_shared_times(process, dtype):
-    """Divergence against autograd; a vector of times against one call per time; dtype follows the points."""
+    """Divergence against autograd; a vector of times against one call per time; dtype follows the
+    points."""
     score = ms.fit_spectral(sample(process), process, 12, TIMES, shrinkage="heat")
     x, t = sample(process, 9, 4).to(dtype), torch.linspace(0.02, 1.4, 9, dtype=dtype)
     found, divergence = score.score_and_divergence(x, t)
@@ -172,8 +191,12 @@ def test_gradients_flow_through_the_score():
 
 def test_interpolation_is_linear_between_fitted_times():
     score = ms.fit_spectral(sample(PROCESSES[2]), PROCESSES[2], 6, [0.1, 0.2, 0.5])
-    assert torch.allclose(score.at(0.35), (score.coefficients[1] + score.coefficients[2]) / 2, atol=1e-13)
-    assert torch.equal(score.at(0.5), score.coefficients[2]) and torch.equal(score.at(0.1), score.coefficients[0])
+    assert torch.allclose(
+        score.at(0.35), (score.coefficients[1] + score.coefficients[2]) / 2, atol=1e-13
+    )
+    assert torch.equal(score.at(0.5), score.coefficients[2]) and torch.equal(
+        score.at(0.1), score.coefficients[0]
+    )
 
 
 # -- shrinkage ------------------------------------------------------------------------------------
@@ -193,7 +216,10 @@ def test_heat_risk_is_unbiased(heat):
     gap = torch.stack([heat_risk(m, variance, rates, heat) for m in means[:4000]])
     loss = (torch.exp(rates * heat) * means[:4000] - truth).square().sum(1)
     difference = gap - loss
-    assert abs(float(difference.mean())) < 6 * float(difference.std()) / math.sqrt(len(difference)) + 1e-12
+    assert (
+        abs(float(difference.mean()))
+        < 6 * float(difference.std()) / math.sqrt(len(difference)) + 1e-12
+    )
 
 
 def test_heat_kernel_finds_the_global_minimum():
@@ -203,13 +229,18 @@ def test_heat_kernel_finds_the_global_minimum():
     variance = torch.full((40,), 0.0025, dtype=F64)
     fine = torch.linspace(-16, 4, 20_001, dtype=F64).exp()
     best = float(heat_risk(mean, variance, rates, fine).min())
-    assert float(heat_risk(mean, variance, rates, heat_kernel(mean, variance, rates))) <= best + 1e-9
+    assert (
+        float(heat_risk(mean, variance, rates, heat_kernel(mean, variance, rates))) <= best + 1e-9
+    )
     assert heat_kernel(mean, 0 * variance, rates) == 0.0
 
 
-@pytest.mark.parametrize("process", [PROCESSES[2], PROCESSES[5], PROCESSES[0]], ids=["torus", "box", "ou"])
+@pytest.mark.parametrize(
+    "process", [PROCESSES[2], PROCESSES[5], PROCESSES[0]], ids=["torus", "box", "ou"]
+)
 def test_standard_errors_of_moments(process):
-    """``variance`` is the variance of ``mean`` over repeated samples (chi-square, 6 sigma; pairs summed on the torus)."""
+    """``variance`` is the variance of ``mean`` over repeated samples (chi-square, 6 sigma; pairs
+    summed on the torus)."""
     basis, runs = process.eigenbasis(6), 600
     moments = [basis.moments(sample(process, 40, seed)) for seed in range(runs)]
     means = torch.stack([m.mean for m in moments])
@@ -237,7 +268,9 @@ def test_stein_effect():
         for rule, found in losses.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ms.SpectralWarning)
-                score = ms.SpectralScore(box, box.eigenbasis(80), torch.zeros(1), solve(shrink(moments, rule), [0.0]))
+                score = ms.SpectralScore(
+                    box, box.eigenbasis(80), torch.zeros(1), solve(shrink(moments, rule), [0.0])
+                )
             found.append(float(weight @ (score(grid, 0.0) - truth).square() / weight.sum()))
     mean, stein, heat = (float(np.median(losses[r])) for r in losses)
     assert heat < stein < mean and mean > 1000 * heat
@@ -255,7 +288,8 @@ def test_warns_where_moments_are_noise():
         ms.fit_spectral(x, box, 80, [0.0, 0.1], shrinkage="heat")
 
 
-# -- files and bad input -----------------------------------------------------------------------------
+# -- files and bad input
+# -----------------------------------------------------------------------------
 @every_process
 def test_save_and_load(process, tmp_path):
     score = ms.fit_spectral(sample(process), process, 10, TIMES)
@@ -289,7 +323,9 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "score.safetensors"
     score.save(path)
     before = path.read_bytes()
-    monkeypatch.setattr("markovscore.spectral.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    monkeypatch.setattr(
+        "markovscore.spectral.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk"))
+    )
     with pytest.raises(OSError, match="disk"):
         score.save(path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["score.safetensors"]
@@ -315,17 +351,43 @@ GOOD = sample(TORUS)
         (lambda: ms.fit_spectral(GOOD, TORUS, 7), ValueError, "use 8"),
         (lambda: ms.fit_spectral(GOOD, TORUS, 6, shrinkage="stein"), ValueError, "james-stein"),
         (lambda: ms.fit_spectral(GOOD, TORUS, 6, weights=torch.ones(3)), ValueError, "weights"),
-        (lambda: ms.fit_spectral(GOOD, TORUS, 6, weights=torch.ones(len(GOOD))), ValueError, "sum of one"),
         (
-            lambda: ms.fit_spectral(GOOD, TORUS, 6, shrinkage="heat", weights=torch.ones(len(GOOD))),
+            lambda: ms.fit_spectral(GOOD, TORUS, 6, weights=torch.ones(len(GOOD))),
+            ValueError,
+            "sum of one",
+        ),
+        (
+            lambda: ms.fit_spectral(
+                GOOD, TORUS, 6, shrinkage="heat", weights=torch.ones(len(GOOD))
+            ),
             ValueError,
             "no shrinkage",
         ),
-        (lambda: ms.fit_spectral(GOOD, ms.LinearSDE(-torch.eye(2), torch.eye(2)), 6), ValueError, "no eigenbasis"),
-        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, 0.05), ValueError, r"\[0.1, 1\]"),
-        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, 1.05), ValueError, r"\[0.1, 1\]"),
-        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, math.nan), ValueError, "fitted range"),
-        (lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, torch.ones(3)), ValueError, "shape"),
+        (
+            lambda: ms.fit_spectral(GOOD, ms.LinearSDE(-torch.eye(2), torch.eye(2)), 6),
+            ValueError,
+            "no eigenbasis",
+        ),
+        (
+            lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, 0.05),
+            ValueError,
+            r"\[0.1, 1\]",
+        ),
+        (
+            lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, 1.05),
+            ValueError,
+            r"\[0.1, 1\]",
+        ),
+        (
+            lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, math.nan),
+            ValueError,
+            "fitted range",
+        ),
+        (
+            lambda: ms.fit_spectral(GOOD, TORUS, 6, [0.1, 1.0])(GOOD, torch.ones(3)),
+            ValueError,
+            "shape",
+        ),
     ],
 )
 def test_bad_input(call, error, message):
@@ -335,4 +397,59 @@ def test_bad_input(call, error, message):
 
 def test_wrap_brings_points_back():
     wrapped = ms.fit_spectral(GOOD + 2 * math.pi, TORUS, 6, [0.1], wrap=True)
-    assert torch.allclose(wrapped.coefficients, ms.fit_spectral(GOOD, TORUS, 6, [0.1]).coefficients, atol=1e-12)
+    assert torch.allclose(
+        wrapped.coefficients, ms.fit_spectral(GOOD, TORUS, 6, [0.1]).coefficients, atol=1e-12
+    )
+
+
+# -- selection ------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "process", [PROCESSES[1], PROCESSES[3], PROCESSES[6]], ids=["ou", "torus", "box"]
+)
+def test_greedy_first_pick_is_the_best_single_function(process):
+    """Brute force: fit every multi-index of the pool alone and compare the summed losses ``-b^T
+    A^{-1} b / 2``."""
+    x, times = sample(process, 200), torch.logspace(-2, -0.5, 6, dtype=F64)
+    pool = process.eigenbasis(12)
+    chosen = greedy(pool, pool.moments(x), 12 // len(pool.indices), times)
+    judged = torch.logspace(
+        -2, math.log10(min(times[-1], -0.5 / float(pool.eigenvalues[0]))), 6, dtype=F64
+    )
+    gains = []
+    for index in pool.indices:
+        moments = pool.with_indices(index[None]).moments(x)
+        factor, slope = moments.energy(judged), moments.slope(judged)
+        # the criterion treats the functions of one multi-index as uncorrelated
+        gains.append(
+            float((judged[:, None] * slope.square() / factor.diagonal(dim1=1, dim2=2)).sum())
+        )
+    assert chosen.indices.tolist() == [pool.indices[int(np.argmax(gains))].tolist()]
+
+
+@pytest.mark.parametrize("process", [PROCESSES[3], PROCESSES[6]], ids=["torus", "box"])
+def test_greedy_lowers_the_loss_and_is_stable(process):
+    """Nested: the whole pool returns the pool; half of it loses less than the slowest half does."""
+    x, times = 0.5 * sample(process, 400) ** 2, torch.logspace(-2, 0, 20, dtype=F64)
+    pool = process.eigenbasis(48)
+    moments = pool.moments(x)
+    assert torch.equal(greedy(pool, moments, 48, times).indices, pool.indices)
+
+    def objective(basis):
+        part = basis.moments(x)
+        alpha, slope = solve(part, times), part.slope(times)
+        return float((times[:, None] * alpha * slope).sum())
+
+    chosen = greedy(pool, moments, 24, times)
+    assert len(chosen.indices) == len(pool.indices) // 2
+    assert objective(chosen) >= objective(process.eigenbasis(24))
+
+
+def test_greedy_bad_input_and_round_trip(tmp_path):
+    with pytest.raises(ValueError, match="'eigenvalue' or 'greedy'"):
+        ms.fit_spectral(GOOD, TORUS, 6, selection="best")
+    pool = TORUS.eigenbasis(6)
+    with pytest.raises(ValueError, match="size of the pool"):
+        greedy(pool, pool.moments(GOOD), 8, TIMES)
+    score = ms.fit_spectral(GOOD, TORUS, 8, TIMES, selection="greedy")
+    score.save(tmp_path / "greedy")
+    assert torch.equal(ms.SpectralScore.load(tmp_path / "greedy")(GOOD, 0.1), score(GOOD, 0.1))

@@ -1,4 +1,5 @@
-"""Averages of eigenfunctions over data, and the closed-form score-matching problem that they determine.
+"""Averages of eigenfunctions over data, and the closed-form score-matching problem that they
+determine.
 
 For ``h = sum_k alpha_k phi_k`` the implicit score-matching loss relative to the stationary law is
 (paper A, Examples 5 and 6)
@@ -6,24 +7,26 @@ For ``h = sum_k alpha_k phi_k`` the implicit score-matching loss relative to the
     J_t(h) = E_{rho_t}[ 1/2 Gamma(h, h) + L h ] = 1/2 alpha^T A_t alpha - alpha^T b_t,
     A_t[j,k] = E_{rho_t} Gamma(phi_j, phi_k),      b_t[k] = -lambda_k e^{lambda_k t} M_k,
 
-with ``Gamma(g, h) = grad g . grad h`` and ``M_k = E_{rho_0} phi_k``.  Both follow, for every ``t``, from averages
-over ``rho_0`` alone.  A moment object answers two questions: ``slope(t) = b_t``, and ``factor(t)``, a lower
-triangular ``L_t`` with ``L_t L_t^T = A_t``.  The module knows no particular basis: trigonometric bases hand over
-their product table, polynomials the average of their products in factored form.
+with ``Gamma(g, h) = grad g . grad h`` and ``M_k = E_{rho_0} phi_k``.  Both follow, for every
+``t``, from averages over ``rho_0`` alone.  A moment object answers two questions: ``slope(t) =
+b_t``, and ``factor(t)``, a lower triangular ``L_t`` with ``L_t L_t^T = A_t``.  The module knows no
+particular basis: trigonometric bases hand over their product table, polynomials the average of
+their products in factored form.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
-# A share of the stationary law's energy E_pi Gamma(phi_j, phi_k) = -lambda_k delta_jk is added to A_t, so that its
-# factor exists where the data leave part of the space empty.  The Cholesky factor of A_t needs eps * cond(A_t); the
-# QR factor of its square root only the square of that.
+# A share of the stationary law's energy E_pi Gamma(phi_j, phi_k) = -lambda_k delta_jk is added to
+# A_t, so that its factor exists where the data leave part of the space empty.  The Cholesky factor
+# of A_t needs eps * cond(A_t); the QR factor of its square root only the square of that.
 JITTER = 1e-9
 POLYNOMIAL_JITTER = 1e-16
 _BLOCK = 2**22  # entries of a working block: 32 MiB in double precision
@@ -33,10 +36,11 @@ _BLOCK = 2**22  # entries of a working block: 32 MiB in double precision
 class Moments(ABC):
     """Averages of eigenfunctions under a data law, and what they imply at all times (float64).
 
-    ``mean`` ``(G,)``: ``E phi_m``; ``variance`` ``(G,)``: squared standard error of each average, zero for exact
-    expectations; ``rates`` ``(G,)``: ``lambda_m``; ``n_points``: size of the sample.
-    ``mix``, ``heat``: shrinkage ``mean_m -> mix e^{lambda_m heat} mean_m``, ``m != 0``, which are the moments of the
-    law ``mix P*_heat rho_0 + (1 - mix) pi``.  As that is a law, ``A_t`` stays positive semi-definite.
+    ``mean`` ``(G,)``: ``E phi_m``; ``variance`` ``(G,)``: squared standard error of each average,
+    zero for exact expectations; ``rates`` ``(G,)``: ``lambda_m``; ``n_points``: size of the sample.
+    ``mix``, ``heat``: shrinkage ``mean_m -> mix e^{lambda_m heat} mean_m``, ``m != 0``, which are
+    the moments of the law ``mix P*_heat rho_0 + (1 - mix) pi``.  As that is a law, ``A_t`` stays
+    positive semi-definite.
     """
 
     mean: Tensor
@@ -47,7 +51,8 @@ class Moments(ABC):
     heat: float = 0.0
 
     def shrunk(self, mix: float = 1.0, heat: float = 0.0) -> Self:
-        """The moments of ``mix P*_heat rho_0 + (1 - mix) pi``, with ``0 <= mix <= 1`` and ``heat >= 0``."""
+        """The moments of ``mix P*_heat rho_0 + (1 - mix) pi``, with ``0 <= mix <= 1`` and ``heat
+        >= 0``."""
         if not (0 <= mix <= 1 and heat >= 0):
             raise ValueError(f"expected 0 <= mix <= 1 and heat >= 0; found mix={mix}, heat={heat}")
         return replace(self, mix=self.mix * mix, heat=self.heat + heat)
@@ -60,6 +65,11 @@ class Moments(ABC):
     def factor(self, times: Tensor) -> Tensor:
         """Lower triangular ``L_t`` ``(T, K, K)`` with ``L_t L_t^T = A_t``."""
 
+    def energy(self, times: Tensor) -> Tensor:
+        """``A_t`` ``(T, K, K)``."""
+        factor = self.factor(times)
+        return factor @ factor.mT
+
     def _decay(self, rates: Tensor, times: Tensor) -> Tensor:
         """``e^{lambda (t + heat)}``, ``(T, len(rates))``."""
         return torch.exp((times.to(rates)[:, None] + self.heat) * rates)
@@ -67,12 +77,14 @@ class Moments(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ProductMoments(Moments):
-    """Bases closed under products, ``phi_j phi_k = sum_s c_s phi_{m_s}``, where ``A_t`` is linear in the moments:
+    """Bases closed under products, ``phi_j phi_k = sum_s c_s phi_{m_s}``, where ``A_t`` is linear
+    in the moments:
 
     ``A_t[j,k] = sum_s 1/2 (lambda_{m_s} - lambda_j - lambda_k) c_s e^{lambda_{m_s} t} M_{m_s}``.
 
-    ``own`` ``(K,)``: positions of the basis' functions among the ``G`` moments (``m = 0`` is first); ``own_rates``
-    ``(K,)``; ``places``, ``weights`` ``(S, K, K)``: the position ``m_s`` and the factor before ``e^{lambda t} M``.
+    ``own`` ``(K,)``: positions of the basis' functions among the ``G`` moments (``m = 0`` is
+    first); ``own_rates`` ``(K,)``; ``places``, ``weights`` ``(S, K, K)``: the position ``m_s`` and
+    the factor before ``e^{lambda t} M``.
     """
 
     own: Tensor
@@ -84,7 +96,8 @@ class ProductMoments(Moments):
         return -self.mix * self.own_rates * self._decay(self.own_rates, times) * self.mean[self.own]
 
     def energy(self, times: Tensor) -> Tensor:
-        """``A_t`` ``(T, K, K)``, one time after the other so that the working set stays in cache."""
+        """``A_t`` ``(T, K, K)``, one time after the other so that the working set stays in
+        cache."""
         moments = self.mix * self._decay(self.rates, times) * self.mean
         moments[:, 0] = 1
         out = moments.new_empty(len(moments), *self.weights.shape[1:])
@@ -104,7 +117,8 @@ class ProductMoments(Moments):
 
 
 def _clipped_factor(energy: Tensor) -> Tensor:
-    """A lower triangular factor where rounding left ``A`` indefinite: eigenvalues are clipped from below."""
+    """A lower triangular factor where rounding left ``A`` indefinite: eigenvalues are clipped from
+    below."""
     values, vectors = torch.linalg.eigh(energy)
     root = values.clamp(min=JITTER * float(values[-1])).sqrt()[:, None] * vectors.T
     return torch.linalg.qr(root, mode="r").R.T
@@ -112,17 +126,20 @@ def _clipped_factor(energy: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PolynomialMoments(Moments):
-    """Hermite basis: ``A_t`` from ``G_0 = E_{rho_0}[phi phi^T] = R^T R``, never from products of moments.
+    """Hermite basis: ``A_t`` from ``G_0 = E_{rho_0}[phi phi^T] = R^T R``, never from products of
+    moments.
 
-    With ``a = e^{-t}``, ``b = sqrt(1 - a^2)`` the addition theorem of normalised Hermite polynomials,
-    ``phi_n(a x + b z) = sum_l sqrt(C(n, l)) a^{n-l} b^l phi_{n-l}(x) phi_l(z)``, and orthonormality in ``z`` give
+    With ``a = e^{-t}``, ``b = sqrt(1 - a^2)`` the addition theorem of normalised Hermite
+    polynomials, ``phi_n(a x + b z) = sum_l sqrt(C(n, l)) a^{n-l} b^l phi_{n-l}(x) phi_l(z)``, and
+    orthonormality in ``z`` give
 
         E_{rho_t}[phi phi^T] = sum_l S_l G_0 S_l^T,      S_l[n, n-l] = sqrt(C(n, l)) a^{n-l} b^l :
 
-    positive semi-definite by construction, exact, and independent of the number of points.  The stacked
-    ``R S_l^T`` have it as their Gram matrix; a QR factorisation per axis and time keeps the square root of the
-    condition number.  ``indices`` ``(K, d)``: multi-indices of the basis; ``lower`` ``(K', d)``: those that a
-    derivative can hold, a downward closed set; ``root`` ``(K', K')``: ``R``, upper triangular.
+    positive semi-definite by construction, exact, and independent of the number of points.  The
+    stacked ``R S_l^T`` have it as their Gram matrix; a QR factorisation per axis and time keeps
+    the square root of the condition number.  ``indices`` ``(K, d)``: multi-indices of the basis;
+    ``lower`` ``(K', d)``: those that a derivative can hold, a downward closed set; ``root`` ``(K',
+    K')``: ``R``, upper triangular.
     """
 
     indices: Tensor
@@ -157,7 +174,11 @@ class PolynomialMoments(Moments):
             source = self.lower[target].clone()
             source[:, axis] -= shift
             n = degree[target].to(root)
-            binomial = torch.exp((n + 1).lgamma() - (n - shift + 1).lgamma() - torch.lgamma(n.new_tensor(shift + 1.0)))
+            binomial = torch.exp(
+                (n + 1).lgamma()
+                - (n - shift + 1).lgamma()
+                - torch.lgamma(n.new_tensor(shift + 1.0))
+            )
             block = torch.zeros_like(root)
             scale = binomial.sqrt() * a ** (n - shift) * b**shift
             block[:, :, target] = root[:, :, place(source)] * scale[:, None]
@@ -165,9 +186,12 @@ class PolynomialMoments(Moments):
         return torch.cat(blocks, 1)
 
     def _gradients(self, root: Tensor) -> Tensor:
-        """Square roots of ``E d_i phi d_i phi^T`` stacked over the axes, with ``d_i phi_k = sqrt(k_i) phi_{k-e_i}``."""
+        """Square roots of ``E d_i phi d_i phi^T`` stacked over the axes, with ``d_i phi_k =
+        sqrt(k_i) phi_{k-e_i}``."""
         place = _positions(self.lower)
-        blocks = [torch.diag_embed((-POLYNOMIAL_JITTER * self.rates).sqrt()).expand(len(root), -1, -1)]
+        blocks = [
+            torch.diag_embed((-POLYNOMIAL_JITTER * self.rates).sqrt()).expand(len(root), -1, -1)
+        ]
         for axis in range(self.lower.shape[1]):
             degree = self.indices[:, axis]
             target = (degree > 0).nonzero()[:, 0]
@@ -184,7 +208,12 @@ def _triangle(stacked: Tensor) -> Tensor:
     return torch.linalg.qr(stacked, mode="r").R
 
 
-def _positions(indices: Tensor):
+def _positions(indices: Tensor) -> Callable[[Tensor], Tensor]:
     """A function from multi-indices ``(M, d)`` to their rows in ``indices``."""
     where = {tuple(row): i for i, row in enumerate(indices.tolist())}
-    return lambda wanted: torch.tensor([where[tuple(row)] for row in wanted.tolist()])
+
+    def place(wanted: Tensor) -> Tensor:
+        rows = [where[tuple(row)] for row in wanted.tolist()]
+        return torch.tensor(rows, dtype=torch.int64)
+
+    return place

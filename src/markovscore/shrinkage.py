@@ -1,9 +1,9 @@
 """Shrinkage of empirical moments: how far to trust the average of a rough eigenfunction.
 
-The sample means ``M_m`` of many eigenfunctions are the textbook setting of Stein's effect (paper A, Figure 1,
-last column).  Each rule maps ``Moments`` to ``Moments`` whose shrunk means are again those of a law, so that the
-matrices ``A_t`` stay positive semi-definite; shrinking coordinate by coordinate does not have this property and
-can fail badly (chapter *Shrinkage*).
+The sample means ``M_m`` of many eigenfunctions are the textbook setting of Stein's effect (paper
+A, Figure 1, last column).  Each rule maps ``Moments`` to ``Moments`` whose shrunk means are again
+those of a law, so that the matrices ``A_t`` stay positive semi-definite; shrinking coordinate by
+coordinate does not have this property and can fail badly (chapter *Shrinkage*).
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from .moments import Moments
 
 
 def james_stein(mean: Tensor, variance: Tensor) -> float:
-    """Positive-part James-Stein factor ``max(0, 1 - ((p-2)/p) sum v_m / sum M_m^2)``, one for all ``p`` moments.
+    """Positive-part James-Stein factor ``max(0, 1 - ((p-2)/p) sum v_m / sum M_m^2)``, one for all
+    ``p`` moments.
 
-    ``mean``, ``variance`` ``(p,)``: averages and their squared standard errors, the constant left out.
+    ``mean``, ``variance`` ``(p,)``: averages and their squared standard errors, the constant left
+    out.
     """
     p, energy = len(mean), float((mean**2).sum())
     if p <= 2 or energy == 0:
@@ -29,19 +31,22 @@ def james_stein(mean: Tensor, variance: Tensor) -> float:
 
 
 def heat_risk(mean: Tensor, variance: Tensor, rates: Tensor, heat) -> Tensor:
-    """Stein's unbiased estimate of ``E sum_m (e^{lambda_m h} M_m - E phi_m)^2`` (ours; mathematics, section 3).
+    """Stein's unbiased estimate of ``E sum_m (e^{lambda_m h} M_m - E phi_m)^2`` (ours;
+    mathematics, section 3).
 
-    ``sum_m (1 - e^{lambda_m h})^2 (M_m^2 - v_m) + e^{2 lambda_m h} v_m`` for extra times ``h``, a number or ``(H,)``.
+    ``sum_m (1 - e^{lambda_m h})^2 (M_m^2 - v_m) + e^{2 lambda_m h} v_m`` for extra times ``h``, a
+    number or ``(H,)``.
     """
     decay = torch.exp(torch.as_tensor(heat).to(rates)[..., None] * rates)
     return (1 - decay).square() @ (mean**2 - variance) + decay.square() @ variance
 
 
 def heat_kernel(mean: Tensor, variance: Tensor, rates: Tensor) -> float:
-    """The extra time ``h >= 0`` that minimises :func:`heat_risk`; ``rates`` ``(p,)`` are the ``lambda_m < 0``.
+    """The extra time ``h >= 0`` that minimises :func:`heat_risk`; ``rates`` ``(p,)`` are the
+    ``lambda_m < 0``.
 
-    The risk can have several local minima in ``log h``: it is scanned over the range in which any factor
-    ``e^{lambda_m h}`` changes, then the best bracket is polished; ``h = 0`` competes too.
+    The risk can have several local minima in ``log h``: it is scanned over the range in which any
+    factor ``e^{lambda_m h}`` changes, then the best bracket is polished; ``h = 0`` competes too.
     """
     if not bool(variance.any()):
         return 0.0

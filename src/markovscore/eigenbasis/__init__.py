@@ -1,0 +1,7 @@
+"""Eigenfunctions of the generators: Hermite (Ornstein-Uhlenbeck), Fourier (torus), cosine (box)."""
+
+from .base import Eigenbasis, index_set
+from .hermite import Hermite
+from .trigonometric import Cosine, Fourier
+
+__all__ = ["Cosine", "Eigenbasis", "Fourier", "Hermite", "index_set"]

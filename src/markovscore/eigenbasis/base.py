@@ -1,0 +1,275 @@
+"""Eigenfunctions of the generators of three diffusions, as tensor-product bases.
+
+A symmetric Markov generator ``L`` with stationary law ``pi`` has eigenpairs
+``L phi_k = lambda_k phi_k``, ``lambda_k <= 0``, orthonormal in ``L2(pi)``; the semigroup then acts
+by ``P_t phi_k = e^{lambda_k t} phi_k`` (paper A, Definition 1, Examples 3, 4 and 7).  With ``G =
+sqrt2 I``:
+
+=================  ===========================================  =====================
+process            ``phi_k``                                    ``lambda_k``
+=================  ===========================================  =====================
+Ornstein-Uhlenbeck  ``prod_i He_{k_i}(x_i) / sqrt(k_i!)``        ``-|k|_1``
+Brownian, torus     ``sqrt2 cos(k.x)``, ``sqrt2 sin(k.x)``       ``-|k|^2``
+Brownian, box       ``prod_i sqrt2 cos(k_i pi (x_i-a)/(b-a))``   ``-(pi/(b-a))^2 |k|^2``
+=================  ===========================================  =====================
+
+A basis holds the ``K`` non-constant functions of smallest ``|lambda_k|``.  Each function is
+written in one-dimensional *features* that are closed under differentiation (``f' = D f``), so a
+combination ``h = sum_k alpha_k phi_k`` is a tensor ``C`` with ``h(x) = sum C[a_1..a_d]
+f_{a_1}(x_1)...f_{a_d}(x_d)``, its derivatives are the same tensor times ``D`` along one axis, and
+evaluation is a short matrix product per axis instead of ``K`` transcendental functions per point.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from .._validate import check_points
+from ..moments import Moments
+
+_MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision
+_CACHE_ENTRIES = 2**17  # a working block of 1 MiB in double precision stays in a core's L2 cache
+
+
+def index_set(dim: int, count: int, cost: Callable[[int], int], half_plane: bool = False) -> Tensor:
+    """The ``count`` non-zero multi-indices ``k`` in ``N^d`` of smallest ``sum_i cost(k_i)``.
+
+    With ``half_plane`` the indices run over ``Z^d`` up to sign: the first non-zero entry is
+    positive. Ties are in lexicographic order, so the set is deterministic and complete below its
+    last level.
+    Returns ``(count, d)``, int64.
+    """
+    bound = 1
+    while True:
+        k = indices_up_to(dim, bound, cost, half_plane)
+        if len(k) >= count:
+            costs = [sum(cost(abs(entry)) for entry in row) for row in k]
+            order = sorted(range(len(k)), key=lambda i: (costs[i], k[i]))
+            return torch.tensor([k[i] for i in order[:count]], dtype=torch.int64)
+        bound += 1 if len(k) * 4 > count else bound
+
+
+def indices_up_to(
+    dim: int, bound: int, cost: Callable[[int], int], half_plane: bool
+) -> list[tuple[int, ...]]:
+    """All non-zero multi-indices with ``sum cost <= bound``, grown axis by axis."""
+    partial: list[tuple[tuple[int, ...], int]] = [((), 0)]
+    for _ in range(dim):
+        grown = []
+        for k, spent in partial:
+            entry = 0
+            while spent + cost(entry) <= bound:
+                grown.append(((*k, entry), spent + cost(entry)))
+                if half_plane and entry > 0 and any(k):
+                    grown.append(((*k, -entry), spent + cost(entry)))
+                entry += 1
+        partial = grown
+    return [k for k, _ in partial if any(k)]
+
+
+class Eigenbasis(ABC):
+    """The ``K = n_functions`` non-constant eigenfunctions of smallest ``|lambda_k|`` in dimension
+    ``d``.
+
+    Attributes: ``dim``; ``indices`` ``(M, d)`` int64, the multi-indices (``M = K``, or ``K/2``
+    where each carries a cosine and a sine); ``eigenvalues`` ``(K,)`` float64; ``order``, the
+    largest entry of a multi-index.
+
+    Raises ``ValueError`` for a dimension or function count below one.
+    """
+
+    eigenvalues: Tensor
+
+    def __init__(self, dim: int, n_functions: int):
+        if dim < 1 or n_functions < 1:
+            raise ValueError(
+                f"expected dim >= 1 and n_functions >= 1; found dim={dim}, "
+                f"n_functions={n_functions}"
+            )
+        self.dim = dim
+        self.n_functions = n_functions
+        self._set_indices(self._multi_indices())
+        if self.feature_count(self.order) ** dim > _MAX_TENSOR:
+            raise ValueError(
+                f"{n_functions} functions in dimension {dim} need a coefficient tensor of "
+                f"{self.feature_count(self.order)}^{dim} entries, more than {_MAX_TENSOR}: "
+                "use fewer functions or fewer dimensions"
+            )
+
+    def _set_indices(self, indices: Tensor) -> None:
+        self.indices = indices
+        self.order = int(indices.abs().max())
+        self.eigenvalues = self.rates(indices).repeat(self.n_functions // len(indices))
+
+    def with_indices(self, indices: Tensor) -> Self:
+        """The basis of the same kind on other multi-indices ``(M, d)``: see
+        :func:`markovscore.selection.greedy`."""
+        other = copy.copy(self)
+        other.n_functions = self.n_functions // len(self.indices) * len(indices)
+        other._set_indices(indices)
+        return other
+
+    @abstractmethod
+    def _multi_indices(self) -> Tensor:
+        """``(M, d)`` multi-indices, ordered by eigenvalue."""
+
+    @abstractmethod
+    def rates(self, indices: Tensor) -> Tensor:
+        """``lambda`` of multi-indices ``(M, d)``: ``(M,)`` float64."""
+
+    # -- one-dimensional features ------------------------------------------------------------------
+    @abstractmethod
+    def features(self, x: Tensor, order: int) -> Tensor:
+        """One-dimensional features ``f_a(x)`` up to ``order``: ``(n,)`` -> ``(F, n)``."""
+
+    @abstractmethod
+    def feature_count(self, order: int) -> int:
+        """Number ``F`` of one-dimensional features up to ``order``."""
+
+    @abstractmethod
+    def feature_derivative(self, order: int) -> Tensor:
+        """``D`` ``(F, F)`` with ``f' = D f``."""
+
+    @abstractmethod
+    def tensor(self, coefficients: Tensor) -> Tensor:
+        """Coefficients ``(..., K)`` -> tensor ``C`` ``(..., F, ..., F)`` of ``sum_k alpha_k
+        phi_k``."""
+
+    # -- the functions, by definition --------------------------------------------------------------
+    @abstractmethod
+    def _jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, first and second derivative of each function's factor on each axis: three ``(d,
+        M, B)``."""
+
+    def _functions(self, product: Tensor) -> Tensor:
+        """Products over the axes ``(M, B)`` -> real functions ``(B, K)``."""
+        return product.T
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``phi_k(x)``: ``(B, d)`` -> ``(B, K)``, function by function (the definition, not the
+        fast path)."""
+        values, _, _ = self._jet(check_points(x, self.dim))
+        return self._functions(values.prod(0))
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """``grad phi_k(x)``: ``(B, d)`` -> ``(B, K, d)``."""
+        values, first, _ = self._jet(check_points(x, self.dim))
+        parts = [self._functions(_swap(values, first, i).prod(0)) for i in range(self.dim)]
+        return torch.stack(parts, dim=-1)
+
+    def laplacian(self, x: Tensor) -> Tensor:
+        """``Laplacian phi_k(x)``: ``(B, d)`` -> ``(B, K)``."""
+        values, _, second = self._jet(check_points(x, self.dim))
+        parts = [self._functions(_swap(values, second, i).prod(0)) for i in range(self.dim)]
+        return torch.stack(parts).sum(0)
+
+    def generator(self, x: Tensor) -> Tensor:
+        """``L phi_k(x)``: ``(B, d)`` -> ``(B, K)``; equals ``lambda_k phi_k(x)``."""
+        return self.laplacian(x)
+
+    # -- data averages -----------------------------------------------------------------------------
+    @abstractmethod
+    def moments(self, x: Tensor, weights: Tensor | None = None) -> Moments:
+        """Averages of the eigenfunctions over points ``x`` ``(N, d)`` with weights ``(N,)``
+        (default ``1/N``)."""
+
+    def mean_features(self, x: Tensor, weights: Tensor, order: int, power: int = 1) -> Tensor:
+        """``sum_n w_n prod_i f_{a_i}(x_{n,i})^power``, ``(F, ..., F)``; bounded memory.
+
+        ``power=2`` gives the second moments that the standard errors of the averages need.
+        """
+        width = self.feature_count(order)
+        chunk = max(256, 16 * _CACHE_ENTRIES // width ** max(1, self.dim - 1))
+        total = x.new_zeros(width ** max(0, self.dim - 1), width)
+        for points, w in zip(x.split(chunk), weights.split(chunk), strict=True):
+            f = self.features(points.T.reshape(-1), order).view(width, self.dim, -1) ** power
+            left = w[None]
+            for i in range(self.dim - 1):
+                left = (left[:, None] * f[None, :, i]).flatten(0, 1)
+            total.addmm_(left, f[:, -1].T)
+        return total.reshape((width,) * self.dim)
+
+    # -- the fast path -----------------------------------------------------------------------------
+    def derivative_tensors(self, coefficients: Tensor) -> Tensor:
+        """Tensors of ``(d_1 h, ..., d_d h, Laplacian h)``: ``(..., K)`` -> ``(d+1, ..., F, ...,
+        F)``."""
+        tensor = self.tensor(coefficients)
+        derivative = self.feature_derivative(self.order).to(tensor)
+        first = [along(tensor, derivative, i - self.dim) for i in range(self.dim)]
+        second = [along(first[i], derivative, i - self.dim) for i in range(self.dim)]
+        return torch.stack([*first, torch.stack(second).sum(0)])
+
+    def contract(self, tensors: Tensor, x: Tensor) -> Tensor:
+        """Evaluate ``Q`` tensors ``(Q, F, ..., F)`` at ``x`` ``(B, d)``: ``(Q, B)``, in bounded
+        memory.
+
+        The last axis is a matrix product, the others are multiply-and-sum; blocks of points are
+        sized so that the intermediate ``(Q F^{d-1}, block)`` stays in cache.
+        """
+        width, count = tensors.shape[-1], tensors.shape[0]
+        block = max(64, _CACHE_ENTRIES // (count * width ** (self.dim - 1)) // 64 * 64)
+        matrix, parts = tensors.reshape(-1, width), []
+        for points in x.split(block):
+            f = self.features(points.T.reshape(-1), self.order).view(width, self.dim, -1)
+            value = matrix @ f[:, -1]
+            for i in range(self.dim - 2, -1, -1):
+                value = value.view(-1, width, len(points)).mul(f[:, i]).sum(1)
+            parts.append(value)
+        return torch.cat(parts, 1)
+
+    def contract_each(self, tensors: Tensor, x: Tensor) -> Tensor:
+        """As :meth:`contract` with a tensor of its own for each point: ``(Q, B, F, ..., F)`` ->
+        ``(Q, B)``."""
+        width = tensors.shape[-1]
+        f = self.features(x.T.reshape(-1), self.order).view(width, self.dim, -1)
+        for i in range(self.dim - 1, -1, -1):
+            shape = (1, len(x)) + (1,) * i + (width,)
+            tensors = (tensors * f[:, i].T.reshape(shape)).sum(-1)
+        return tensors
+
+
+def _swap(values: Tensor, replacement: Tensor, axis: int) -> Tensor:
+    """``values`` with the factor of one axis replaced by its derivative."""
+    swapped = values.clone()
+    swapped[axis] = replacement[axis]
+    return swapped
+
+
+def along(tensor: Tensor, derivative: Tensor, axis: int) -> Tensor:
+    """Apply ``D^T`` along one axis: the tensor of the derivative in that coordinate."""
+    return (tensor.movedim(axis, -1) @ derivative).movedim(-1, axis)
+
+
+def scatter(coefficients: Tensor, indices: Tensor, width: int) -> Tensor:
+    """Place ``(..., K)`` at multi-indices ``(K, d)`` of a ``(..., width, ..., width)`` tensor of
+    zeros."""
+    dim = indices.shape[1]
+    flat = (indices * width ** torch.arange(dim - 1, -1, -1)).sum(1).to(coefficients.device)
+    out = coefficients.new_zeros(*coefficients.shape[:-1], width**dim)
+    out[..., flat] = coefficients
+    return out.reshape(*coefficients.shape[:-1], *(width,) * dim)
+
+
+def select(factors: Tensor, indices: Tensor) -> Tensor:
+    """``(d, F, B)`` factors -> ``(d, K, B)``: the factor of each function on each axis."""
+    return torch.stack([factors[i, indices[:, i]] for i in range(indices.shape[1])])
+
+
+def quadrature_weights(x: Tensor, weights: Tensor | None) -> Tensor:
+    """Quadrature weights, uniform where none are given."""
+    if weights is None:
+        return x.new_full((len(x),), 1 / len(x), dtype=torch.float64)
+    return weights.to(x.device, torch.float64)
+
+
+def squared_errors(mean: Tensor, squares: Tensor, weights: Tensor | None, n: int) -> Tensor:
+    """Squared standard error of each average; zero for quadrature weights (exact expectations)."""
+    if weights is not None:
+        return torch.zeros_like(mean)
+    return (squares - mean**2).clamp(min=0) / max(1, n - 1)
