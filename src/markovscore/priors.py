@@ -1,0 +1,250 @@
+"""Stationary laws: where the forward process ends and the samplers start.
+
+Each class has ``dim``, ``log_prob(x) -> (B,)``, ``score(x) -> (B, d)``, the gradient of the log
+density, and ``sample(n, generator, dtype, device) -> (n, d)``. Parameters are kept in float64 and
+cast to the dtype and device of the points. Constructors validate; the methods, which run inside
+solvers and training loops, do not: ``x`` is a finite floating ``(B, d)`` tensor by then.
+Samples have ``dtype`` (default: torch's) and lie on ``device`` (default: the generator's, or CPU).
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LOG_2PI = math.log(2 * math.pi)
+
+Source = torch.Generator | None
+Type = torch.dtype | None
+Device = torch.device | str | None
+Parameter = float | Tensor
+
+
+def _placement(generator: Source, dtype: Type, device: Device) -> dict[str, Any]:
+    """Keyword arguments of torch's random functions: the generator decides where none is named."""
+    if device is None and generator is not None:
+        device = generator.device
+    return {"generator": generator, "dtype": dtype, "device": device}
+
+
+def _check_dim(dim: int) -> int:
+    if int(dim) != dim or dim < 1:
+        raise ValueError(f"dim: expected an integer >= 1, found {dim!r}: pass the number of axes")
+    return int(dim)
+
+
+def _check_positive(value: Any, name: str) -> Tensor:
+    """``value`` as a float64 tensor of finite positive numbers."""
+    value = torch.as_tensor(value, dtype=torch.float64)
+    if not bool((torch.isfinite(value) & (value > 0)).all()):
+        raise ValueError(f"{name}: expected finite positive numbers, found {value.tolist()}")
+    return value
+
+
+class Gaussian:
+    r"""The normal law :math:`\mathcal N(\mu, C)`.
+
+    Args:
+        dim: number of coordinates ``d``.
+        mean: a number, or a ``(d,)`` tensor.
+        scale: the standard deviation: a number, one for each axis ``(d,)``, or the lower Cholesky
+            factor ``(d, d)`` of the covariance.
+
+    Raises:
+        ValueError: a shape that does not fit ``dim``, a scale that is not positive, or a matrix
+            that is not lower triangular.
+    """
+
+    def __init__(self, dim: int, mean: Parameter = 0.0, scale: Parameter = 1.0) -> None:
+        self.dim = _check_dim(dim)
+        mean = torch.as_tensor(mean, dtype=torch.float64)
+        if mean.shape not in ((), (self.dim,)):
+            raise ValueError(
+                f"mean: expected a number or shape ({dim},), found {tuple(mean.shape)}"
+            )
+        self.mean = mean.expand(self.dim)
+        scale = torch.as_tensor(scale, dtype=torch.float64)
+        if scale.shape not in ((), (self.dim,), (self.dim, self.dim)):
+            raise ValueError(
+                f"scale: expected a number, shape ({dim},) or ({dim}, {dim}), "
+                f"found {tuple(scale.shape)}"
+            )
+        self._dense = scale.ndim == 2
+        if self._dense and bool((scale.triu(1) != 0).any()):
+            raise ValueError(
+                "scale: expected a lower triangular matrix, found entries above the diagonal: "
+                "pass torch.linalg.cholesky(covariance)"
+            )
+        _check_positive(scale.diagonal() if self._dense else scale, "scale")
+        self.scale = scale if self._dense else scale.expand(self.dim)
+
+    def _whiten(self, x: Tensor) -> Tensor:
+        """``z`` with ``x = mean + scale z``."""
+        centred, scale = x - self.mean.to(x), self.scale.to(x)
+        if self._dense:
+            return torch.linalg.solve_triangular(scale, centred.T, upper=False).T
+        return centred / scale
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x`` ``(B, d)``, shape ``(B,)``."""
+        diagonal = self.scale.diagonal() if self._dense else self.scale
+        constant = 0.5 * self.dim * LOG_2PI + float(diagonal.log().sum())
+        return -0.5 * self._whiten(x).square().sum(1) - constant
+
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of the log density, ``-C^{-1} (x - mean)``, shape ``(B, d)``."""
+        z, scale = self._whiten(x), self.scale.to(x)
+        if self._dense:
+            return -torch.linalg.solve_triangular(scale.T, z.T, upper=True).T
+        return -z / scale
+
+    def sample(
+        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
+    ) -> Tensor:
+        """``n`` independent draws, shape ``(n, d)``."""
+        z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
+        scale = self.scale.to(z)
+        return self.mean.to(z) + (z @ scale.T if self._dense else z * scale)
+
+
+class GaussianMixture:
+    r"""Mixture of isotropic normal laws, :math:`\sum_m w_m \mathcal N(\mu_m, \sigma_m^2 I)`.
+
+    Args:
+        means: ``(M, d)``.
+        scale: standard deviation of every component, or one for each ``(M,)``.
+        weights: ``(M,)``, positive; normalised to sum 1. Default: equal.
+
+    Raises:
+        ValueError: wrong shapes, non-finite means, scales or weights that are not positive.
+    """
+
+    def __init__(self, means: Tensor, scale: Parameter, weights: Tensor | None = None) -> None:
+        means = torch.as_tensor(means, dtype=torch.float64)
+        if means.ndim != 2 or means.numel() == 0 or not bool(torch.isfinite(means).all()):
+            raise ValueError(
+                f"means: expected a finite (M, d) tensor, found shape {tuple(means.shape)}: "
+                "one row per component"
+            )
+        count, self.dim = means.shape
+        scale = _check_positive(scale, "scale")
+        weights = _check_positive([1.0] * count if weights is None else weights, "weights")
+        if scale.shape not in ((), (count,)) or weights.shape != (count,):
+            raise ValueError(
+                f"expected scale: a number or ({count},), and weights: ({count},), one for each "
+                f"row of means; found {tuple(scale.shape)} and {tuple(weights.shape)}"
+            )
+        self.means, self.scale = means, scale.expand(count)
+        self.weights = weights / weights.sum()
+
+    def _log_terms(self, x: Tensor) -> Tensor:
+        """``log w_m + log N(x; mu_m, sigma_m^2)``, shape ``(B, M)``."""
+        scale = self.scale.to(x)
+        distance2 = (x[:, None, :] - self.means.to(x)).square().sum(2)
+        log_weight = self.weights.to(x).log() - self.dim * (scale.log() + 0.5 * LOG_2PI)
+        return log_weight - 0.5 * distance2 / scale.square()
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x`` ``(B, d)``, shape ``(B,)``."""
+        return torch.logsumexp(self._log_terms(x), dim=1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """``sum_m p(m | x) (mu_m - x) / sigma_m^2``, shape ``(B, d)``."""
+        pull = torch.softmax(self._log_terms(x), dim=1) / self.scale.to(x).square()
+        # Differences first: pull @ means - pull.sum * x would cancel where the scale is small.
+        return (pull[:, :, None] * (self.means.to(x) - x[:, None, :])).sum(1)
+
+    def sample(
+        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
+    ) -> Tensor:
+        """``n`` independent draws, shape ``(n, d)``."""
+        z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
+        weights = self.weights.to(z.device)
+        component = torch.multinomial(weights, n, replacement=True, generator=generator)
+        return self.means.to(z)[component] + self.scale.to(z)[component, None] * z
+
+
+class Logistic:
+    r"""Independent logistic coordinates, density :math:`\prod_i \operatorname{sech}^2(x_i/2s)/4s`.
+
+    Its score is ``-tanh(x / (2 s)) / s``: bounded, with exponential tails.
+
+    Raises:
+        ValueError: ``dim < 1`` or a scale that is not one positive number.
+    """
+
+    def __init__(self, dim: int, scale: float = 1.0) -> None:
+        self.dim = _check_dim(dim)
+        self.scale = float(_check_positive(scale, "scale"))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x`` ``(B, d)``, shape ``(B,)``; no overflow in the tails."""
+        u = x.abs() / self.scale
+        return -(u + 2 * torch.log1p(torch.exp(-u))).sum(1) - self.dim * math.log(self.scale)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of the log density, shape ``(B, d)``."""
+        return -torch.tanh(x / (2 * self.scale)) / self.scale
+
+    def sample(
+        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
+    ) -> Tensor:
+        """``n`` independent draws, shape ``(n, d)``, as a difference of two log-exponentials."""
+        # The inverse distribution function of a uniform draw would give inf for a draw of 0.
+        device = _placement(generator, dtype, device)["device"]
+        draws = torch.empty(2, n, self.dim, dtype=dtype, device=device)
+        first, second = draws.exponential_(generator=generator)
+        return self.scale * (second.log() - first.log())
+
+
+class UniformTorus:
+    """The uniform law on the torus ``[-pi, pi)^d``; points may be any real numbers."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = _check_dim(dim)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """``-d log 2 pi`` everywhere, shape ``(B,)``."""
+        return torch.full_like(x[:, 0], -self.dim * LOG_2PI)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Zero, shape ``(B, d)``."""
+        return torch.zeros_like(x)
+
+    def sample(
+        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
+    ) -> Tensor:
+        """``n`` independent draws in ``[-pi, pi)``, shape ``(n, d)``."""
+        return math.pi * (2 * torch.rand(n, self.dim, **_placement(generator, dtype, device)) - 1)
+
+
+class UniformBox:
+    """The uniform law on the box ``[low, high]^d``.
+
+    Raises:
+        ValueError: ``dim < 1``, or not ``low < high``.
+    """
+
+    def __init__(self, dim: int, low: float = 0.0, high: float = 1.0) -> None:
+        self.dim = _check_dim(dim)
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"expected finite low < high, found low = {low}, high = {high}")
+        self.low, self.high = float(low), float(high)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """``-d log(high - low)`` in the box, ``-inf`` outside, shape ``(B,)``."""
+        inside = ((x >= self.low) & (x <= self.high)).all(1)
+        value = torch.full_like(x[:, 0], -self.dim * math.log(self.high - self.low))
+        return torch.where(inside, value, -torch.inf)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Zero, shape ``(B, d)``."""
+        return torch.zeros_like(x)
+
+    def sample(
+        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
+    ) -> Tensor:
+        """``n`` independent draws, shape ``(n, d)``."""
+        u = torch.rand(n, self.dim, **_placement(generator, dtype, device))
+        return self.low + (self.high - self.low) * u

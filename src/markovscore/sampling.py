@@ -1,0 +1,310 @@
+r"""Samples and densities from a score: reverse SDE, probability-flow ODE, log-likelihood.
+
+A score is any callable ``score(x, t) -> (B, d)``. Where it also has ``score_and_divergence(x, t)``
+or ``divergence(x, t)`` these are used; else the exact trace is taken by ``torch.func``. For the
+forward process ``dY = f dt + G dW`` with marginals ``rho_t`` (Song et al., 2021; Anderson, 1982)
+
+.. math::
+    \frac{dx}{dt} = v(x,t) = f - \tfrac12 G G^\top s, \qquad
+    \frac{d \log \rho_t(x_t)}{dt} = -\operatorname{div} v(x_t, t), \qquad
+    dx = [f - G G^\top s]\, dt + G\, d\bar W \ \text{(backwards)}.
+
+The time grid is ``times`` where given; else the score's own ``times`` if it has them; else
+``steps`` log-spaced steps from 1e-3 to the diffusion's horizon. With ``steps`` given, the grid is
+log-spaced over the score's fitted range. Densities and samples are those at the first time ``t_0``:
+for ``t_0 > 0`` they are those of ``rho_{t_0}``, the data smoothed by the process up to ``t_0`` (our
+choice: the map from 0 to ``t_0`` is taken as the identity). The last time plays the horizon: there
+the law is taken to be ``diffusion.prior``. No gradients are kept.
+"""
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._fields import Field, Time, apply_covariance_rate, apply_dispersion, value_and_divergence
+from ._solvers import Projection, check_state, solver
+from ._validate import check_points, check_times, expand_like
+
+T_MIN = 1e-3
+DEFAULT_STEPS = 200
+# Rows differentiated at once: bounds the activations that a network keeps for its backward passes.
+_TRACE_ROWS = 16_384
+
+
+@torch.no_grad()
+def sample_ode(
+    score: Field,
+    diffusion: Any,
+    n: int,
+    *,
+    times: Tensor | None = None,
+    steps: int | None = None,
+    method: str = "heun",
+    generator: torch.Generator | None = None,
+    x_T: Tensor | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
+) -> Tensor:
+    """Draw ``n`` points by the probability-flow ODE from the prior down to the first time.
+
+    Args:
+        score: callable ``(x, t) -> (B, d)``.
+        diffusion: has ``drift``, ``dispersion``, ``dim``, and ``horizon``, ``prior`` where needed.
+        n: number of points.
+        times: increasing grid, two or more; see the module's text for the default.
+        steps: number of log-spaced steps where ``times`` is None; default 200.
+        method: "heun" (second order, two evaluations a step) or "adaptive" (Dormand-Prince 8(5,3)
+            of ``scipy.integrate.solve_ivp`` between the first and the last time).
+        generator: source of the prior's draws; also sets the device.
+        x_T: starting points ``(n, d)`` in place of draws of the prior.
+        rtol, atol: tolerances of the adaptive method.
+
+    Returns:
+        ``(n, d)``, dtype and device of ``x_T``; without it, of the score's parameters (a network)
+        or coefficients (a spectral score), else torch's default.
+
+    Raises:
+        ValueError: an unknown method, fewer than one step or point, times outside the score's
+            range, no prior and no ``x_T``, or a state that stops being finite.
+    """
+    solve = solver(method, rtol, atol)
+    times = _time_grid(score, diffusion, times, steps)
+    x = _start(score, diffusion, n, generator, x_T)
+
+    def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        return _flow(score, diffusion, x, t), x.new_zeros(())
+
+    return solve(rates, x, times.flip(0).tolist(), _projection(diffusion))[0]
+
+
+@torch.no_grad()
+def sample_sde(
+    score: Field,
+    diffusion: Any,
+    n: int,
+    *,
+    times: Tensor | None = None,
+    steps: int | None = None,
+    generator: torch.Generator | None = None,
+    x_T: Tensor | None = None,
+) -> Tensor:
+    """Draw ``n`` points by the reverse SDE, Euler-Maruyama on the time grid, first order in law.
+
+    Arguments, result and errors as in :func:`sample_ode`; one evaluation of the score a step,
+    at its later end. Noise is added on the last step too: the law is that of the first time.
+    """
+    grid = _time_grid(score, diffusion, times, steps).flip(0).tolist()
+    x = _start(score, diffusion, n, generator, x_T)
+    project = _projection(diffusion)
+    for t, t_next in pairwise(grid):
+        h = t - t_next
+        drift, G, pull = _forces(score, diffusion, x, t)
+        shape = (x.shape[0], G.shape[-1] if G.ndim > 1 else x.shape[1])
+        z = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+        x = project(x - h * (drift - pull) + math.sqrt(h) * apply_dispersion(G, z))
+        check_state(x, t_next)
+    return x
+
+
+@torch.no_grad()
+def log_likelihood(
+    score: Field,
+    diffusion: Any,
+    x: Tensor,
+    *,
+    times: Tensor | None = None,
+    steps: int | None = None,
+    method: str = "heun",
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
+) -> Tensor:
+    """``log rho(x)``: flow from the first time to the last, ``log prior(x_T) + int div v dt``.
+
+    Args:
+        x: points ``(B, d)`` in the state space.
+        score, diffusion, times, steps, method, rtol, atol: as in :func:`sample_ode`.
+
+    Returns:
+        ``(B,)`` natural logarithms, dtype and device of ``x``; the density is that of the first
+        time's law, second order in the step for "heun".
+
+    Raises:
+        TypeError, ValueError: bad points, points outside the state space, no prior, and as in
+            :func:`sample_ode`.
+    """
+    x = check_points(x, diffusion.dim)
+    _check_inside(diffusion, x)
+    solve = solver(method, rtol, atol)
+    times = _time_grid(score, diffusion, times, steps)
+    prior = _prior(diffusion, "log_likelihood needs its log_prob")
+
+    def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        return _flow_and_divergence(score, diffusion, x, t)
+
+    x_T, change = solve(rates, x, times.tolist(), _projection(diffusion))
+    return prior.log_prob(x_T) + change
+
+
+# The flow
+
+
+def _like(value: Tensor, x: Tensor, name: str) -> Tensor:
+    """``value``, after a check that it has the shape of ``x``: a wrong one might broadcast."""
+    if value.shape != x.shape:
+        raise ValueError(
+            f"{name}: expected shape {tuple(x.shape)}, found {tuple(value.shape)}: "
+            "return one row per point"
+        )
+    return value
+
+
+def _forces(score: Field, diffusion: Any, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+    """Drift ``(B, d)``, ``G(t)`` and ``G G^T s`` ``(B, d)``."""
+    G = torch.as_tensor(diffusion.dispersion(t), dtype=x.dtype, device=x.device)
+    drift = _like(diffusion.drift(x, t), x, "drift")
+    return drift, G, apply_covariance_rate(G, _like(score(x, t), x, "score"))
+
+
+def _flow(score: Field, diffusion: Any, x: Tensor, t: Time) -> Tensor:
+    """``f - 1/2 G G^T s``, shape ``(B, d)``."""
+    drift, _, pull = _forces(score, diffusion, x, t)
+    return drift - 0.5 * pull
+
+
+def _flow_and_divergence(score: Field, diffusion: Any, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+    """The flow ``(B, d)`` and its divergence ``(B,)``."""
+    G = torch.as_tensor(diffusion.dispersion(t), dtype=x.dtype, device=x.device)
+    if G.ndim > 1:
+        # tr(G G^T Ds) is not a multiple of div s, so the flow itself is differentiated.
+        return _exact_trace(lambda x, t: _flow(score, diffusion, x, t), x, t)
+    s, s_divergence = _score_and_divergence(score, x, t)
+    if hasattr(diffusion, "drift_divergence"):
+        f, f_divergence = diffusion.drift(x, t), diffusion.drift_divergence(x, t)
+    else:
+        f, f_divergence = value_and_divergence(diffusion.drift, x, t)
+    rate = 0.5 * G.square()
+    return f - expand_like(rate, s) * s, f_divergence - rate * s_divergence
+
+
+def _score_and_divergence(score: Any, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+    """The score's own divergence where it has one, else the exact trace."""
+    if hasattr(score, "score_and_divergence"):
+        value, divergence = score.score_and_divergence(x, t)
+        return _like(value, x, "score"), divergence
+    if hasattr(score, "divergence"):
+        return _like(score(x, t), x, "score"), score.divergence(x, t)
+    return _exact_trace(score, x, t)
+
+
+def _exact_trace(field: Field, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+    """:func:`value_and_divergence` over blocks of rows."""
+    blocks = [value_and_divergence(field, rows, t) for rows in x.split(_TRACE_ROWS)]
+    values, divergences = zip(*blocks, strict=True)
+    return torch.cat(values), torch.cat(divergences)
+
+
+# Entry checks
+
+
+def _time_grid(score: Any, diffusion: Any, times: Any, steps: int | None) -> Tensor:
+    """The increasing time grid that the arguments ask for, 1-D float64."""
+    fitted = getattr(score, "times", None)
+    if fitted is not None:
+        fitted = check_times(fitted, "score.times").cpu()
+    if steps is not None and (int(steps) != steps or steps < 1):
+        raise ValueError(f"steps: expected an integer >= 1, found {steps}")
+    if times is not None:
+        grid = check_times(times).cpu()
+    elif fitted is not None and steps is None:
+        grid = fitted
+    else:
+        grid = _log_grid(fitted, diffusion, DEFAULT_STEPS if steps is None else int(steps))
+    if len(grid) < 2:
+        raise ValueError(f"times: expected two or more, found {len(grid)}: the grid needs a step")
+    return grid if fitted is None else _within(grid, float(fitted[0]), float(fitted[-1]))
+
+
+def _log_grid(fitted: Tensor | None, diffusion: Any, steps: int) -> Tensor:
+    """``steps`` steps, log-spaced but for a first one from 0 where the score is fitted there."""
+    if fitted is None:
+        low, high, zero = T_MIN, float(diffusion.horizon), False
+    else:
+        positive = fitted[fitted > 0]
+        if len(positive) == 0:
+            raise ValueError(
+                "score.times: expected a positive time, found none: fit the score there"
+            )
+        low, high, zero = float(positive[0]), float(positive[-1]), float(fitted[0]) == 0
+    low = low if low < high else high * T_MIN
+    count = steps if zero else steps + 1
+    grid = torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float64)
+    grid[0] = low  # the ends without the rounding of the logarithms; the last wins if there is one
+    grid[-1] = high
+    return torch.cat([grid.new_zeros(1), grid]) if zero else grid
+
+
+def _within(grid: Tensor, low: float, high: float) -> Tensor:
+    """``grid`` inside the fitted range; ends that miss it by float32's rounding are moved there."""
+    slack = 1e-6 * high
+    if float(grid[0]) < low - slack or float(grid[-1]) > high + slack:
+        raise ValueError(
+            f"times: expected within the score's fitted range [{low:g}, {high:g}], found "
+            f"[{float(grid[0]):g}, {float(grid[-1]):g}]: shorten them or fit the score there"
+        )
+    return grid.clamp(low, high)
+
+
+def _prior(diffusion: Any, why: str) -> Any:
+    prior = getattr(diffusion, "prior", None)
+    if prior is None:
+        raise ValueError(
+            f"expected {type(diffusion).__name__}.prior, found none ({why}): "
+            "set diffusion.prior to the law at the last time, for instance markovscore.Gaussian(d)"
+        )
+    return prior
+
+
+def _start(
+    score: Any, diffusion: Any, n: int, generator: torch.Generator | None, x_T: Tensor | None
+) -> Tensor:
+    """The points at the last time: ``x_T`` as given, else draws of the prior."""
+    if int(n) != n or n < 1:
+        raise ValueError(f"n: expected an integer >= 1, found {n}")
+    if x_T is not None:
+        x_T = check_points(x_T, diffusion.dim, "x_T")
+        if x_T.shape[0] != n:
+            raise ValueError(f"x_T: expected n = {n} rows, found {x_T.shape[0]}: pass n=len(x_T)")
+        return x_T
+    dtype, device = _placement(score)
+    device = generator.device if generator is not None else device
+    prior = _prior(diffusion, "sampling starts from its draws, unless x_T is passed")
+    return prior.sample(n, generator=generator, dtype=dtype, device=device)
+
+
+def _placement(score: Any) -> tuple[torch.dtype | None, torch.device | None]:
+    """Dtype and device of a network's first parameter or of a spectral score's coefficients."""
+    if isinstance(score, torch.nn.Module):
+        model = next(score.parameters(), None)
+    else:
+        model = getattr(score, "coefficients", None)
+    return (None, None) if model is None else (model.dtype, model.device)
+
+
+def _projection(diffusion: Any) -> Projection:
+    """The diffusion's ``project``, or the identity."""
+    return getattr(diffusion, "project", lambda y: y)
+
+
+def _check_inside(diffusion: Any, x: Tensor) -> None:
+    if not hasattr(diffusion, "contains"):
+        return
+    outside = (~diffusion.contains(x)).nonzero()
+    if len(outside):
+        row = int(outside[0])
+        raise ValueError(
+            f"x: expected points in the state space of {type(diffusion).__name__}, found row {row} "
+            f"= {x[row].tolist()} outside: scale the data, or pass diffusion.project(x)"
+        )

@@ -1,0 +1,422 @@
+"""Samplers and densities against exact scores: order in the step, moments, agreement of paths."""
+
+import functools
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from markovscore._fields import value_and_divergence
+from markovscore._linear import linear_transition
+from markovscore.diffusions import (
+    BoxBrownian,
+    LinearSDE,
+    OrnsteinUhlenbeck,
+    TorusBrownian,
+)
+from markovscore.priors import Gaussian
+from markovscore.sampling import log_likelihood, sample_ode, sample_sde
+
+F64 = torch.float64
+MEANS = torch.tensor([[1.5, 0.0], [-1.0, 0.8], [-0.3, -1.2]], dtype=F64)
+SCALES = torch.tensor([0.5, 0.35, 0.6], dtype=F64)
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
+T = 3.0
+
+
+def mixture_log_prob(x: Tensor, t: float) -> Tensor:
+    """Mixture under OU: ``sum_m w_m N(e^{-t} mu_m, (e^{-2t} sigma_m^2 + 1 - e^{-2t}) I)``."""
+    means = math.exp(-t) * MEANS.to(x)
+    var = (math.exp(-2 * t) * SCALES**2 + 1 - math.exp(-2 * t)).to(x)
+    distance2 = (x[:, None] - means).square().sum(2)
+    terms = WEIGHTS.to(x).log() - distance2 / (2 * var) - torch.log(2 * math.pi * var)
+    return torch.logsumexp(terms, dim=1)
+
+
+def mixture_score(x: Tensor, t: float) -> Tensor:
+    """``sum_m p(m | x) (mu_m(t) - x) / sigma_m^2(t)``, differentiable for the trace."""
+    means = math.exp(-t) * MEANS.to(x)
+    var = (math.exp(-2 * t) * SCALES**2 + 1 - math.exp(-2 * t)).to(x)
+    distance2 = (x[:, None] - means).square().sum(2)
+    terms = WEIGHTS.to(x).log() - distance2 / (2 * var) - torch.log(var)
+    pull = torch.softmax(terms, dim=1) / var
+    return pull @ means - pull.sum(1, keepdim=True) * x
+
+
+class WithDivergence:
+    """The same score, with a closed-form divergence and no autograd: counts its evaluations."""
+
+    def __init__(self, both: bool = False):
+        self.calls = 0
+        if both:
+            self.score_and_divergence = self._both
+
+    @torch.no_grad()
+    def __call__(self, x, t):
+        self.calls += 1
+        return mixture_score(x, t)
+
+    def divergence(self, x, t):
+        return value_and_divergence(mixture_score, x, t)[1]
+
+    def _both(self, x, t):
+        return self(x, t), self.divergence(x, t)
+
+
+def exact_end(t: float):
+    """An OU process whose prior is the mixture's own law at ``t``: no truncation error."""
+    diffusion = OrnsteinUhlenbeck(2)
+
+    def sample(n, generator=None, dtype=None, device=None):
+        z = torch.randn(n, 2, generator=generator, dtype=dtype)
+        m = torch.multinomial(WEIGHTS, n, replacement=True, generator=generator)
+        decay, noise = math.exp(-t), 1 - math.exp(-2 * t)
+        std = (decay**2 * SCALES[m] ** 2 + noise).sqrt()
+        return (decay * MEANS[m] + std[:, None] * z).to(z)
+
+    diffusion.prior = SimpleNamespace(log_prob=lambda x: mixture_log_prob(x, t), sample=sample)
+    return diffusion
+
+
+def points(n=64, dtype=F64):
+    g = torch.Generator().manual_seed(0)
+    return 1.2 * torch.randn(n, 2, generator=g, dtype=F64).to(dtype)
+
+
+def order(errors, steps):
+    """Slope of log error against log step."""
+    x, y = -torch.tensor(steps, dtype=F64).log(), torch.tensor(errors, dtype=F64).log()
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / x.square().sum())
+
+
+# Likelihood
+
+
+@pytest.mark.parametrize("start", [0.0, 0.05])
+def test_log_likelihood_converges_at_order_two(start):
+    x, exact, errors, counts = points(32), mixture_log_prob(points(32), start), [], [20, 40, 80]
+    for steps in counts:
+        times = torch.linspace(start**0.5, T**0.5, steps + 1, dtype=F64) ** 2
+        value = log_likelihood(mixture_score, exact_end(T), x, times=times)
+        errors.append(float((value - exact).abs().mean()))
+    assert order(errors, counts) == pytest.approx(2, abs=0.15)
+    assert errors[-1] < 1e-2
+
+
+def test_default_grid_and_prior_are_close_to_the_exact_density():
+    """200 log-spaced steps from 1e-3 to the horizon 5; the prior's error is ``e^{-2T} = 5e-5``."""
+    value = log_likelihood(mixture_score, OrnsteinUhlenbeck(2), points())
+    assert (value - mixture_log_prob(points(), 1e-3)).abs().mean() < 5e-3
+    assert (value - mixture_log_prob(points(), 0.05)).abs().mean() > 5e-2  # t_0 matters
+
+
+def test_adaptive_likelihood_meets_its_tolerance():
+    x, times = points(), [0.0, T]
+    exact = mixture_log_prob(x, 0.0)
+    for rtol, bound in ((1e-4, 1e-3), (1e-9, 1e-8)):
+        value = log_likelihood(
+            mixture_score, exact_end(T), x, times=times, method="adaptive", rtol=rtol, atol=rtol
+        )
+        assert (value - exact).abs().max() < bound
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["divergence", "score_and_divergence"])
+def test_closed_form_divergence_replaces_the_trace(both):
+    x, score = points(), WithDivergence(both)
+    value = log_likelihood(score, exact_end(T), x, steps=50)
+    torch.testing.assert_close(value, log_likelihood(mixture_score, exact_end(T), x, steps=50))
+    assert score.calls == 100  # two evaluations a step, none wasted
+
+
+def test_float32_follows_float64():
+    x = points()
+    value = log_likelihood(mixture_score, OrnsteinUhlenbeck(2), x.float(), steps=100)
+    assert value.dtype == torch.float32
+    expected = log_likelihood(mixture_score, OrnsteinUhlenbeck(2), x.float().double(), steps=100)
+    # 200 evaluations of a divergence of size 1 / 0.35^2, each a few roundings.
+    torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "end"),
+    [(TorusBrownian(2), 12.0), (BoxBrownian(2, -2.0, 2.0), 20.0)],  # e^{-12} of mode 1 is left
+    ids=["torus", "box"],
+)
+def test_density_on_a_bounded_space(diffusion, end):
+    """A wrapped or reflected Gaussian, exact at every time; order two in the step."""
+    mean, var = torch.tensor([[0.7, -1.1]], dtype=F64), torch.tensor([0.3], dtype=F64)
+
+    def score(x, t):
+        return diffusion.kernel_score(x, *diffusion.evolve_gaussian(mean, var, t))
+
+    grid = torch.linspace(-2.0, 2.0, 21, dtype=F64)
+    x = torch.cartesian_prod(grid, grid)
+    exact = diffusion.log_kernel(x, mean, var)
+    weight = exact.exp() / exact.exp().sum()  # errors where the density is
+    errors = []
+    for steps in (80, 160):
+        times = torch.linspace(0, 1, steps + 1, dtype=F64) ** 3 * end
+        value = log_likelihood(score, diffusion, x, times=times)
+        errors.append(float((weight * (value - exact).abs()).sum()))
+    assert errors[0] < 1e-2
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+
+
+def test_no_gradient_is_kept():
+    x = points(4).requires_grad_()
+    assert not log_likelihood(mixture_score, OrnsteinUhlenbeck(2), x, steps=3).requires_grad
+    net = torch.nn.Linear(2, 2)
+    value = log_likelihood(lambda x, t: net(x), OrnsteinUhlenbeck(2), x.detach().float(), steps=3)
+    assert not value.requires_grad
+
+
+# Matrix, per-row and user-defined dispersions
+
+F = torch.tensor([[-1.0, 0.5], [-0.5, -0.2]], dtype=F64)
+G = torch.tensor([[0.3], [1.1]], dtype=F64)
+
+
+class UserProcess:
+    """Drift and dispersion only: no base class, no divergence, no projection."""
+
+    dim, horizon = 2, 4.0
+
+    def __init__(self, dispersion=None):
+        self.prior = Gaussian(2)
+        self._dispersion = G if dispersion is None else dispersion
+
+    def drift(self, y, t):
+        return y @ F.to(y).T
+
+    def dispersion(self, t):
+        return self._dispersion
+
+
+def gaussian_law(diffusion, t):
+    """Exact Gaussian law of a linear process started from N((0.5, -1), 0.3^2 I)."""
+    Q = diffusion.dispersion(0.0) @ diffusion.dispersion(0.0).T
+    phi, noise = linear_transition(F, Q, torch.tensor([t], dtype=F64))
+    covariance = 0.09 * phi[0] @ phi[0].T + noise[0]
+    mean = phi[0] @ torch.tensor([0.5, -1.0], dtype=F64)
+    return Gaussian(2, mean, torch.linalg.cholesky(covariance))
+
+
+def gaussian_score(diffusion):
+    law = functools.cache(lambda t: gaussian_law(diffusion, t))
+    return lambda x, t: law(t).score(x)
+
+
+@pytest.mark.parametrize("dispersion", [G, torch.eye(2, dtype=F64)], ids=["singular", "identity"])
+def test_user_process_with_matrix_dispersion(dispersion):
+    """``f - 1/2 G G^T s`` with a matrix: exact Gaussian oracle, order-two error."""
+    diffusion = UserProcess(dispersion)
+    diffusion.prior = gaussian_law(diffusion, 2.0)
+    x = points(32)
+    exact = gaussian_law(diffusion, 0.0).log_prob(x)
+    errors = []
+    for steps in (100, 200):
+        times = torch.linspace(0, 2**0.5, steps + 1, dtype=F64) ** 2
+        value = log_likelihood(gaussian_score(diffusion), diffusion, x, times=times)
+        errors.append(float((value - exact).abs().mean()))
+    assert errors[0] < 0.05
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+
+
+def test_scalar_and_matrix_dispersion_agree():
+    """A number, a 0-dim tensor, one a row, and a multiple of the identity are the same process."""
+    x, values = points(16), []
+    for g in (0.9, torch.tensor(0.9), torch.full((16,), 0.9), 0.9 * torch.eye(2)):
+        value = log_likelihood(mixture_score, UserProcess(g), x, steps=20)
+        values.append(value)
+        sample = sample_ode(mixture_score, UserProcess(g), 16, steps=20, x_T=x)
+        torch.testing.assert_close(
+            sample,
+            sample_ode(mixture_score, UserProcess(0.9), 16, steps=20, x_T=x),
+            rtol=1e-6,
+            atol=1e-6,
+        )
+    for value in values[1:]:
+        torch.testing.assert_close(value, values[0], rtol=1e-6, atol=1e-6)
+
+
+# Samples
+
+
+def check_moments(x: Tensor, means=MEANS, scales=SCALES, slack=0.0):
+    """First and second moments against the mixture's, 6 standard errors plus the scheme's bias."""
+    x = x.double()
+    mean = WEIGHTS @ means
+    second = torch.einsum("m,mi,mj->ij", WEIGHTS, means, means)
+    second = second + (WEIGHTS * scales**2).sum() * torch.eye(2)
+    statistics = torch.cat([x, (x[:, :, None] * x[:, None, :]).flatten(1)], dim=1)
+    expected = torch.cat([mean, second.flatten()])
+    bound = 6 * statistics.std(0) / math.sqrt(len(x)) + slack
+    assert ((statistics.mean(0) - expected).abs() < bound).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+@pytest.mark.parametrize("method", ["heun", "adaptive"])
+def test_ode_samples_have_the_data_moments(method, dtype):
+    diffusion, g = exact_end(T), torch.Generator().manual_seed(1)
+    x_T = diffusion.prior.sample(20_000, g, dtype=dtype)
+    times = torch.linspace(0, T**0.5, 61, dtype=F64) ** 2
+    x = sample_ode(mixture_score, diffusion, 20_000, times=times, method=method, x_T=x_T)
+    assert x.dtype == dtype
+    check_moments(x)
+
+
+def test_sde_samples_have_the_data_moments():
+    g = torch.Generator().manual_seed(2)
+    x = sample_sde(mixture_score, exact_end(T), 10_000, steps=400, generator=g)
+    check_moments(x, slack=0.005)  # bias of t_0 = 1e-3 and of 400 steps, below 0.003 at n = 1e5
+
+
+def test_sde_with_singular_dispersion_recovers_the_gaussian():
+    diffusion = UserProcess(G)
+    diffusion.prior = gaussian_law(diffusion, 2.0)
+    times = torch.linspace(0, 2**0.5, 401, dtype=F64) ** 2
+    g = torch.Generator().manual_seed(3)
+    score = gaussian_score(diffusion)
+    n = 10_000
+    x_T = diffusion.prior.sample(n, g, dtype=F64)
+    z = sample_sde(score, diffusion, n, times=times, generator=g, x_T=x_T)
+    z = (z - torch.tensor([0.5, -1.0])) / 0.3
+    bias = 0.015  # measured 0.011 at n = 1e5, first order in the step
+    assert (z.mean(0).abs() < 6 / math.sqrt(n) + bias).all()
+    covariance = z.T @ z / n
+    assert ((covariance - torch.eye(2)).abs() < 6 * math.sqrt(2 / n) + bias).all()
+
+
+def test_ode_inverts_the_likelihood_flow():
+    """Down from x_T and back up: the likelihood's end point is x_T."""
+    diffusion, x_T, seen = exact_end(T), points(16), []
+    times = torch.linspace(0, T**0.5, 201, dtype=F64) ** 2
+    x = sample_ode(mixture_score, diffusion, 16, times=times, x_T=x_T)
+    diffusion.prior = SimpleNamespace(log_prob=lambda x: seen.append(x) or x[:, 0])
+    log_likelihood(mixture_score, diffusion, x, times=times)
+    torch.testing.assert_close(seen[0], x_T, rtol=0, atol=2e-3)
+
+
+def test_samples_are_seeded_and_stay_in_the_state_space():
+    torus = TorusBrownian(2)
+
+    def score(x, t):  # a strong push over the edge
+        return 5 * torch.ones_like(x)
+
+    for sampler in (sample_ode, sample_sde):
+        first, again = (
+            sampler(score, torus, 50, steps=10, generator=torch.Generator().manual_seed(4))
+            for _ in range(2)
+        )
+        assert torch.equal(first, again)
+        assert bool(torus.contains(first).all())
+        assert first.dtype == torch.get_default_dtype()
+
+
+def test_dtype_follows_the_score():
+    net = torch.nn.Linear(2, 2, dtype=F64)
+
+    class Score(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, t):
+            return self.net(x)
+
+    assert sample_ode(Score(), OrnsteinUhlenbeck(2), 3, steps=2).dtype == F64
+    fitted = WithDivergence()
+    fitted.coefficients = torch.zeros(2, 3, dtype=F64)
+    assert sample_ode(fitted, OrnsteinUhlenbeck(2), 3, steps=2).dtype == F64
+
+
+# Grids and bad input
+
+
+def recorded_times(score_times, sampler=sample_sde, **kwargs):
+    seen = []
+
+    def score(x, t):
+        seen.append(t)
+        return -x
+
+    if score_times is not None:
+        score.times = torch.tensor(score_times)
+    sampler(score, OrnsteinUhlenbeck(2), 2, **kwargs)
+    return seen[::-1]  # the SDE evaluates at the later end of each step
+
+
+def test_grid():
+    default = recorded_times(None)
+    assert len(default) == 200
+    assert default[-1] == 5.0
+    ratios = torch.tensor(default).log().diff()
+    assert ratios.max() - ratios.min() < 1e-6
+    assert recorded_times(None, steps=1) == [5.0]
+    assert recorded_times([0.1, 0.2, 0.9]) == pytest.approx([0.2, 0.9])
+    assert recorded_times([0.0, 0.2, 0.9]) == pytest.approx([0.2, 0.9])
+    assert recorded_times([0.1, 0.2, 0.9], steps=4)[-1] == pytest.approx(0.9)
+    zero = recorded_times([0.0, 0.01, 1.0], steps=3)
+    assert zero == pytest.approx([0.01, 0.1, 1.0])
+    assert recorded_times([0.0, 0.01, 1.0], steps=1) == [1.0]
+    assert recorded_times([0.1, 0.2, 0.9], times=[0.1, 0.5]) == [0.5]
+    # 0.1 in float32 is a little more than in float64: the grid moves to the fitted end.
+    inside = recorded_times([0.1, 0.2, 0.9], sample_ode, times=[0.1, 0.5])
+    assert inside[0] == torch.tensor(0.1).item() > 0.1
+
+
+OU = OrnsteinUhlenbeck(2)
+FITTED = SimpleNamespace(times=torch.tensor([0.1, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sample_ode(mixture_score, OU, 2, method="rk4"), '"heun" or "adaptive", found'),
+        (lambda: sample_ode(mixture_score, OU, 2, method="adaptive", rtol=0.0), "rtol > 0"),
+        (lambda: sample_ode(mixture_score, OU, 0), "n: expected an integer >= 1, found 0"),
+        (lambda: sample_sde(mixture_score, OU, 2, steps=0), "steps: expected an integer >= 1"),
+        (lambda: sample_sde(mixture_score, OU, 2, steps=2.5), "steps: expected an integer"),
+        (lambda: sample_sde(mixture_score, OU, 2, times=[0.1]), "times: expected two or more"),
+        (lambda: sample_sde(mixture_score, OU, 2, times=[0.2, 0.1]), "strictly increasing"),
+        (lambda: sample_ode(FITTED, OU, 2, times=[0.05, 1.0]), r"fitted range \[0.1, 1\]"),
+        (lambda: sample_ode(FITTED, OU, 2, times=[0.5, 2.0]), "fit the score there"),
+        (lambda: sample_sde(mixture_score, OU, 3, x_T=torch.zeros(2, 2)), "expected n = 3 rows"),
+        (lambda: sample_ode(mixture_score, OU, 2, x_T=torch.zeros(2, 3)), r"x_T: expected shape"),
+        (lambda: log_likelihood(mixture_score, OU, torch.full((2, 2), torch.nan)), "x: expected"),
+        (lambda: log_likelihood(mixture_score, TorusBrownian(2), torch.tensor([[0.0, 4.0]])),
+         "state space of TorusBrownian, found row 0"),
+        (lambda: sample_ode(lambda x, t: x[:, 0], OU, 2), "score: expected shape"),
+        (lambda: sample_sde(lambda x, t: x[:, :1], OU, 2), "score: expected shape"),
+    ],
+)  # fmt: skip
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_missing_prior():
+    diffusion = LinearSDE([[1.0]], [[1.0]])  # unstable: no stationary law
+    with pytest.raises(ValueError, match=r"LinearSDE\.prior, found none"):
+        sample_ode(lambda x, t: -x, diffusion, 3)
+    with pytest.raises(ValueError, match=r"set diffusion\.prior"):
+        log_likelihood(lambda x, t: -x, diffusion, torch.zeros(3, 1))
+    x = sample_ode(lambda x, t: -x, diffusion, 3, x_T=torch.zeros(3, 1))
+    assert x.shape == (3, 1)
+
+
+@pytest.mark.parametrize("sampler", [sample_ode, sample_sde])
+def test_a_state_that_blows_up_names_time_and_row(sampler):
+    def score(x, t):
+        return torch.where(x > 0.5, torch.nan, -x)
+
+    x_T = torch.tensor([[0.0, 0.0], [0.7, 0.0]])
+    with pytest.raises(ValueError, match=r"state at t = .*first is row 1 .*use more steps"):
+        sampler(score, OU, 2, steps=5, x_T=x_T)
+    with pytest.raises(ValueError, match="state at t"):
+        log_likelihood(score, OU, x_T, times=[0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match="state at t"):
+        log_likelihood(score, OU, x_T, times=[0.1, 1.0], method="adaptive")
