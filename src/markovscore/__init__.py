@@ -1,4 +1,5 @@
-"""Scores of Markov diffusions: in closed form from the spectrum of the generator, or by regression."""
+"""Scores of Markov diffusions: in closed form from the spectrum of the generator, or by
+regression."""
 
 from . import claims, datasets, figures, metrics
 from .datasets import DiffusedMixture, mixture_1d, toy

@@ -1,0 +1,133 @@
+"""Training objectives: what a network is asked to minimise so that it becomes a score.
+
+An objective has two methods, ``losses(score, x0, generator) -> (B,)`` and its mean
+``loss(score, x0, generator) -> ()``; ``score`` is any callable ``(x (B, d), t (B,)) -> (B, d)``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._fields import apply_dispersion
+from ._validate import check_points, expand_like
+
+Score = Callable[[Tensor, Tensor], Tensor]
+
+
+class DenoisingSM:
+    r"""Denoising score matching with the exact transition density ``q`` of the diffusion.
+
+    .. math:: L(s) = \frac{1}{T - t_{min}} \int_{t_{min}}^{T}
+              E\, \lambda(t) \| s(y_t, t) - \nabla_y \log q(y_t | x_0) \|^2 dt,
+              \qquad x_0 \sim \rho_0,\ y_t \sim q(\cdot | x_0)
+
+    (Vincent 2011, Neural Computation 23(7); Song et al. 2021, arXiv:2011.13456, equation 7).
+    Its minimiser is the score of ``rho_t``, and ``L(s) - L(r)`` equals the same difference of the
+    explicit losses ``E lambda |s - grad log rho_t|^2``: the two differ by a constant in ``s``.
+
+    Args:
+        diffusion: has ``sample_transition``, ``transition_score``, ``dispersion``, ``contains``,
+            ``std``, ``dim`` and ``horizon`` (``OrnsteinUhlenbeck``, ``TorusBrownian``,
+            ``BoxBrownian``, ``LinearSDE``).
+        t_min: smallest time, positive: the variance of the target grows as ``1/t``.
+        t_max: largest time ``T``; None is the diffusion's horizon.
+        weighting: ``"likelihood"`` takes the norm ``|G(t)^T r|^2`` for the residual ``r``, which
+            bounds the likelihood (Song et al. 2021, arXiv:2101.09258, theorem 1); ``"variance"``
+            takes ``lambda(t) = std(t)^2``, the "simple" loss of DDPM (Ho et al. 2020,
+            arXiv:2006.11239, equation 14).
+        times: how the integral over ``t`` is sampled. ``"uniform"``: ``t`` uniform. ``"log"``:
+            ``log t`` uniform, each term times ``t log(T / t_min) / (T - t_min)``, so that the
+            expected loss is the same integral. With the likelihood weighting and a variance
+            proportional to ``t``, every term is then the squared error of the predicted noise, each
+            decade of ``t`` counts alike, and small times are learnt best; with the variance
+            weighting the factor ``t`` leaves little weight there.
+
+    Raises:
+        TypeError: the diffusion has no exact transition.
+        ValueError: not ``0 < t_min < t_max``, or an unknown weighting or time sampler; at a call,
+            data that are malformed, not finite, or outside the diffusion's domain.
+    """
+
+    def __init__(
+        self,
+        diffusion: Any,
+        t_min: float = 1e-3,
+        t_max: float | None = None,
+        weighting: str = "likelihood",
+        times: str = "uniform",
+    ):
+        for method in ("sample_transition", "transition_score"):
+            if not callable(getattr(diffusion, method, None)):
+                raise TypeError(
+                    "diffusion: expected an exact transition (sample_transition and "
+                    f"transition_score), found {type(diffusion).__name__} without {method}: define "
+                    "it, or use OrnsteinUhlenbeck, TorusBrownian, BoxBrownian or LinearSDE"
+                )
+        t_max = diffusion.horizon if t_max is None else t_max
+        if not 0 < t_min < t_max < math.inf:
+            raise ValueError(
+                f"expected 0 < t_min < t_max < inf, found t_min = {t_min}, t_max = {t_max}: "
+                "t_max=None takes the diffusion's horizon"
+            )
+        if weighting not in ("likelihood", "variance"):
+            raise ValueError(f"weighting: expected 'likelihood' or 'variance', found {weighting!r}")
+        if times not in ("uniform", "log"):
+            raise ValueError(f"times: expected 'uniform' or 'log', found {times!r}")
+        self.diffusion, self.t_min, self.t_max = diffusion, float(t_min), float(t_max)
+        self.weighting, self.times = weighting, times
+
+    def __repr__(self) -> str:
+        d = self.diffusion
+        return (
+            f"DenoisingSM({type(d).__name__}(dim={d.dim}, horizon={float(d.horizon)}), "
+            f"t_min={self.t_min}, t_max={self.t_max}, weighting={self.weighting!r}, "
+            f"times={self.times!r})"
+        )
+
+    def loss(self, score: Score, x0: Tensor, generator: torch.Generator) -> Tensor:
+        """Unbiased estimate of ``L(score)``, 0-dim: the mean of ``losses``."""
+        return self.losses(score, x0, generator).mean()
+
+    def losses(self, score: Score, x0: Tensor, generator: torch.Generator) -> Tensor:
+        """One independent, unbiased estimate of ``L(score)`` per data point; shape ``(B,)``.
+
+        ``x0`` is ``(B, d)``, floating point, finite, in the diffusion's domain; the result has its
+        dtype and device, and ``generator`` must be on that device.
+        """
+        x0 = self._check(x0)
+        t, importance = self._draw_times(x0, generator)
+        y = self.diffusion.sample_transition(x0, t, generator)
+        residual = score(y, t) - self.diffusion.transition_score(y, x0, t)
+        return importance * self._squared_norm(residual, t)
+
+    def _check(self, x0: Tensor) -> Tensor:
+        x0 = check_points(x0, self.diffusion.dim, name="x0")
+        inside = self.diffusion.contains(x0)
+        if not bool(inside.all()):
+            row = int((~inside).nonzero()[0])
+            raise ValueError(
+                f"x0: expected points in the domain of {type(self.diffusion).__name__}, found row "
+                f"{row} = {x0[row].tolist()}: scale the data, or use diffusion.project(x0)"
+            )
+        return x0
+
+    def _draw_times(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Times and their importance weights ``1 / ((T - t_min) density(t))``, ``(B,)`` each."""
+        u = torch.rand(len(x0), generator=generator, dtype=x0.dtype, device=x0.device)
+        span = self.t_max - self.t_min
+        if self.times == "uniform":
+            return self.t_min + span * u, torch.ones_like(u)
+        decades = math.log(self.t_max / self.t_min)
+        t = self.t_min * torch.exp(decades * u)
+        return t, t * (decades / span)
+
+    def _squared_norm(self, residual: Tensor, t: Tensor) -> Tensor:
+        """``|G(t)^T r|^2`` or ``std(t)^2 |r|^2`` for rows ``r``, ``(B,)``."""
+        if self.weighting == "variance":
+            scaled = expand_like(self.diffusion.std(t), residual) * residual
+            return scaled.square().sum(-1)
+        G = torch.as_tensor(self.diffusion.dispersion(t))
+        return apply_dispersion(G if G.ndim < 2 else G.mT, residual).square().sum(-1)

@@ -1,0 +1,218 @@
+"""Denoising score matching: stationarity at the exact score, and differences against quadrature."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from markovscore.datasets import DiffusedMixture, mixture_1d
+from markovscore.diffusions import BoxBrownian, LinearSDE, OrnsteinUhlenbeck, TorusBrownian
+from markovscore.objectives import DenoisingSM
+
+N = 20_000
+CHOICES = [(w, t) for w in ("likelihood", "variance") for t in ("uniform", "log")]
+MIXTURES = {
+    "ou": lambda: mixture_1d(OrnsteinUhlenbeck(1)),
+    "torus": lambda: mixture_1d(TorusBrownian(1)),
+    "box": lambda: mixture_1d(BoxBrownian(1, -4.0, 4.0)),
+}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sigmas(samples, expected=0.0):
+    """Distance of the mean of independent samples from ``expected``, in standard errors."""
+    return float((samples.mean() - expected).abs() / (samples.std() / math.sqrt(len(samples))))
+
+
+def directions(y, t):
+    """Perturbations of a score: constant, smooth, local, and one that depends on time."""
+    t = t[:, None]
+    return [torch.ones_like(y), y.sin(), torch.exp(-8 * (y - 0.3) ** 2), y.cos() / (t + 0.05)]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize(("weighting", "times"), CHOICES)
+def test_exact_score_is_stationary(name, weighting, times):
+    """d/de L(s + e h) = 0 at e = 0: the loss is quadratic, so a central difference is exact."""
+    mixture = MIXTURES[name]()
+    objective = DenoisingSM(mixture.diffusion, 0.01, 2.0, weighting, times)
+    x0 = mixture.sample(N, generator(1), dtype=torch.float64)
+    exact = []
+
+    def losses(k, size):
+        def score(y, t):
+            # The draws are the same each time, so the slow truth is computed once.
+            if not exact:
+                exact.append(mixture.score(y, t))
+            return exact[0] + size * directions(y, t)[k]
+
+        return objective.losses(score, x0, generator(2))
+
+    for k in range(4):
+        assert sigmas(losses(k, 1.0) - losses(k, -1.0)) < 6
+        # The same statistic sees a score that is wrong by the perturbation.
+        assert sigmas(losses(k, 2.0) - losses(k, 0.0)) > 6
+
+
+def explicit_difference(mixture, first, second, weighting, low, high):
+    """(1 / (T - t0)) int E lambda (|first - score|^2 - |second - score|^2) dt by quadrature."""
+    z, w = np.polynomial.legendre.leggauss(40)
+    log_times = torch.tensor(0.5 * (z + 1) * math.log(200) + math.log(0.01))
+    time_weights = torch.tensor(w) * 0.5 * math.log(200) * log_times.exp()
+    grid = torch.linspace(low, high, 2001, dtype=torch.float64)[:, None]
+    total = 0.0
+    for t, weight in zip(log_times.exp(), time_weights, strict=True):
+        at = t.expand(len(grid))
+        truth, density = mixture.score(grid, at), mixture.log_prob(grid, at).exp()
+        gap = (first(grid, at) - truth) ** 2 - (second(grid, at) - truth) ** 2
+        size = 2.0 if weighting == "likelihood" else float(mixture.diffusion.std(t)) ** 2
+        total += float(weight) * size * float(torch.trapezoid(density * gap[:, 0], grid[:, 0]))
+    return total / 1.99
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize(("weighting", "times"), CHOICES)
+def test_difference_of_losses_is_the_explicit_one(name, weighting, times):
+    """Both time samplers estimate one integral: uniform in t, whatever the draws."""
+    mixture = MIXTURES[name]()
+
+    def first(y, t):
+        return 0.5 * mixture.score(y, t)
+
+    def second(y, t):
+        return y.cos() / (t[:, None] + 0.2)
+
+    low, high = {"ou": (-6, 6), "torus": (-math.pi, math.pi), "box": (-4, 4)}[name]
+    expected = explicit_difference(mixture, first, second, weighting, low, high)
+    objective = DenoisingSM(mixture.diffusion, 0.01, 2.0, weighting, times)
+    x0 = mixture.sample(N, generator(3), dtype=torch.float64)
+    paired = objective.losses(first, x0, generator(4)) - objective.losses(second, x0, generator(4))
+    assert sigmas(paired, expected) < 6
+    # The bound is worth something: the difference is known to a tenth of itself.
+    assert paired.std() / math.sqrt(N) < 0.1 * abs(expected)
+
+
+def test_gaussian_data_linear_regression_gives_the_gaussian_score():
+    """Least squares on the targets, as ``losses`` poses it, for x0 ~ N(1, 0.25) under OU."""
+    t = 0.4
+    diffusion = OrnsteinUhlenbeck(1)
+    objective = DenoisingSM(diffusion, t, t * (1 + 1e-9))
+    x0 = 1 + 0.5 * torch.randn(N, 1, generator=generator(5), dtype=torch.float64)
+    # The loss of a + b y is quadratic in (a, b): its minimiser by autograd, one Newton step.
+    theta = torch.zeros(2, dtype=torch.float64)
+
+    def loss(theta):
+        return objective.loss(lambda y, t: theta[0] + theta[1] * y, x0, generator(6))
+
+    gradient = torch.autograd.functional.jacobian(loss, theta)
+    a, b = -torch.linalg.solve(torch.autograd.functional.hessian(loss, theta), gradient)
+    mean, var = math.exp(-t), 0.25 * math.exp(-2 * t) + 1 - math.exp(-2 * t)
+    # Residual variance of the target given y: E target^2 - E score^2.
+    residual = 1 / (1 - math.exp(-2 * t)) - 1 / var
+    slope_error = math.sqrt(residual / (N * var))
+    assert abs(float(b) + 1 / var) < 6 * slope_error
+    assert abs(float(a) - mean / var) < 6 * slope_error * math.sqrt(mean**2 + var)
+
+
+def test_linear_sde_with_singular_noise():
+    """Only G^T s counts; the exact Gaussian score is stationary in that component."""
+    diffusion = LinearSDE([[0.0, 1.0], [-1.0, -1.0]], [[0.0], [1.0]], horizon=3.0)
+    objective = DenoisingSM(diffusion, 0.5, 2.0)
+    x0 = torch.zeros(5000, 2, dtype=torch.float64)  # a point: the transition is the marginal
+
+    def exact(y, t):
+        return diffusion.transition_score(y, torch.zeros_like(y), t)
+
+    assert float(objective.loss(exact, x0, generator(7))) < 1e-20
+    first, second = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
+    base = objective.losses(lambda y, t: exact(y, t) + first, x0, generator(7))
+    assert float(base.abs().max()) < 1e-20
+    seen = objective.losses(lambda y, t: exact(y, t) + 3 * second, x0, generator(7))
+    torch.testing.assert_close(seen, torch.full_like(seen, 9.0))
+
+
+@pytest.mark.parametrize("times", ["uniform", "log"])
+def test_drawn_times_fill_the_interval(times):
+    seen = []
+    objective = DenoisingSM(TorusBrownian(2), 1e-3, 4.0, times=times)
+
+    def spy(y, t):
+        seen.append(t)
+        return torch.zeros_like(y)
+
+    objective.loss(spy, torch.zeros(N, 2), generator(8))
+    t = seen[0].double()
+    assert 1e-3 <= t.min() < 1.1e-3 if times == "log" else 1e-3 <= t.min() < 2e-3
+    assert 3.99 < t.max() <= 4.0 + 1e-5
+    uniform = (t - 1e-3) / (4 - 1e-3) if times == "uniform" else (t / 1e-3).log() / math.log(4e3)
+    assert sigmas(uniform, 0.5) < 6
+    assert sigmas(uniform**2, 1 / 3) < 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_loss_is_the_mean_and_follows_dtype_and_seed(dtype):
+    objective = DenoisingSM(TorusBrownian(2))
+    x0 = torch.zeros(64, 2, dtype=dtype)
+    losses = objective.losses(lambda y, t: -y, x0, generator(9))
+    assert losses.shape == (64,)
+    assert losses.dtype == dtype
+    assert torch.equal(objective.loss(lambda y, t: -y, x0, generator(9)), losses.mean())
+
+
+def test_default_range_is_the_horizon():
+    assert DenoisingSM(TorusBrownian(2, horizon=3.0)).t_max == 3.0
+    assert "TorusBrownian(dim=2, horizon=3.0)" in repr(DenoisingSM(TorusBrownian(2, horizon=3.0)))
+
+
+class OnlyDrift:
+    """A user's process: no transition density."""
+
+    dim, horizon = 1, 1.0
+
+    def drift(self, y, t):
+        return y - y**3
+
+    def dispersion(self, t):
+        return torch.tensor(1.0)
+
+
+def test_rejects_bad_settings():
+    torus = TorusBrownian(2)
+    with pytest.raises(TypeError, match="OnlyDrift without sample_transition"):
+        DenoisingSM(OnlyDrift())
+    for bounds in ((0.0, 1.0), (1.0, 0.5), (-1.0, 1.0), (0.1, math.inf), (0.1, math.nan)):
+        with pytest.raises(ValueError, match="t_min < t_max"):
+            DenoisingSM(torus, *bounds)
+    with pytest.raises(ValueError, match="weighting: expected 'likelihood'"):
+        DenoisingSM(torus, weighting="perceptual")
+    with pytest.raises(ValueError, match="times: expected 'uniform'"):
+        DenoisingSM(torus, times="sobol")
+
+
+@pytest.mark.parametrize(
+    ("x0", "error", "message"),
+    [
+        (torch.zeros(4, 3), ValueError, "x0: expected shape"),
+        (torch.zeros(4, 2, dtype=torch.int64), TypeError, "int64"),
+        (torch.tensor([[0.0, math.nan]]), ValueError, "row 0"),
+        (torch.tensor([[0.0, 1.0], [0.0, 4.0]]), ValueError, "row 1 = .*scale the data"),
+        (torch.zeros(0, 2), ValueError, "at least one row"),
+    ],
+)
+def test_rejects_bad_data(x0, error, message):
+    with pytest.raises(error, match=message):
+        DenoisingSM(TorusBrownian(2)).loss(lambda y, t: y, x0, generator())
+
+
+def test_mixture_of_two_dimensions_is_stationary_too():
+    mixture = DiffusedMixture(TorusBrownian(2), [[1.0, 0.0], [-1.0, 2.0]], [0.4, 0.3])
+    objective = DenoisingSM(mixture.diffusion, 0.02, 1.0, times="log")
+    x0 = mixture.sample(N, generator(1), dtype=torch.float64)
+    for h in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])):
+        plus = objective.losses(lambda y, t, h=h: mixture(y, t) + h * y.sin(), x0, generator(2))
+        minus = objective.losses(lambda y, t, h=h: mixture(y, t) - h * y.sin(), x0, generator(2))
+        assert sigmas(plus - minus) < 6
