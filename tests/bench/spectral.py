@@ -1,0 +1,120 @@
+"""Spectral score matching against its floors and against what a user would write instead."""
+
+import math
+import resource
+import subprocess
+import sys
+
+import torch
+from lib.timing import median, paired, ratio, report
+
+import markovscore as ms
+
+TORUS = ms.TorusBrownian(2)
+TIMES = torch.logspace(math.log10(0.0022), math.log10(4.0), 160, dtype=torch.float64)
+LEVELS = torch.cat([torch.tensor([0.002], dtype=torch.float64), TIMES])
+
+
+def data(n: int = 10_000) -> torch.Tensor:
+    """Pinwheel points scaled to max |x| = 2.6."""
+    x = ms.toy("pinwheel", n, torch.Generator().manual_seed(0), torch.float64)
+    return x * (2.6 / x.abs().max())
+
+
+def fit() -> dict[str, float]:
+    """200 functions, 10,000 points, 160 levels: each part beside the LAPACK solve."""
+    x, basis = data(), TORUS.eigenbasis(200)
+    moments = basis.moments(x)
+    energy, slope = moments.energy(TIMES), moments.slope(TIMES)[..., None]
+    seconds = paired(
+        {
+            "moments": lambda: basis.moments(x),
+            "assembly": lambda: moments.energy(TIMES),
+            "solve": lambda: torch.cholesky_solve(slope, torch.linalg.cholesky(energy)),
+            "fit": lambda: ms.fit_spectral(x, TORUS, 200, TIMES),
+            "greedy": lambda: ms.fit_spectral(x, TORUS, 200, TIMES, selection="greedy"),
+        }
+    )
+    both = [m + a for m, a in zip(seconds["moments"], seconds["assembly"], strict=True)]
+    return {
+        "seconds: moments": median(seconds["moments"]),
+        "seconds: assembly of A_t": median(seconds["assembly"]),
+        "seconds: batched Cholesky solve": median(seconds["solve"]),
+        "seconds: whole fit (target < 1)": median(seconds["fit"]),
+        "seconds: whole fit with greedy selection": median(seconds["greedy"]),
+        "(moments + assembly) / solve (target <= 1)": median(
+            [b / s for b, s in zip(both, seconds["solve"], strict=True)]
+        ),
+    }
+
+
+def evaluate() -> dict[str, float]:
+    """Score and divergence at 100,000 points: separable, its matrix products alone, every wave."""
+    score = ms.fit_spectral(data(), TORUS, 200, TIMES)
+    x = (torch.rand(100_000, 2, dtype=torch.float64) * 2 - 1) * math.pi
+    basis, alpha = score.basis, score.at(0.1)
+    tensors = basis.derivative_tensors(alpha)
+    matrix = tensors.reshape(-1, tensors.shape[-1])
+    block = 2048
+    columns = torch.randn(matrix.shape[1], block, dtype=torch.float64)
+    k = basis.indices.double()
+    cosines, sines = (math.sqrt(2) * alpha).chunk(2)
+
+    def floor() -> None:
+        for _ in range(0, len(x), block):
+            torch.mm(matrix, columns)
+
+    def waves() -> tuple[torch.Tensor, torch.Tensor]:
+        wave = torch.exp(1j * (x @ k.T)) * torch.complex(cosines, -sines)
+        return -wave.imag @ k, -wave.real @ k.square().sum(1)
+
+    expected, found = waves(), score.score_and_divergence(x, 0.1)
+    assert torch.allclose(found[0], expected[0], atol=1e-9 * float(expected[0].abs().max()))
+    seconds = paired(
+        {"separable": lambda: score.score_and_divergence(x, 0.1), "floor": floor, "waves": waves}
+    )
+    return {
+        "seconds: separable": median(seconds["separable"]),
+        "separable / its matrix products (target <= 2)": ratio(seconds, "separable", "floor"),
+        "every wave / separable (target >= 3)": ratio(seconds, "waves", "separable"),
+        "MB, whole process, at 1,000,000 points (target < 1000)": memory(),
+    }
+
+
+def memory() -> float:
+    """Peak memory of one evaluation at a million points, in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True
+    )
+    return float(run.stdout)
+
+
+def _memory() -> None:
+    score = ms.fit_spectral(data(1000), TORUS, 200, TIMES)
+    x = torch.rand(1_000_000, 2, dtype=torch.float64)
+    score.score_and_divergence(x, 0.1)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def likelihood() -> dict[str, float]:
+    """Log-likelihood of 4,000 points, 400 evaluations, beside the evaluations of the score alone."""
+    score = ms.fit_spectral(data(), TORUS, 200, LEVELS)
+    x = data(4_000)
+    seconds = paired(
+        {
+            "likelihood": lambda: ms.log_likelihood(score, TORUS, x, steps=200),
+            "score": lambda: [score.score_and_divergence(x, 0.1) for _ in range(400)],
+        },
+        rounds=3,
+    )
+    return {
+        "seconds (target < 10)": median(seconds["likelihood"]),
+        "likelihood / 400 evaluations of the score": ratio(seconds, "likelihood", "score"),
+    }
+
+
+if __name__ == "__main__":
+    if "--memory" in sys.argv:
+        _memory()
+    else:
+        report({"fit": fit(), "evaluate": evaluate(), "likelihood": likelihood()})
