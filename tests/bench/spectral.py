@@ -97,7 +97,7 @@ def _memory() -> None:
 
 
 def likelihood() -> dict[str, float]:
-    """Log-likelihood of 4,000 points, 400 evaluations, beside the evaluations of the score alone."""
+    """Log-likelihood of 4,000 points in 400 evaluations, beside the score's own cost."""
     score = ms.fit_spectral(data(), TORUS, 200, LEVELS)
     x = data(4_000)
     seconds = paired(
