@@ -1,5 +1,4 @@
-"""Averages of eigenfunctions over data, and the closed-form score-matching problem that they
-determine.
+"""Averages of eigenfunctions over data, and the score-matching problem that they determine.
 
 For ``h = sum_k alpha_k phi_k`` the implicit score-matching loss relative to the stationary law is
 (paper A, Examples 5 and 6)
@@ -51,8 +50,7 @@ class Moments(ABC):
     heat: float = 0.0
 
     def shrunk(self, mix: float = 1.0, heat: float = 0.0) -> Self:
-        """The moments of ``mix P*_heat rho_0 + (1 - mix) pi``, with ``0 <= mix <= 1`` and ``heat
-        >= 0``."""
+        """The moments of ``mix P*_heat rho_0 + (1 - mix) pi``; ``0 <= mix <= 1``, ``heat >= 0``."""
         if not (0 <= mix <= 1 and heat >= 0):
             raise ValueError(f"expected 0 <= mix <= 1 and heat >= 0; found mix={mix}, heat={heat}")
         return replace(self, mix=self.mix * mix, heat=self.heat + heat)
@@ -77,8 +75,7 @@ class Moments(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class ProductMoments(Moments):
-    """Bases closed under products, ``phi_j phi_k = sum_s c_s phi_{m_s}``, where ``A_t`` is linear
-    in the moments:
+    """Bases closed under products, ``phi_j phi_k = sum_s c_s phi_{m_s}``: moments give ``A_t``.
 
     ``A_t[j,k] = sum_s 1/2 (lambda_{m_s} - lambda_j - lambda_k) c_s e^{lambda_{m_s} t} M_{m_s}``.
 
@@ -96,8 +93,7 @@ class ProductMoments(Moments):
         return -self.mix * self.own_rates * self._decay(self.own_rates, times) * self.mean[self.own]
 
     def energy(self, times: Tensor) -> Tensor:
-        """``A_t`` ``(T, K, K)``, one time after the other so that the working set stays in
-        cache."""
+        """``A_t`` ``(T, K, K)``, one time after the other: the working set stays in cache."""
         moments = self.mix * self._decay(self.rates, times) * self.mean
         moments[:, 0] = 1
         out = moments.new_empty(len(moments), *self.weights.shape[1:])
@@ -117,8 +113,7 @@ class ProductMoments(Moments):
 
 
 def _clipped_factor(energy: Tensor) -> Tensor:
-    """A lower triangular factor where rounding left ``A`` indefinite: eigenvalues are clipped from
-    below."""
+    """A lower triangular factor where rounding left ``A`` indefinite: eigenvalues are clipped."""
     values, vectors = torch.linalg.eigh(energy)
     root = values.clamp(min=JITTER * float(values[-1])).sqrt()[:, None] * vectors.T
     return torch.linalg.qr(root, mode="r").R.T
@@ -126,8 +121,7 @@ def _clipped_factor(energy: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PolynomialMoments(Moments):
-    """Hermite basis: ``A_t`` from ``G_0 = E_{rho_0}[phi phi^T] = R^T R``, never from products of
-    moments.
+    """Hermite basis: ``A_t`` from ``G_0 = E_{rho_0}[phi phi^T] = R^T R``, not from moments.
 
     With ``a = e^{-t}``, ``b = sqrt(1 - a^2)`` the addition theorem of normalised Hermite
     polynomials, ``phi_n(a x + b z) = sum_l sqrt(C(n, l)) a^{n-l} b^l phi_{n-l}(x) phi_l(z)``, and
@@ -186,8 +180,7 @@ class PolynomialMoments(Moments):
         return torch.cat(blocks, 1)
 
     def _gradients(self, root: Tensor) -> Tensor:
-        """Square roots of ``E d_i phi d_i phi^T`` stacked over the axes, with ``d_i phi_k =
-        sqrt(k_i) phi_{k-e_i}``."""
+        """Roots of ``E d_i phi d_i phi^T``, stacked; ``d_i phi_k = sqrt(k_i) phi_{k-e_i}``."""
         place = _positions(self.lower)
         blocks = [
             torch.diag_embed((-POLYNOMIAL_JITTER * self.rates).sqrt()).expand(len(root), -1, -1)

@@ -13,8 +13,7 @@ _RIDGE = 1e-6  # share of the stationary energy: a direction that the data do no
 
 
 def greedy(pool: Eigenbasis, moments: Moments, n_functions: int, times: Tensor) -> Eigenbasis:
-    """The ``n_functions`` of ``pool`` picked one multi-index at a time by their gain in
-    score-matching loss.
+    """The ``n_functions`` of ``pool`` picked, one multi-index at a time, by their gain in loss.
 
     At one noise level the minimised loss is ``-1/2 b_t^T A_t^{-1} b_t``; adding function ``j`` to
     those chosen lowers it by ``r_j^2 / (2 d_j)``, with ``d`` the diagonal of the Schur complement
@@ -56,8 +55,7 @@ def greedy(pool: Eigenbasis, moments: Moments, n_functions: int, times: Tensor) 
 
 
 def _judged_times(times: Tensor, slowest: float) -> Tensor:
-    """Log-spaced noise levels from the first positive fitted time to half the slowest function's
-    relaxation time."""
+    """Log-spaced, from the first positive fitted time to half the slowest relaxation time."""
     first = float(times[times > 0][0]) if bool((times > 0).any()) else 1e-3 / slowest
     last = max(first, min(float(times[-1]), 0.5 / slowest))
     return torch.logspace(0, 1, _TIMES, base=last / first, dtype=torch.float64) * first

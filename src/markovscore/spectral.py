@@ -1,12 +1,10 @@
-"""Operator-informed score matching: the score of a diffused data set at all noise levels, in
-closed form.
+"""Operator-informed score matching: the score at all noise levels, in closed form.
 
-Relative to the stationary law ``pi`` write ``s(x,t) = grad log pi(x) + grad h_t(x)``, ``h_t =
-sum_k alpha_k(t) phi_k`` in eigenfunctions of the generator.  The generalised implicit
+Relative to the stationary law ``pi`` write ``s(x,t) = grad log pi(x) + grad h_t(x)`` with
+``h_t = sum_k alpha_k(t) phi_k`` in eigenfunctions of the generator.  The generalised implicit
 score-matching loss is a quadratic form whose matrix ``A_t`` and slope ``b_t`` need only averages
 of eigenfunctions over the data, since ``P_t phi_k = e^{lambda_k t} phi_k``; its minimiser is
-``alpha_t = A_t^{-1} b_t`` (paper A, Examples 5-7).  No training, no simulation, every ``t`` at
-once.
+``alpha_t = A_t^{-1} b_t`` (paper A, Examples 5-7).  No training, no simulation, all ``t`` at once.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import json
 import os
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,30 +51,30 @@ def fit_spectral(
     weights: Tensor | None = None,
     wrap: bool = False,
 ) -> SpectralScore:
-    """Fit ``s(x,t) = grad log pi(x) + sum_k alpha_k(t) grad phi_k(x)`` with ``alpha_t = A_t^{-1}
-    b_t``.
+    """Fit ``s(x,t) = grad log pi(x) + sum_k alpha_k(t) grad phi_k(x)``, ``alpha_t = A_t^{-1} b_t``.
+
+    Cost: ``O(N F^d)`` for the moments (``F`` features an axis), ``O(T K^3)`` for the solves.
 
     Args:
         x: data ``(N, d)``, floating point; sums are taken in double precision whatever the dtype.
-        diffusion: ``OrnsteinUhlenbeck``, ``TorusBrownian`` or ``BoxBrownian`` (anything with an
-        ``eigenbasis``). n_functions: number ``K`` of non-constant real eigenfunctions; even on the
-        torus. times: increasing noise levels ``(T,)`` at which the coefficients are solved;
-        default 160 log-spaced
-            from 0.002 to the horizon.
-        shrinkage: ``"none"``, ``"james-stein"`` or ``"heat"``: how the moments are shrunk.
-        selection: ``"eigenvalue"`` takes the slowest functions; ``"greedy"`` (ours) picks, among
-        three times as many,
-            those that lower the loss most (:func:`markovscore.selection.greedy`).
-        weights: quadrature weights ``(N,)`` of nodes ``x``, summing to one: exact expectations
-        (OISM I in
-            paper A, Figure 1) instead of sample means.
+        diffusion: ``OrnsteinUhlenbeck``, ``TorusBrownian`` or ``BoxBrownian``; anything that has an
+            ``eigenbasis`` and the stationary score as its drift.
+        n_functions: number ``K`` of non-constant real eigenfunctions; even on the torus.
+        times: increasing noise levels ``(T,)`` at which the coefficients are solved; by default 160
+            log-spaced ones from 0.002 to the horizon.
+        shrinkage: how the moments are shrunk: ``"none"``, ``"james-stein"`` or ``"heat"``.
+        selection: ``"eigenvalue"`` takes the slowest functions; ``"greedy"`` (ours) picks among
+            three times as many those that lower the loss most
+            (:func:`markovscore.selection.greedy`).
+        weights: quadrature weights ``(N,)`` of nodes ``x``, with sum one: exact expectations
+            (OISM I in paper A, Figure 1) instead of sample means.
         wrap: bring points outside the torus or the box back into it instead of raising.
 
-    Returns a :class:`SpectralScore`.  Cost: ``O(N F^d)`` for the moments, ``O(T K^3)`` for the
-    solves.
+    Raises:
+        TypeError: integer or otherwise unusable points.
+        ValueError: points, weights, times, counts or names other than above.
 
-    Raises ``ValueError`` or ``TypeError`` for unusable input; warns with :class:`SpectralWarning`
-    where the data leave coefficients undetermined.
+    Warns with :class:`SpectralWarning` where the data leave coefficients undetermined.
     """
     x = _check_data(x, diffusion, wrap)
     times = check_times(_default_times(diffusion) if times is None else times)
@@ -87,7 +86,7 @@ def fit_spectral(
     elif selection != "eigenvalue":
         raise ValueError(f"selection: expected 'eigenvalue' or 'greedy'; found {selection!r}")
     moments = shrink(basis.moments(x, weights), shrinkage)
-    return SpectralScore(diffusion, basis, times.cpu(), solve(moments, times))
+    return SpectralScore(diffusion, basis, times.cpu().contiguous(), solve(moments, times))
 
 
 def solve(moments: Moments, times) -> Tensor:
@@ -192,28 +191,45 @@ class SpectralScore:
     coefficients: Tensor
 
     def __call__(self, x: Tensor, t) -> Tensor:
-        """``s(x, t)`` ``(B, d)`` at points ``(B, d)`` and a time, or a time for each point
-        ``(B,)``."""
-        return self.score_and_divergence(x, t)[0]
+        """``s(x, t)`` ``(B, d)`` at points ``(B, d)`` and a time, or one for each point ``(B,)``.
+
+        Raises ``ValueError`` for a time outside the fitted range or points of another shape.
+        """
+        # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
+        return self.diffusion.drift(x, 0.0) + self._evaluate(self.basis.gradient_tensors, x, t).T
 
     def divergence(self, x: Tensor, t) -> Tensor:
         """``div s(x, t)`` ``(B,)``."""
         return self.score_and_divergence(x, t)[1]
 
     def score_and_divergence(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
-        """Both at the price of one: ``(B, d)`` and ``(B,)``.
+        """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``, sharing the features.
 
-        Raises ``ValueError`` for a time outside the fitted range or points of another shape.
+        Raises ``ValueError`` as a call does.
         """
+        jets = self._evaluate(self._jet_tensors, x, t)
+        drift, divergence = self.diffusion.drift(x, 0.0), self.diffusion.drift_divergence(x, 0.0)
+        return drift + jets[:-1].T, divergence + jets[-1]
+
+    def _jet_tensors(self, coefficients: Tensor) -> Tensor:
+        """Gradient and Laplacian, ``(d+1, ..., F, ..., F)``."""
+        laplacian = self.basis.laplacian_tensor(coefficients)
+        return torch.cat([self.basis.gradient_tensors(coefficients), laplacian[None]])
+
+    def _evaluate(self, tensors: Callable[[Tensor], Tensor], x: Tensor, t) -> Tensor:
+        """``(Q, B)``: one contraction for a shared time, else one for each point, in chunks."""
         x = check_points(x, self.basis.dim)
         t = torch.as_tensor(t, dtype=torch.float64)
         self._check_range(t)
         if t.ndim and len(t) != len(x):
             raise ValueError(f"t: expected a number or shape ({len(x)},); found {tuple(t.shape)}")
-        jets = self._shared(x, t.reshape(-1)[0]) if _is_shared(t) else self._each(x, t)
-        # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
-        prior_score = self.diffusion.drift(x, 0.0)
-        return prior_score + jets[:-1].T, self.diffusion.drift_divergence(x, 0.0) + jets[-1]
+        if _is_shared(t):
+            return self.basis.contract(tensors(self.at(t.reshape(-1)[0])).to(x), x)
+        parts = [
+            self.basis.contract_each(tensors(self.at(times)).to(x), points)
+            for points, times in zip(x.split(_CHUNK), t.split(_CHUNK), strict=True)
+        ]
+        return torch.cat(parts, 1)
 
     def at(self, t) -> Tensor:
         """Coefficients ``alpha(t)``, ``(K,)`` for a number and ``(B, K)`` for ``(B,)`` times."""
@@ -226,17 +242,6 @@ class SpectralScore:
         share = ((t - left) / (right - left)).clamp(0, 1).to(self.coefficients)
         upper = upper.to(self.coefficients.device)
         return torch.lerp(self.coefficients[upper - 1], self.coefficients[upper], share[..., None])
-
-    def _shared(self, x: Tensor, t: Tensor) -> Tensor:
-        tensors = self.basis.derivative_tensors(self.at(t)).to(x)
-        return self.basis.contract(tensors, x)
-
-    def _each(self, x: Tensor, t: Tensor) -> Tensor:
-        parts = []
-        for points, times in zip(x.split(_CHUNK), t.split(_CHUNK), strict=True):
-            tensors = self.basis.derivative_tensors(self.at(times)).to(x)
-            parts.append(self.basis.contract_each(tensors, points))
-        return torch.cat(parts, 1)
 
     def _check_range(self, t: Tensor) -> None:
         first, last = float(self.times[0]), float(self.times[-1])

@@ -2,16 +2,16 @@
 
 A symmetric Markov generator ``L`` with stationary law ``pi`` has eigenpairs
 ``L phi_k = lambda_k phi_k``, ``lambda_k <= 0``, orthonormal in ``L2(pi)``; the semigroup then acts
-by ``P_t phi_k = e^{lambda_k t} phi_k`` (paper A, Definition 1, Examples 3, 4 and 7).  With ``G =
-sqrt2 I``:
+by ``P_t phi_k = e^{lambda_k t} phi_k`` (paper A, Definition 1, Examples 3, 4 and 7).  With the
+dispersion ``G = sqrt2 I``:
 
-=================  ===========================================  =====================
-process            ``phi_k``                                    ``lambda_k``
-=================  ===========================================  =====================
+==================  ============================================  =====================
+process             ``phi_k``                                    ``lambda_k``
+==================  ============================================  =====================
 Ornstein-Uhlenbeck  ``prod_i He_{k_i}(x_i) / sqrt(k_i!)``        ``-|k|_1``
 Brownian, torus     ``sqrt2 cos(k.x)``, ``sqrt2 sin(k.x)``       ``-|k|^2``
 Brownian, box       ``prod_i sqrt2 cos(k_i pi (x_i-a)/(b-a))``   ``-(pi/(b-a))^2 |k|^2``
-=================  ===========================================  =====================
+==================  ============================================  =====================
 
 A basis holds the ``K`` non-constant functions of smallest ``|lambda_k|``.  Each function is
 written in one-dimensional *features* that are closed under differentiation (``f' = D f``), so a
@@ -34,7 +34,7 @@ from .._validate import check_points
 from ..moments import Moments
 
 _MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision
-_CACHE_ENTRIES = 2**17  # a working block of 1 MiB in double precision stays in a core's L2 cache
+_CACHE_ENTRIES = 2**16  # a working block of 512 KiB in double precision stays in a core's L2 cache
 
 
 def index_set(dim: int, count: int, cost: Callable[[int], int], half_plane: bool = False) -> Tensor:
@@ -74,8 +74,7 @@ def indices_up_to(
 
 
 class Eigenbasis(ABC):
-    """The ``K = n_functions`` non-constant eigenfunctions of smallest ``|lambda_k|`` in dimension
-    ``d``.
+    """The ``K = n_functions`` non-constant eigenfunctions of smallest ``|lambda_k|``.
 
     Attributes: ``dim``; ``indices`` ``(M, d)`` int64, the multi-indices (``M = K``, or ``K/2``
     where each carries a cosine and a sine); ``eigenvalues`` ``(K,)`` float64; ``order``, the
@@ -108,8 +107,7 @@ class Eigenbasis(ABC):
         self.eigenvalues = self.rates(indices).repeat(self.n_functions // len(indices))
 
     def with_indices(self, indices: Tensor) -> Self:
-        """The basis of the same kind on other multi-indices ``(M, d)``: see
-        :func:`markovscore.selection.greedy`."""
+        """The basis of the same kind on other multi-indices ``(M, d)``."""
         other = copy.copy(self)
         other.n_functions = self.n_functions // len(self.indices) * len(indices)
         other._set_indices(indices)
@@ -138,22 +136,19 @@ class Eigenbasis(ABC):
 
     @abstractmethod
     def tensor(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(..., K)`` -> tensor ``C`` ``(..., F, ..., F)`` of ``sum_k alpha_k
-        phi_k``."""
+        """Coefficients ``(..., K)`` -> their tensor ``C`` ``(..., F, ..., F)``."""
 
     # -- the functions, by definition --------------------------------------------------------------
     @abstractmethod
     def _jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Value, first and second derivative of each function's factor on each axis: three ``(d,
-        M, B)``."""
+        """Each function's factor on each axis and its two derivatives: three ``(d, M, B)``."""
 
     def _functions(self, product: Tensor) -> Tensor:
         """Products over the axes ``(M, B)`` -> real functions ``(B, K)``."""
         return product.T
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``phi_k(x)``: ``(B, d)`` -> ``(B, K)``, function by function (the definition, not the
-        fast path)."""
+        """``phi_k(x)``: ``(B, d)`` -> ``(B, K)``, by definition; the fast path is ``contract``."""
         values, _, _ = self._jet(check_points(x, self.dim))
         return self._functions(values.prod(0))
 
@@ -176,8 +171,7 @@ class Eigenbasis(ABC):
     # -- data averages -----------------------------------------------------------------------------
     @abstractmethod
     def moments(self, x: Tensor, weights: Tensor | None = None) -> Moments:
-        """Averages of the eigenfunctions over points ``x`` ``(N, d)`` with weights ``(N,)``
-        (default ``1/N``)."""
+        """Averages over points ``(N, d)`` with weights ``(N,)``, by default ``1/N``."""
 
     def mean_features(self, x: Tensor, weights: Tensor, order: int, power: int = 1) -> Tensor:
         """``sum_n w_n prod_i f_{a_i}(x_{n,i})^power``, ``(F, ..., F)``; bounded memory.
@@ -196,18 +190,23 @@ class Eigenbasis(ABC):
         return total.reshape((width,) * self.dim)
 
     # -- the fast path -----------------------------------------------------------------------------
-    def derivative_tensors(self, coefficients: Tensor) -> Tensor:
-        """Tensors of ``(d_1 h, ..., d_d h, Laplacian h)``: ``(..., K)`` -> ``(d+1, ..., F, ...,
-        F)``."""
+    def gradient_tensors(self, coefficients: Tensor) -> Tensor:
+        """Coefficients ``(..., K)`` -> the tensors of the gradient ``(d, ..., F, ..., F)``."""
+        tensor, derivative = self._differentiable(coefficients)
+        return torch.stack([along(tensor, derivative, i - self.dim) for i in range(self.dim)])
+
+    def laplacian_tensor(self, coefficients: Tensor) -> Tensor:
+        """Coefficients ``(..., K)`` -> the tensor of the Laplacian ``(..., F, ..., F)``."""
+        tensor, derivative = self._differentiable(coefficients)
+        terms = [along(tensor, derivative @ derivative, i - self.dim) for i in range(self.dim)]
+        return torch.stack(terms).sum(0)
+
+    def _differentiable(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         tensor = self.tensor(coefficients)
-        derivative = self.feature_derivative(self.order).to(tensor)
-        first = [along(tensor, derivative, i - self.dim) for i in range(self.dim)]
-        second = [along(first[i], derivative, i - self.dim) for i in range(self.dim)]
-        return torch.stack([*first, torch.stack(second).sum(0)])
+        return tensor, self.feature_derivative(self.order).to(tensor)
 
     def contract(self, tensors: Tensor, x: Tensor) -> Tensor:
-        """Evaluate ``Q`` tensors ``(Q, F, ..., F)`` at ``x`` ``(B, d)``: ``(Q, B)``, in bounded
-        memory.
+        """Evaluate ``Q`` tensors ``(Q, F, ..., F)`` at ``x`` ``(B, d)``: ``(Q, B)``.
 
         The last axis is a matrix product, the others are multiply-and-sum; blocks of points are
         sized so that the intermediate ``(Q F^{d-1}, block)`` stays in cache.
@@ -219,13 +218,12 @@ class Eigenbasis(ABC):
             f = self.features(points.T.reshape(-1), self.order).view(width, self.dim, -1)
             value = matrix @ f[:, -1]
             for i in range(self.dim - 2, -1, -1):
-                value = value.view(-1, width, len(points)).mul(f[:, i]).sum(1)
+                value = value.view(-1, width, len(points)).mul_(f[:, i]).sum(1)
             parts.append(value)
         return torch.cat(parts, 1)
 
     def contract_each(self, tensors: Tensor, x: Tensor) -> Tensor:
-        """As :meth:`contract` with a tensor of its own for each point: ``(Q, B, F, ..., F)`` ->
-        ``(Q, B)``."""
+        """As :meth:`contract`, a tensor for each point: ``(Q, B, F, ..., F)`` -> ``(Q, B)``."""
         width = tensors.shape[-1]
         f = self.features(x.T.reshape(-1), self.order).view(width, self.dim, -1)
         for i in range(self.dim - 1, -1, -1):
@@ -247,8 +245,7 @@ def along(tensor: Tensor, derivative: Tensor, axis: int) -> Tensor:
 
 
 def scatter(coefficients: Tensor, indices: Tensor, width: int) -> Tensor:
-    """Place ``(..., K)`` at multi-indices ``(K, d)`` of a ``(..., width, ..., width)`` tensor of
-    zeros."""
+    """Zeros ``(..., width, ..., width)`` with ``(..., K)`` placed at multi-indices ``(K, d)``."""
     dim = indices.shape[1]
     flat = (indices * width ** torch.arange(dim - 1, -1, -1)).sum(1).to(coefficients.device)
     out = coefficients.new_zeros(*coefficients.shape[:-1], width**dim)

@@ -20,8 +20,10 @@ from .base import (
 
 
 class Hermite(Eigenbasis):
-    """Ornstein-Uhlenbeck: ``phi_k = prod_i He_{k_i}(x_i)/sqrt(k_i!)``, ``lambda_k = -|k|_1``
-    (paper A, Example 4)."""
+    """Ornstein-Uhlenbeck: ``phi_k = prod_i He_{k_i}(x_i)/sqrt(k_i!)``, ``lambda_k = -|k|_1``.
+
+    Paper A, Example 4.
+    """
 
     def _multi_indices(self) -> Tensor:
         return index_set(self.dim, self.n_functions, lambda k: k)
@@ -30,8 +32,7 @@ class Hermite(Eigenbasis):
         return -indices.sum(1).to(torch.float64)
 
     def features(self, x: Tensor, order: int) -> Tensor:
-        """``phi_0..phi_order`` by the recurrence ``sqrt(k+1) phi_{k+1} = x phi_k - sqrt(k)
-        phi_{k-1}``."""
+        """By the recurrence ``sqrt(k+1) phi_{k+1} = x phi_k - sqrt(k) phi_{k-1}``."""
         rows = [torch.ones_like(x), x]
         for k in range(1, order):
             rows.append((x * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
@@ -78,8 +79,7 @@ class Hermite(Eigenbasis):
         )
 
     def _root(self, x: Tensor, weights: Tensor, lower: Tensor) -> Tensor:
-        """Upper triangular ``R`` with ``R^T R = E[phi phi^T]`` over the degrees ``lower``: QR of
-        the data, block by block."""
+        """Upper triangular ``R``, ``R^T R = E[phi phi^T]`` over ``lower``: QR, block by block."""
         root, degree = x.new_zeros(0, len(lower)), int(lower.max())
         for points, w in zip(x.split(4096), weights.split(4096), strict=True):
             f = self.features(points.T.reshape(-1), degree).view(degree + 1, self.dim, -1)

@@ -14,8 +14,7 @@ from .base import Eigenbasis, along, index_set, quadrature_weights, scatter, squ
 
 
 class Trigonometric(Eigenbasis):
-    """Shared features of the torus and the box: ``cos(k u)``, ``k = 0..R``, then ``sin(k u)``, ``k
-    = 1..R``."""
+    """Features of torus and box: ``cos(k u)``, ``k = 0..R``, then ``sin(k u)``, ``k = 1..R``."""
 
     def angle(self, x: Tensor) -> Tensor:
         """Coordinate ``u`` in which the features are trigonometric, ``u = omega (x - origin)``."""
@@ -71,12 +70,11 @@ class Trigonometric(Eigenbasis):
 
 @dataclass(frozen=True)
 class Products:
-    """``phi_j phi_k = sum_s values[s,j,k] phi_{places[s,j,k]}`` over a table of functions with
-    eigenvalues ``rates``.
+    """``phi_j phi_k = sum_s values[s,j,k] phi_{places[s,j,k]}`` over a table of functions.
 
-    ``table`` ``(G', d)``: distinct multi-indices, zero first; ``rates`` ``(G,)``; ``own``
-    ``(K,)``: where the basis' own functions stand in the table; ``places`` int64 and ``values``
-    float64, both ``(S, K, K)``.
+    ``table`` ``(G', d)``: distinct multi-indices, zero first; ``rates`` ``(G,)``: eigenvalues;
+    ``own`` ``(K,)``: where the basis' own functions stand in the table; ``places`` int64 and
+    ``values`` float64, both ``(S, K, K)``.
     """
 
     table: Tensor
@@ -87,12 +85,11 @@ class Products:
 
 
 class Fourier(Trigonometric):
-    """Brownian motion on ``[-pi, pi)^d``: ``sqrt2 cos(k.x)``, ``sqrt2 sin(k.x)``, ``lambda_k =
-    -|k|^2``.
+    """Torus ``[-pi, pi)^d``: ``sqrt2 cos(k.x)``, ``sqrt2 sin(k.x)``, ``lambda_k = -|k|^2``.
 
     ``k`` runs over the ``K/2`` shortest vectors of a half-space of ``Z^d`` (first non-zero entry
-    positive); all cosines come first, then all sines: the real and imaginary parts of ``e^{i
-    k.x}`` (paper A, Example 7).
+    positive); all cosines come first, then all sines: the real and imaginary parts of the waves
+    ``e^{i k.x}`` (paper A, Example 7).
 
     Raises ``ValueError`` for an odd function count.
     """
@@ -113,8 +110,7 @@ class Fourier(Trigonometric):
         return -(indices**2).sum(1).to(torch.float64)
 
     def tensor(self, coefficients: Tensor) -> Tensor:
-        """``sum a cos(k.x) + b sin(k.x) = Re sum (a - i b) e^{i k.x}``, then ``e^{iku} = cos + i
-        sin`` per axis."""
+        """``sum a cos(k.x) + b sin(k.x) = Re sum (a - i b) e^{i k.x}``, expanded axis by axis."""
         a, b = (math.sqrt(2) * coefficients).chunk(2, dim=-1)
         grid = scatter(torch.complex(a, -b), self.indices + self.order, 2 * self.order + 1)
         to_features = _exponentials(self.order).to(grid)
@@ -132,8 +128,7 @@ class Fourier(Trigonometric):
         return math.sqrt(2) * torch.cat([product.real, product.imag]).T
 
     def products(self) -> Products:
-        """``2 cos j cos k = cos(j-k) + cos(j+k)`` and its kin, with ``m`` and ``-m`` folded
-        together."""
+        """``2 cos j cos k = cos(j-k) + cos(j+k)`` and its kin; ``m`` and ``-m`` are one."""
         k = self.indices
         pairs = torch.stack([k[:, None] - k[None], k[:, None] + k[None]])
         sign = _orientation(pairs)
@@ -159,8 +154,7 @@ class Fourier(Trigonometric):
         )
 
     def table_moments(self, table: Tensor, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines then sines of the table; a pair shares its variance, since ``|e^{i m.x}| =
-        1``."""
+        """Cosines, then sines; a pair shares its variance, since ``|e^{i m.x}| = 1``."""
         reach = int(table.abs().max())
         grid = self.mean_features(x, weights, reach).to(torch.complex128)
         from_features = _exponentials(reach).to(grid).T
@@ -175,10 +169,10 @@ class Fourier(Trigonometric):
 
 
 class Cosine(Trigonometric):
-    """Brownian motion reflected in ``[low, high]^d``: ``prod_i n_{k_i} cos(k_i pi (x_i -
-    low)/(high - low))``.
+    """Box ``[low, high]^d``: ``prod_i n_{k_i} cos(k_i pi (x_i - low)/(high - low))``.
 
-    ``n_0 = 1``, ``n_k = sqrt2``; ``lambda_k = -(pi/(high - low))^2 |k|^2`` (paper A, Example 7).
+    Brownian motion with reflecting walls; ``n_0 = 1``, ``n_k = sqrt2``, and the eigenvalues are
+    ``lambda_k = -(pi/(high - low))^2 |k|^2`` (paper A, Example 7).
     """
 
     def __init__(self, dim: int, n_functions: int, low: float = 0.0, high: float = 1.0):
