@@ -1,0 +1,67 @@
+# The two commands are `make book` and `make test`; `make help` lists the others.
+# The work is done by book/Snakefile, pytest and pip; this file only prepares the environment.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PROFILE ?= ci
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+PORT ?= 8000
+BIN := .venv/bin
+READY := .venv/.ready
+CODE := src tests book/*.py
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: help book test bench serve lock clean lint
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+book: $(READY) ## run the chapters, check the claims, build _build/html (PROFILE=smoke|ci|paper)
+	@$(BIN)/python book/build.py --profile $(PROFILE) --cores $(CORES) --snakemake="$(SNAKEMAKE)"
+
+test: $(READY) ## run every test (ARGS="-k name" for some)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile $(ARGS)
+
+bench: $(READY) ## run tests/bench/*.py; each writes _build/bench/<name>.json
+	@mkdir -p _build/bench
+	@for script in tests/bench/*.py; do echo "== $$script"; \
+	  $(BIN)/python $$script --json _build/bench/$$(basename $$script .py).json; done
+
+serve: ## show the built site at http://localhost:8000 (PORT=...)
+	@test -f _build/html/index.html || { echo "no site: run 'make book' first" >&2; exit 1; }
+	@$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+lint: $(READY) ## ruff (check and format) over src, tests and the chapters' cells; mypy over src
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/python book/lint_chapters.py
+	@$(BIN)/mypy
+
+# torch's CUDA parts are left out of the lock: torch itself names them, where they apply.
+lock: ## resolve pyproject.toml again into requirements.lock
+	@$(PYTHON) -m venv _build/lock && _build/lock/bin/pip install --quiet uv
+	@_build/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --python-version 3.11 \
+	  --extra book --extra test --extra bench --extra dev --no-annotate --no-header \
+	  --index-strategy unsafe-best-match --output-file _build/lock/requirements.txt
+	@grep -vE '^(nvidia|cuda|triton|--)' _build/lock/requirements.txt | sed 's/+cpu//' > requirements.lock
+	@echo "requirements.lock: $$(wc -l < requirements.lock) packages; now run make book && make test"
+
+clean: ## remove everything that was built; the environment stays
+	@rm -rf _build .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "expected Python 3.11 or later, found $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12" >&2; exit 1; }
+	@echo "environment: installing requirements.lock into .venv"
+	@if command -v uv > /dev/null; then \
+	  test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) .venv; \
+	  uv pip install --quiet --python $(BIN)/python -r requirements.lock; \
+	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	else \
+	  $(PYTHON) -m venv .venv; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
+	fi
+	@touch $@

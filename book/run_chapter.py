@@ -1,0 +1,146 @@
+"""Execute one chapter: Jupytext Markdown -> notebook -> Papermill, with a profile's overrides.
+
+``python book/run_chapter.py oism/spectra --profile ci --output _build/ci/oism/spectra.ipynb``
+
+The output appears only when every cell ran (temporary file, then rename), so an interrupted build
+never leaves a half-executed chapter that looks finished. A chapter that fails leaves its notebook,
+executed up to the cell that raised, in ``_build/errors/<profile>/<part>/<chapter>.ipynb``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+from contents import BUILD, ROOT, BuildError, load_profile, page_path
+from traitlets.config import Config
+
+KERNEL = "python3"
+
+
+def read_chapter(chapter: str, overrides: dict[str, Any]) -> nbformat.NotebookNode:
+    """The chapter as a notebook; overrides need a ``parameters`` cell that sets their names."""
+    notebook = jupytext.read(page_path(chapter), fmt="md:myst")
+    cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    if len(cells) > 1 or (overrides and not cells):
+        raise BuildError(
+            f"{chapter}: expected one cell tagged `parameters`, found {len(cells)}; "
+            "tag the cell that sets the defaults"
+        )
+    unknown = sorted(set(overrides) - {name for cell in cells for name in _assigned(cell.source)})
+    if unknown:
+        raise BuildError(
+            f"{chapter}: expected overrides of parameters that its `parameters` cell sets, "
+            f"found {', '.join(unknown)}; correct the profile"
+        )
+    return notebook
+
+
+def _assigned(source: str) -> set[str]:
+    """The names that a cell assigns."""
+    nodes = ast.walk(ast.parse(source))
+    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def execute(chapter: str, profile: str, output: Path) -> float:
+    """Run the chapter and write the executed notebook; returns the seconds it took."""
+    overrides = load_profile(profile).get(chapter, {})
+    notebook = read_chapter(chapter, overrides)
+    failed = BUILD / "errors" / profile / f"{chapter}.ipynb"
+    source = BUILD / "partial" / profile / f"{chapter}.source.ipynb"
+    partial = BUILD / "partial" / profile / f"{chapter}.ipynb"
+    for path in (failed, source, output):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    failed.unlink(missing_ok=True)
+    nbformat.write(notebook, source)
+    start = time.perf_counter()
+    try:
+        _run(source, partial, overrides, page_path(chapter).parent)
+    except papermill.PapermillExecutionError as error:
+        partial.replace(failed)
+        raise BuildError(
+            f"{chapter}: {error.ename}: {error.evalue}\n"
+            f"    raised by:\n{_indent(error.source)}\n"
+            f"    the half-executed notebook is {failed.relative_to(ROOT)}"
+        ) from error
+    except RuntimeError as error:  # what nbclient raises when the kernel is gone
+        raise BuildError(
+            f"{chapter}: expected the kernel to live, found: {error}; was the memory enough?"
+        ) from error
+    finally:
+        source.unlink(missing_ok=True)
+    seconds = time.perf_counter() - start
+    _normalise(partial, seconds)
+    partial.replace(output)
+    return seconds
+
+
+def _run(source: Path, output: Path, overrides: dict[str, Any], folder: Path) -> None:
+    """Papermill, with sockets in a folder of our own: parallel kernels race for TCP ports."""
+    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        papermill.execute_notebook(
+            str(source),
+            str(output),
+            parameters=overrides,
+            kernel_name=KERNEL,
+            cwd=str(folder),
+            progress_bar=False,
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}),
+        )
+
+
+def _indent(source: str) -> str:
+    return "\n".join(f"    | {line}" for line in source.strip().splitlines())
+
+
+def _normalise(path: Path, seconds: float) -> None:
+    """Keep the notebook independent of this machine: Papermill stores paths and dates."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata["markovscore"] = {"seconds": round(seconds, 1)}
+    for cell in notebook.cells:
+        for name in ("papermill", "execution"):
+            cell.metadata.pop(name, None)
+    nbformat.write(notebook, path)
+
+
+def environment(build: Path) -> dict[str, str]:
+    """The environment of a kernel: one thread, this virtual environment, no personal settings."""
+    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+    return threads | {
+        "PYTHONHASHSEED": "0",
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "IPYTHONDIR": str(build / "ipython"),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+
+
+def main() -> int:
+    """Command line, called by the Snakefile once for each chapter."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chapter", help="<part>/<chapter>")
+    parser.add_argument("--profile", default="ci", help="a file of book/profiles")
+    parser.add_argument("--output", type=Path, required=True, help="the executed notebook")
+    options = parser.parse_args()
+    os.environ.update(environment(BUILD))
+    print(f"  {options.chapter}: running", file=sys.stderr, flush=True)
+    try:
+        seconds = execute(options.chapter, options.profile, options.output)
+    except BuildError as error:
+        print(f"\nFAILED {error}\n", file=sys.stderr)
+        return 1
+    print(f"  {options.chapter}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

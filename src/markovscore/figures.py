@@ -1,0 +1,163 @@
+"""Plot style and the few drawing helpers that two chapters need.
+
+Nothing happens at import: call :func:`use_style` once, in a chapter's first cell.
+The colours are Okabe and Ito's (2008), told apart under every common colour-vision deficiency;
+``ROLES`` fixes which estimator wears which, so that a reader learns it once for the whole book.
+Figures carry their own light background, hence they read the same on a dark page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+PALETTE = {
+    "black": "#1a1a1a",
+    "blue": "#0072b2",
+    "orange": "#d55e00",
+    "green": "#009e73",
+    "pink": "#cc79a7",
+    "sky": "#56b4e9",
+    "amber": "#e69f00",
+    "grey": "#7f7f7f",
+}
+ROLES = {
+    "truth": PALETTE["black"],
+    "oism": PALETTE["blue"],
+    "network": PALETTE["orange"],
+    "heat": PALETTE["green"],
+    "james-stein": PALETTE["pink"],
+    "none": PALETTE["amber"],
+    "data": PALETTE["grey"],
+}
+DENSITY_CMAP = "viridis"
+DIVERGING_CMAP = "RdBu_r"
+PAGE_WIDTH = 7.2  # inches: the width of the text column
+
+_STYLE = {
+    "figure.figsize": (PAGE_WIDTH, 3.4),
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+    "savefig.dpi": 160,
+    "savefig.bbox": None,
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "axes.facecolor": "white",
+    "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "image.cmap": DENSITY_CMAP,
+    "image.origin": "lower",
+    "text.usetex": False,
+    "svg.hashsalt": "markovscore",  # the same figure gives the same file
+}
+
+
+def style() -> dict[str, Any]:
+    """The book's rcParams, for ``with matplotlib.rc_context(figures.style()): ...``."""
+    cycle = [PALETTE[name] for name in ("blue", "orange", "green", "pink", "sky", "amber", "black")]
+    return _STYLE | {"axes.prop_cycle": cycler(color=cycle)}
+
+
+def use_style() -> None:
+    """Set the book's rcParams for the rest of the session (a chapter's first cell does)."""
+    mpl.rcParams.update(style())
+
+
+def panels(
+    rows: int, columns: int, height: float = 2.4, width: float | None = None, **subplots: Any
+) -> tuple[Figure, np.ndarray]:
+    """A grid of axes, ``(rows, columns)`` always two-dimensional, ``height`` inches a row.
+
+    ``subplots`` goes to :func:`matplotlib.pyplot.subplots` (``sharex``, ``sharey``, ...).
+    """
+    size = (PAGE_WIDTH if width is None else width, height * rows)
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, **subplots)
+
+
+def density_axes(
+    axes: Axes,
+    low: float = -np.pi,
+    high: float = np.pi,
+    labels: Sequence[str] | None = None,
+) -> Axes:
+    """Prepare axes for a picture of the plane: square, no grid, the same window everywhere.
+
+    On the torus the ticks are -pi, 0, pi; elsewhere the two ends and the middle. ``labels`` names
+    the two coordinates; None leaves them out (small multiples).
+    """
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.grid(visible=False)
+    ticks = [low, (low + high) / 2, high]
+    on_torus = np.isclose(low, -np.pi) and np.isclose(high, np.pi)
+    names = [r"$-\pi$", "0", r"$\pi$"] if on_torus else [f"{tick:.3g}" for tick in ticks]
+    axes.set_xticks(ticks, names)
+    axes.set_yticks(ticks, names)
+    if labels is not None:
+        axes.set(xlabel=labels[0], ylabel=labels[1])
+    return axes
+
+
+def show_density(
+    axes: Axes, values: Any, low: float = -np.pi, high: float = np.pi, **imshow: Any
+) -> AxesImage:
+    """Draw ``values[i, j] = density(x1_i, x2_j)`` as an image on :func:`density_axes`.
+
+    ``values`` has shape ``(n, n)`` on the grid of :func:`plane_grid`; ``imshow`` goes to
+    :meth:`matplotlib.axes.Axes.imshow`.
+    """
+    density_axes(axes, low, high)
+    options: dict[str, Any] = {"cmap": DENSITY_CMAP, "interpolation": "bilinear"} | imshow
+    # imshow draws rows upwards as the second coordinate, hence the transpose
+    return axes.imshow(np.asarray(values).T, extent=(low, high, low, high), **options)
+
+
+def plane_grid(n: int, low: float = -np.pi, high: float = np.pi) -> np.ndarray:
+    """Centres of an ``n`` by ``n`` grid, ``(n * n, 2)``; reshape what they give to ``(n, n)``."""
+    edges = np.linspace(low, high, n + 1)
+    centres = (edges[1:] + edges[:-1]) / 2
+    return np.stack(np.meshgrid(centres, centres, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def show_points(axes: Axes, points: Any, size: float = 2.0, **scatter: Any) -> None:
+    """Scatter ``points`` of shape ``(n, 2)`` as small dots, rasterised so that files stay small."""
+    xy = np.asarray(points)
+    style = {"color": ROLES["oism"], "alpha": 0.5, "linewidths": 0, "rasterized": True}
+    options: dict[str, Any] = style | scatter
+    axes.scatter(xy[:, 0], xy[:, 1], s=size, **options)
+
+
+def error_band(axes: Axes, x: Any, mean: Any, stderr: Any, **line: Any) -> None:
+    """A line with a band of two standard errors; ``line`` goes to ``Axes.plot``."""
+    centre, error = np.asarray(mean), np.asarray(stderr)
+    (drawn,) = axes.plot(x, centre, **line)
+    axes.fill_between(
+        x, centre - 2 * error, centre + 2 * error, color=drawn.get_color(), alpha=0.2, linewidth=0
+    )
+
+
+def letter_panels(axes: Iterable[Axes], start: str = "a") -> None:
+    """Write (a), (b), ... at the upper left of each axes, for captions to refer to."""
+    for offset, one in enumerate(axes):
+        one.set_title(f"({chr(ord(start) + offset)})", loc="left", fontweight="bold")

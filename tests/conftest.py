@@ -1,0 +1,45 @@
+"""Shared by all tests: where the book is, and every chapter executed once in the smoke profile."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "book"))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all pytest processes of this run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def smoke(shared_folder: Path) -> Callable[[str], Path]:
+    """``smoke(chapter)`` is the chapter's notebook, executed in the smoke profile once a run."""
+    import run_chapter
+
+    def executed(chapter: str) -> Path:
+        output = shared_folder / "smoke" / f"{chapter}.ipynb"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for name in ("measurements", "claims.yml"):  # what chapters read, one folder up
+            with FileLock(shared_folder / "links.lock"):
+                if not (shared_folder / "smoke" / name).is_symlink():
+                    (shared_folder / "smoke" / name).symlink_to(ROOT / "book" / name)
+        with FileLock(output.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
+            for name, value in run_chapter.environment(shared_folder).items():
+                patch.setenv(name, value)
+            patch.setattr(run_chapter, "BUILD", shared_folder / "build")
+            patch.setattr(run_chapter, "ROOT", shared_folder)
+            if not output.exists():
+                run_chapter.execute(chapter, "smoke", output)
+        return output
+
+    return executed

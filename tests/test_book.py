@@ -1,0 +1,151 @@
+"""Every chapter: text that survives a round trip, cells that run small, figures, claims, names."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import contents
+import jupytext
+import nbformat
+import pytest
+import run_chapter
+import yaml
+from conftest import ROOT
+from jupytext.cli import jupytext as jupytext_cli
+
+from markovscore import claims
+
+PAGES = contents.toc_pages()
+CHAPTERS = contents.chapters()
+PROFILES = contents.profile_names()
+
+
+def cells(chapter, tag):
+    notebook = jupytext.read(contents.page_path(chapter), fmt="md:myst")
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_round_trip(chapter):
+    path = contents.page_path(chapter)
+    status = jupytext_cli(["--test-strict", "--to", "ipynb", "--quiet", str(path)])
+    assert not status, f"{chapter}: not in Jupytext's canonical form"
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_smoke(chapter, smoke):
+    notebook = smoke(chapter)
+    declared = [c for c in claims.load_claims(contents.BOOK / "claims.yml") if c.chapter == chapter]
+    report = claims.verify({chapter: notebook}, declared, "smoke")
+    assert report.problems == ()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_parameters_are_literals(chapter):
+    found = cells(chapter, "parameters")
+    assert len(found) <= 1
+    for node in ast.parse("".join(cell.source for cell in found)).body:
+        assert isinstance(node, ast.Assign)
+        ast.literal_eval(node.value)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_figures_have_caption_name_and_alt_text(chapter):
+    notebook = jupytext.read(contents.page_path(chapter), fmt="md:myst")
+    for cell in notebook.cells:
+        figure = cell.metadata.get("mystnb", {}).get("figure")
+        if figure is not None:
+            assert figure["name"].startswith("fig-")
+            assert figure["caption"].strip()
+            assert cell.metadata["mystnb"]["image"]["alt"].strip()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_every_picture_is_a_figure(chapter, smoke):
+    for cell in nbformat.read(smoke(chapter), as_version=4).cells:
+        shown = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
+        glued = [out for out in shown if "scrapbook" in out.metadata]
+        if len(shown) > len(glued) and "remove-output" not in cell.metadata.get("tags", []):
+            assert len(shown) - len(glued) == 1, f"one figure a cell: {cell.source[:80]}"
+            assert "figure" in cell.metadata.get("mystnb", {}), f"no caption: {cell.source[:80]}"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profiles_name_chapters_and_parameters_that_exist(profile):
+    for chapter, overrides in contents.load_profile(profile).items():
+        run_chapter.read_chapter(chapter, overrides)
+
+
+def test_the_three_profiles_exist():
+    assert {"smoke", "ci", "paper"} <= set(PROFILES)
+    assert contents.load_profile("ci") == {}
+
+
+def test_every_page_is_listed():
+    written = {
+        p.relative_to(contents.BOOK).with_suffix("").as_posix() for p in contents.BOOK.rglob("*.md")
+    }
+    assert written - {"profiles/README"} == set(PAGES)
+
+
+def test_every_claim_belongs_to_a_chapter():
+    for claim in claims.load_claims(contents.BOOK / "claims.yml"):
+        assert claim.chapter in CHAPTERS, claim.id
+
+
+def test_every_citation_is_in_the_bibliography():
+    known = set(re.findall(r"^@\w+\{(\w+),", (contents.BOOK / "references.bib").read_text(), re.M))
+    for page in PAGES:
+        text = contents.page_path(page).read_text()
+        for keys in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", text):
+            assert {key.strip() for key in keys.split(",")} <= known, page
+
+
+def test_every_page_of_the_map_exists():
+    items = yaml.safe_load((contents.BOOK / "reproduction" / "items.yml").read_text())
+    pages = {name for item in items for name in item.get("where", []) if "/" in name}
+    assert pages <= set(PAGES)
+    assert len({(item["paper"], item["item"]) for item in items}) == len(items)
+
+
+def test_items_are_found_in_a_claim():
+    from ledger import named_items
+
+    assert named_items("Examples 3, 4 and 7") == {"Example 3", "Example 4", "Example 7"}
+    assert named_items("Figure 1 (OISM I)") == {"Figure 1"}
+    assert named_items("Appendix (linear processes)") == {"Appendix"}
+    assert named_items("classical (Stein 1981)") == set()
+
+
+def test_a_missing_profile_is_explained():
+    with pytest.raises(
+        contents.BuildError, match=r"expected one of ci, paper, smoke, found 'huge'"
+    ):
+        contents.load_profile("huge")
+
+
+def test_a_missing_chapter_is_explained():
+    with pytest.raises(contents.BuildError, match=r"expected one of index.*found 'oism/nowhere'"):
+        contents.page_path("oism/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["book/build.py", "--profile", "huge"], "profile: expected one of ci, paper, smoke"),
+        (["book/run_chapter.py", "oism/nowhere", "--output", "x.ipynb"], "found 'oism/nowhere'"),
+        (["book/run_chapter.py", "index", "--profile", "x", "--output", "x.ipynb"], "found 'x'"),
+    ],
+)
+def test_the_command_line_explains(arguments, words):
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_parameter_is_explained():
+    (chapter, *_) = [name for name in CHAPTERS if cells(name, "parameters")]
+    with pytest.raises(contents.BuildError, match="nonsense"):
+        run_chapter.read_chapter(chapter, {"nonsense": 1})

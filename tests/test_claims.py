@@ -1,0 +1,215 @@
+"""The ledger: what it accepts, and every way in which it must refuse."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from markovscore import claims
+
+CLAIM = claims.Claim(
+    id="part.chapter.error",
+    paper="A",
+    item="Figure 1",
+    sentence="The error is small.",
+    quantity="relative error",
+    comparison="<",
+    threshold=0.1,
+    chapter="part/chapter",
+    verdict="reproduced",
+)
+
+
+def notebook(path, *records):
+    """An executed notebook that holds these records, written by hand."""
+    outputs = [
+        {"output_type": "display_data", "data": {claims.MIME: r, "text/plain": ""}, "metadata": {}}
+        for r in records
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": "", "metadata": {}},
+        {"cell_type": "code", "source": "", "metadata": {}, "outputs": outputs},
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4}))
+    return path
+
+
+def stored(value, id=CLAIM.id, stderr=None):
+    return {"id": id, "value": value, "stderr": stderr, "note": ""}
+
+
+def check(tmp_path, *records, chapter="part/chapter", profile="ci", declared=(CLAIM,)):
+    path = notebook(tmp_path / f"{chapter}.ipynb", *records)
+    return claims.verify({chapter: path}, declared, profile)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What ``record`` displays."""
+    bundles = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda data, raw: bundles.append(data) if raw else None
+    )
+    return bundles
+
+
+@pytest.mark.parametrize(
+    "value", [0.25, np.float32(0.25), torch.tensor(0.25), torch.tensor([0.25]), np.array(0.25)]
+)
+def test_record_stores_plain_numbers(shown, value):
+    claims.record("a.b", value, stderr=torch.tensor(0.5), note="<why>")
+    (bundle,) = shown
+    assert bundle[claims.MIME] == {"id": "a.b", "value": 0.25, "stderr": 0.5, "note": "<why>"}
+    assert json.loads(json.dumps(bundle[claims.MIME])) == bundle[claims.MIME]
+    assert "0.25 ± 0.5" in bundle["text/plain"]
+    assert "&lt;why&gt;" in bundle["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"id": "a.b", "value": math.nan}, "finite"),
+        ({"id": "a.b", "value": -math.inf}, "finite"),
+        ({"id": "a.b", "value": 1.0, "stderr": math.nan}, "stderr"),
+        ({"id": "a.b", "value": 1.0, "stderr": -1.0}, ">= 0"),
+        ({"id": "a.b", "value": torch.ones(2)}, "scalar"),
+        ({"id": "a.b", "value": "much"}, "real number"),
+        ({"id": "a.b", "value": None}, "real number"),
+        ({"id": "Not an id", "value": 1.0}, "lower-case"),
+    ],
+)
+def test_record_refuses(shown, arguments, words):
+    with pytest.raises(claims.ClaimsError, match=words):
+        claims.record(**arguments)
+    assert shown == []
+
+
+def test_a_claim_that_holds_passes(tmp_path):
+    report = check(tmp_path, stored(0.05, stderr=0.01))
+    assert report.ok
+    assert [row.status for row in report.rows] == ["pass"]
+    assert report.as_dict()["summary"]["pass"] == 1
+
+
+@pytest.mark.parametrize(
+    ("comparison", "below", "equal", "above"),
+    [("<", 1, 0, 0), ("<=", 1, 1, 0), (">", 0, 0, 1), (">=", 0, 1, 1)],
+)
+def test_each_comparison(tmp_path, comparison, below, equal, above):
+    claim = replace(CLAIM, comparison=comparison)
+    found = [check(tmp_path, stored(v), declared=[claim]).ok for v in (0.05, 0.1, 0.2)]
+    assert found == [bool(below), bool(equal), bool(above)]
+
+
+def test_a_missed_threshold_is_named(tmp_path):
+    report = check(tmp_path, stored(0.2, stderr=0.03))
+    assert report.count("fail") == 1
+    assert "relative error < 0.1, found 0.2 ± 0.03" in report.problems[0]
+
+
+def test_not_reproduced_is_judged_all_the_same(tmp_path):
+    report = check(tmp_path, stored(0.2), declared=[replace(CLAIM, verdict="not-reproduced")])
+    assert not report.ok
+
+
+def test_declared_and_not_recorded(tmp_path):
+    report = check(tmp_path)
+    assert report.count("missing") == 1
+    assert "never recorded" in report.problems[0]
+
+
+def test_declared_in_a_chapter_that_did_not_run():
+    report = claims.verify({}, [CLAIM])
+    assert "not executed" in report.problems[0]
+
+
+def test_recorded_and_not_declared(tmp_path):
+    report = check(tmp_path, stored(0.05), stored(1.0, id="part.chapter.other"))
+    assert len(report.problems) == 1
+    assert "part.chapter.other" in report.problems[0]
+    assert "not declared" in report.problems[0]
+
+
+def test_recorded_twice(tmp_path):
+    report = check(tmp_path, stored(0.05), stored(0.04))
+    assert "expected one record, found 2" in report.problems[0]
+    assert report.count("pass") == 0
+
+
+def test_recorded_in_another_chapter(tmp_path):
+    report = check(tmp_path, stored(0.05), chapter="part/other")
+    assert "recorded in part/other" in report.problems[0]
+    assert not report.ok
+
+
+def test_smoke_judges_presence_only(tmp_path):
+    assert check(tmp_path, stored(9.0), profile="smoke").ok
+    assert not check(tmp_path, profile="smoke").ok
+    assert not check(tmp_path, stored(9.0), stored(9.0, id="a.b"), profile="smoke").ok
+
+
+def ledger(path, **changes):
+    import yaml
+
+    block = {name: getattr(CLAIM, name) for name in CLAIM.__dataclass_fields__} | changes
+    block = {name: value for name, value in block.items() if value is not None}
+    path.write_text(yaml.safe_dump([block]))
+    return path
+
+
+def test_a_ledger_is_read(tmp_path):
+    assert claims.load_claims(ledger(tmp_path / "claims.yml")) == (CLAIM,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"comparison": "=="}, "comparison"),
+        ({"verdict": "true"}, "verdict"),
+        ({"paper": "C"}, "paper"),
+        ({"threshold": "small"}, "threshold"),
+        ({"threshold": math.nan}, "threshold"),
+        ({"id": "Bad Id"}, "lower-case"),
+        ({"quantity": None}, "quantity"),
+        ({"extra": 1}, "extra"),
+    ],
+)
+def test_a_malformed_ledger_is_refused(tmp_path, changes, words):
+    with pytest.raises(claims.ClaimsError, match=words):
+        claims.load_claims(ledger(tmp_path / "claims.yml", **changes))
+
+
+def test_an_id_declared_twice_is_refused(tmp_path):
+    path = ledger(tmp_path / "claims.yml")
+    path.write_text(path.read_text() * 2)
+    with pytest.raises(claims.ClaimsError, match="twice"):
+        claims.load_claims(path)
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    path = tmp_path / "part" / "chapter.ipynb"
+    path.parent.mkdir()
+    path.write_text("not a notebook")
+    with pytest.raises(claims.ClaimsError, match="notebook"):
+        claims.verify({"part/chapter": path}, [CLAIM])
+
+
+@pytest.mark.parametrize(("value", "status"), [(0.05, 0), (0.5, 1)])
+def test_the_command_line(tmp_path, capsys, value, status):
+    notebook(tmp_path / "built" / "part" / "chapter.ipynb", stored(value))
+    path = ledger(tmp_path / "claims.yml")
+    arguments = ["verify", "--claims", path, "--notebooks", tmp_path / "built"]
+    arguments += ["--json", tmp_path / "claims.json"]
+    assert claims.main([str(a) for a in arguments]) == status
+    assert json.loads((tmp_path / "claims.json").read_text())["ok"] == (status == 0)
+    assert f"{1 - status} hold, {status} fail" in capsys.readouterr().out
+
+
+def test_the_command_line_reports_a_missing_ledger(tmp_path, capsys):
+    arguments = ["verify", "--claims", str(tmp_path / "no.yml"), "--notebooks", str(tmp_path)]
+    assert claims.main(arguments) == 2
+    assert "no.yml" in capsys.readouterr().err

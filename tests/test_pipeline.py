@@ -1,0 +1,231 @@
+"""The build itself, on a book of two tiny chapters: what runs again, what fails, what is left.
+
+The tree is the real one (Snakefile, scripts, configuration) with other chapters. The tests run in
+order, each from the state that the one before left; that is what an incremental build is about.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import ROOT
+
+CHAPTER = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+# Chapter {name}
+
+```{{code-cell}} ipython3
+from IPython.display import display
+
+MIME = "application/vnd.markovscore.claim+json"
+```
+
+```{{code-cell}} ipython3
+:tags: [parameters]
+
+value = 0.5
+wait = 0
+```
+
+```{{code-cell}} ipython3
+import time
+
+time.sleep(wait)
+record = {{"id": "one.{name}.value", "value": value, "stderr": None, "note": ""}}
+display({{MIME: record, "text/plain": "claim", "text/html": "<p>claim</p>"}}, raw=True)
+```
+"""
+CLAIM = {
+    "paper": "A",
+    "item": "Figure 1",
+    "sentence": "The value is below one.",
+    "quantity": "the value",
+    "comparison": "<",
+    "threshold": 1.0,
+    "verdict": "reproduced",
+}
+NAMES = ("first", "second")
+
+
+class Book:
+    """A working tree with its own ``_build``."""
+
+    def __init__(self, root):
+        self.root = root
+        self.book = root / "book"
+
+    def run(self, profile="ci", **more):
+        command = [sys.executable, "book/build.py", "--profile", profile, "--cores", "2"]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, **more)
+        return done.returncode, done.stdout + done.stderr
+
+    def edit(self, name, old, new):
+        path = self.root / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tree")
+    for name in ("_config.yml", "requirements.lock"):
+        shutil.copy(ROOT / name, root)
+    (root / "book" / "one").mkdir(parents=True)
+    for path in [*(ROOT / "book").glob("*.py"), ROOT / "book" / "Snakefile"]:
+        shutil.copy(path, root / "book")
+    shutil.copy(ROOT / "book" / "references.bib", root / "book")
+    shutil.copytree(ROOT / "book" / "assets", root / "book" / "assets")
+    (root / "src" / "markovscore").mkdir(parents=True)
+    shutil.copy(ROOT / "src" / "markovscore" / "claims.py", root / "src" / "markovscore")
+    write_pages(root)
+    return Book(root)
+
+
+def write_pages(root):
+    pages = {"index": "# Home\n\n```{include} /_generated/claims_summary.md\n```\n"}
+    pages["reproduction/claims"] = "# Ledger\n\n```{include} /_generated/claims_ledger.md\n```\n"
+    pages |= {f"one/{name}": CHAPTER.format(name=name) for name in NAMES}
+    for page, text in pages.items():
+        (root / "book" / f"{page}.md").parent.mkdir(exist_ok=True)
+        (root / "book" / f"{page}.md").write_text(text)
+    listed = [{"file": page} for page in pages if page != "index"]
+    toc = {"format": "jb-book", "root": "index", "parts": [{"caption": "P", "chapters": listed}]}
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    declared = [{"id": f"one.{name}.value", "chapter": f"one/{name}"} | CLAIM for name in NAMES]
+    (root / "book" / "claims.yml").write_text(yaml.safe_dump(declared))
+    (root / "book" / "reproduction" / "items.yml").write_text("[]")
+    (root / "book" / "profiles").mkdir()
+    (root / "book" / "profiles" / "ci.yml").write_text("{}")
+    (root / "book" / "profiles" / "large.yml").write_text("one/first: {value: 5.0}\n")
+
+
+def ran(output):
+    return {name for name in NAMES if f"one/{name}: running" in output}
+
+
+def test_a_build_from_nothing(book):
+    status, output = book.run()
+    assert status == 0, output
+    assert ran(output) == {"first", "second"}
+    assert "2 of 2 executed" in output
+    assert "2 hold, 0 fail" in output
+    assert json.loads((book.root / "_build" / "claims.json").read_text())["ok"]
+    page = (book.root / "_build" / "html" / "one" / "first.html").read_text()
+    assert 'id="claim-one.first.value"' in page
+    assert "reproduction/claims.html#one.first.value" in page
+    assert not (book.root / ".snakemake").exists()
+    command = [sys.executable, "book/check_site.py"]
+    assert subprocess.run(command, cwd=book.root).returncode == 0
+
+
+def test_nothing_changed_nothing_runs(book):
+    before = (book.root / "_build" / "html" / "index.html").stat().st_mtime_ns
+    start = time.perf_counter()
+    status, output = book.run()
+    assert status == 0, output
+    assert ran(output) == set()
+    assert (book.root / "_build" / "html" / "index.html").stat().st_mtime_ns == before
+    assert time.perf_counter() - start < 30
+
+
+def test_one_chapter_changed(book):
+    book.edit("book/one/first.md", "# Chapter first", "# Chapter the first")
+    status, output = book.run()
+    assert (status, ran(output)) == (0, {"first"}), output
+    assert "the first" in (book.root / "_build" / "html" / "one" / "first.html").read_text()
+
+
+def test_the_package_changed(book):
+    book.edit("src/markovscore/claims.py", "The claims ledger", "The ledger of claims")
+    status, output = book.run()
+    assert (status, ran(output)) == (0, {"first", "second"}), output
+
+
+def test_a_profile_block_concerns_its_chapter(book):
+    (book.book / "profiles" / "ci.yml").write_text("one/second: {value: 0.25}\n")
+    status, output = book.run()
+    assert (status, ran(output)) == (0, {"second"}), output
+
+
+def test_a_claim_that_fails(book):
+    status, output = book.run("large")
+    assert status != 0
+    assert "expected the value < 1, found 5 in one/first" in output
+    ledger = (book.root / "_build" / "html" / "reproduction" / "claims.html").read_text()
+    assert "verdict-fail" in ledger
+    again, _ = book.run("large")
+    assert again != 0  # still wrong, although nothing had to run
+
+
+def test_the_site_is_of_the_profile_asked_for(book):
+    status, output = book.run("ci")
+    assert status == 0, output
+    assert ran(output) == set()
+    assert (
+        "verdict-fail"
+        not in (book.root / "_build" / "html" / "reproduction" / "claims.html").read_text()
+    )
+
+
+def test_an_interrupted_build_resumes(book):
+    (book.book / "profiles" / "ci.yml").write_text(
+        "one/first: {value: 0.3}\none/second: {value: 0.25, wait: 60}\n"
+    )
+    command = [sys.executable, "book/build.py", "--profile", "ci", "--cores", "2"]
+    with subprocess.Popen(
+        command,
+        cwd=book.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        for line in process.stdout:
+            if "1 of 3 steps" in line:
+                break
+        os.killpg(process.pid, signal.SIGKILL)  # the hardest way: nobody tidies up
+    (book.book / "profiles" / "ci.yml").write_text(
+        "one/first: {value: 0.3}\none/second: {value: 0.25, wait: 0}\n"
+    )
+    status, output = book.run()
+    assert (status, ran(output)) == (0, {"second"}), output
+
+
+def test_a_page_with_a_warning_fails(book):
+    book.edit("book/index.md", "# Home", "# Home\n\n[broken](nowhere.md)")
+    status, output = book.run()
+    assert status != 0
+    assert "nowhere" in output
+    assert book.run()[0] != 0  # and it does not pass the second time
+    book.edit("book/index.md", "\n\n[broken](nowhere.md)", "")
+    assert book.run()[0] == 0
+
+
+def test_a_chapter_that_fails_leaves_its_report(book):
+    book.edit("book/one/first.md", "time.sleep(wait)", 'raise KeyError("lost")')
+    status, output = book.run()
+    assert status != 0
+    assert "one/first: KeyError: 'lost'" in output
+    assert "failed: one/first" in output
+    report = book.root / "_build" / "errors" / "ci" / "one" / "first.ipynb"
+    assert "KeyError" in report.read_text()
+    book.edit("book/one/first.md", 'raise KeyError("lost")', "time.sleep(wait)")
+    status, output = book.run()
+    assert (status, ran(output)) == (0, {"first"}), output
+    assert not report.exists()

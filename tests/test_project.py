@@ -1,0 +1,133 @@
+"""The files that describe the project agree with each other, and what the README says runs."""
+
+import inspect
+import re
+import shlex
+import subprocess
+import tomllib
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+import yaml
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import markovscore
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LOCK_LINES = (ROOT / "requirements.lock").read_text().split()
+README = (ROOT / "README.md").read_text()
+CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def locked():
+    return {canonicalize_name(n): v for n, v in (line.split("==") for line in LOCK_LINES)}
+
+
+def declared():
+    names = [name for extra in ("book", "test", "bench", "dev") for name in EXTRAS[extra]]
+    return [Requirement(text) for text in PROJECT["dependencies"] + names]
+
+
+def test_the_lock_is_exact_and_portable():
+    names = [line.split("==")[0] for line in LOCK_LINES]
+    assert sorted(names) == names
+    for line in LOCK_LINES:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+
+
+@pytest.mark.parametrize("requirement", declared(), ids=lambda r: r.name)
+def test_the_lock_satisfies_pyproject(requirement):
+    assert requirement.specifier.contains(locked()[canonicalize_name(requirement.name)])
+
+
+def test_the_lock_leaves_the_gpu_out():
+    assert [Requirement(text).name for text in EXTRAS["gpu"]] == ["triton"]
+    assert "triton" not in locked()
+
+
+@pytest.mark.parametrize("name", sorted(locked()))
+def test_the_environment_is_the_lock(name):
+    try:
+        installed = version(name)
+    except PackageNotFoundError:
+        pytest.fail(f"{name}: expected {locked()[name]}, found none; run `make test`")
+    assert installed.split("+")[0] == locked()[name]
+
+
+def test_conda_takes_its_versions_from_the_lock():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert pip["pip"] == ["-r requirements.lock", "-e ."]
+    (python,) = [Requirement(text) for text in conda if text.startswith("python")]
+    assert str(python.specifier) == PROJECT["requires-python"]
+    assert {"make", "pip"} <= set(conda)
+
+
+def test_one_name_and_one_version():
+    assert PROJECT["name"] == "markovscore"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert PROJECT["version"] == markovscore.__version__ == str(citation["version"])
+    assert PROJECT["license"] == citation["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+@pytest.mark.parametrize("code", CODE, ids=range(len(CODE)))
+def test_the_readme_runs(code):
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    samples = names["samples"]
+    assert samples.shape == {"g": (500, 2)}.get("log_rho" in names and "g", (100, 1))
+    assert samples.isfinite().all()
+
+
+def test_the_first_example_is_ten_lines():
+    assert len([line for line in CODE[0].splitlines() if line.strip()]) <= 10
+
+
+def test_the_readme_names_files_that_exist():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    for target in links:
+        assert (ROOT / target).is_file(), target
+
+
+def test_help_lists_every_command():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    commands = {line.split()[1] for line in shown.stdout.splitlines() if line.startswith("make ")}
+    assert commands == {"book", "test", "bench", "serve", "lint", "lock", "clean", "help"}
+    for command in re.findall(r"`make (\w+)", README):
+        assert command in commands
+
+
+def test_the_reference_has_every_public_name():
+    page = (ROOT / "book" / "api.md").read_text()
+    listed = set(re.findall(r"^\.\. auto\w+:: ([\w.]+)", page, re.MULTILINE))
+    for name in markovscore.__all__:
+        thing = getattr(markovscore, name)
+        expected = f"markovscore.{name}" if inspect.ismodule(thing) else name
+        assert expected in listed or name == "datasets", f"{name} is missing from book/api.md"
+        assert inspect.getdoc(thing), f"{name} has no docstring"
+
+
+def tracked_text():
+    listed = subprocess.run(
+        shlex.split("git ls-files --cached --others --exclude-standard"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode:
+        pytest.skip("not a git working tree")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.is_file() and path.suffix not in {".png", ".ico", ".safetensors"}:
+            yield name, path.read_text(encoding="utf-8")
+
+
+def test_no_file_names_a_machine():
+    home = re.compile(r"/(home|root|Users|work|tmp/[a-z])[/\w]")
+    found = [name for name, text in tracked_text() if home.search(text)]
+    assert found == [] or found == ["tests/test_project.py"]
