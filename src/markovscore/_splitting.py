@@ -1,0 +1,208 @@
+r"""Strang splitting of the Fokker-Planck equation on a uniform grid of one or two axes.
+
+Each step is half a sweep of the first axis, a sweep of the second, half a sweep of the first again:
+second order for any two operators. Drift and noise are taken at the middle of the step.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._finite_volume import Array, Sweep, diffusive_sweep, transport_sweep
+from ._validate import check_finite
+
+GRADING = 10  # the first step is halved so many times
+NEGATIVE = 1e-6  # of the maximum: the most negative density accepted
+
+
+class Scheme:
+    """Grid and sweeps; ``run`` steps through time."""
+
+    def __init__(self, diffusion: Any, edges: list[Array], boundary: str, leakage: float) -> None:
+        self.diffusion, self.edges = diffusion, edges
+        self.boundary, self.leakage = boundary, leakage
+        self.dim = len(edges)
+        self.centres = [(e[1:] + e[:-1]) / 2 for e in edges]
+        self.widths = [float(e[-1] - e[0]) / (len(e) - 1) for e in edges]
+        self.frame = _frame(diffusivity(diffusion, 0.0, self.dim))
+        self._sweeps: dict[int, tuple[float, float, Array, Sweep]] = {}
+
+    def run(
+        self, log_prob: Callable[[Tensor], Tensor], times: list[float], steps: int
+    ) -> Iterator[Array]:
+        """Cell averages at each of ``times``."""
+        rho, step = self._initial(log_prob), max(times[-1], 1e-300) / steps
+        self._check(rho, 0.0)
+        for start, end in pairwise([0.0, *times]):
+            t = start
+            for h in _steps(end - start, step, graded=start == 0):
+                rho = self._step(rho, t, h)
+                t += h
+                self._check(rho, t)
+            yield rho
+
+    def _initial(self, log_prob: Callable[[Tensor], Tensor]) -> Array:
+        """Cell averages of the initial law by three Gauss points an axis."""
+        nodes, weights = np.polynomial.legendre.leggauss(3)
+        rho = np.zeros([len(c) for c in self.centres])
+        for index in np.ndindex(*(3,) * self.dim):
+            shifted = [
+                c + 0.5 * h * nodes[i]
+                for c, h, i in zip(self.centres, self.widths, index, strict=True)
+            ]
+            value = log_prob(mesh(shifted) @ self.frame.T)
+            if value.shape != (rho.size,) or bool((value.isnan() | (value == math.inf)).any()):
+                raise ValueError(
+                    f"log_prob: expected shape ({rho.size},) without NaN or +inf, found "
+                    f"{tuple(value.shape)}: return one log density a row"
+                )
+            rho += np.prod(weights[[*index]] / 2) * value.exp().double().numpy().reshape(rho.shape)
+        mass = rho.sum() * math.prod(self.widths)
+        if not abs(mass - 1) < 1e-2:
+            raise ValueError(
+                f"log_prob: expected mass 1 in the domain, found {mass:.4g}: widen bounds, "
+                "normalise log_prob, or use smaller cells if it is narrower than one"
+            )
+        return rho / mass
+
+    def _step(self, rho: Array, t: float, h: float) -> Array:
+        """Strang splitting over ``[t, t + h]``: half of the first axis outside the second."""
+        D = self.frame.T @ diffusivity(self.diffusion, t + h / 2, self.dim) @ self.frame
+        rates = torch.diagonal(D).clamp(min=0)
+        rates[rates < 1e-14 * rates.max()] = 0.0
+        if float((D - torch.diag(D.diagonal())).abs().max()) > 1e-9 * float(rates.max()):
+            raise ValueError(
+                f"dispersion: expected G G^T with the same principal axes at all times, found them "
+                f"turned at t = {t + h / 2:g}: no fixed grid has noise along its axes"
+            )
+        if self.dim == 1:
+            return self._sweep(0, t + h / 2, h, float(rates[0]))(rho[None])[0]
+        first = self._sweep(0, t + h / 2, h / 2, float(rates[0]))
+        second = self._sweep(1, t + h / 2, h, float(rates[1]))
+        rho = second(first(np.ascontiguousarray(rho.T)).T)
+        return first(np.ascontiguousarray(rho.T)).T
+
+    def _sweep(self, axis: int, t: float, h: float, D: float) -> Sweep:
+        """The sweep along ``axis``; the last one again if nothing has changed since."""
+        faces = self._drift(axis, self.edges[axis], t)
+        old = self._sweeps.get(axis)
+        if old is not None and old[:2] == (h, D) and np.array_equal(old[2], faces):
+            return old[3]
+        periodic, width = self.boundary == "periodic", self.widths[axis]
+        if D > 0:
+            # Simpson's rule makes the stationary ratios exp(int f / D) fourth order.
+            middle = self._drift(axis, self.centres[axis], t)
+            velocity = (middle + 4 * faces[:, 1:] + np.roll(middle, -1, axis=1)) / 6
+            sweep = diffusive_sweep(velocity, D, width, h, periodic)
+        else:
+            sweep = transport_sweep(self._departure(axis, faces, t, h), periodic)
+        self._sweeps[axis] = (h, D, faces, sweep)
+        return sweep
+
+    def _departure(self, axis: int, faces: Array, t: float, h: float) -> Array:
+        """Where the faces were ``h`` ago, in cells: Runge-Kutta 4 with the drift at ``t``."""
+        edges, width = self.edges[axis], self.widths[axis]
+        low, high, periodic = edges[0], edges[-1], self.boundary == "periodic"
+        z = np.broadcast_to(edges, faces.shape)
+        substeps = min(64, 1 + math.ceil(4 * h * np.abs(np.diff(faces)).max() / width))
+        s = -h / substeps
+
+        def velocity(position: Array) -> Array:
+            wrapped = low + (position - low) % (high - low)
+            return self._drift(axis, wrapped if periodic else np.clip(position, low, high), t)
+
+        for _ in range(substeps):
+            k1 = velocity(z)
+            k2 = velocity(z + s / 2 * k1)
+            k3 = velocity(z + s / 2 * k2)
+            k4 = velocity(z + s * k3)
+            z = z + s / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            z = z if periodic else np.clip(z, low, high)
+        cells = np.maximum.accumulate((z - low) / width, axis=1)  # faces never cross
+        cells[:, -1] = cells[:, 0] + faces.shape[1] - 1 if periodic else faces.shape[1] - 1
+        cells[:, 0] = cells[:, 0] if periodic else 0.0
+        return cells
+
+    def _drift(self, axis: int, positions: Array, t: float) -> Array:
+        """Drift along ``axis`` at ``positions`` ``(m,)`` or ``(rows, m)`` on it: ``(rows, m)``.
+
+        The rows are the cells of the other axis.
+        """
+        other = self.centres[1 - axis] if self.dim == 2 else np.zeros(1)
+        positions = np.broadcast_to(positions, (len(other), positions.shape[-1]))
+        columns = [positions, np.broadcast_to(other[:, None], positions.shape)][: self.dim]
+        z = torch.as_tensor(np.stack(columns[::-1] if axis else columns, axis=-1))
+        x = z.reshape(-1, self.dim) @ self.frame.T
+        f = self.diffusion.drift(x, t)
+        if f.shape != x.shape:
+            raise ValueError(
+                f"drift: expected shape {tuple(x.shape)} at t = {t:g}, found {tuple(f.shape)}: "
+                "return one row per point"
+            )
+        check_finite(f, f"drift at t = {t:g}", "mend the drift or narrow the bounds")
+        return (f.double() @ self.frame[:, axis]).numpy().reshape(positions.shape)
+
+    def _check(self, rho: Array, t: float) -> None:
+        """Raise if the density is negative, or touches a wall that it should not."""
+        if not rho.min() >= -NEGATIVE * rho.max():
+            raise ValueError(
+                f"density at t = {t:g}: expected no negative values, found {rho.min():.3g} beside "
+                f"a maximum of {rho.max():.3g}: use more steps, or smaller cells"
+            )
+        if self.boundary != "open":
+            return
+        cell = math.prod(self.widths)
+        for axis, edges in enumerate(self.edges):
+            for side, index in (("lower", 0), ("upper", -1)):
+                n = len(edges) - 1
+                touching = abs(np.take(rho, index, axis=axis).sum()) * cell * n
+                if touching > self.leakage:
+                    raise ValueError(
+                        f"bounds: expected a density below leakage = {self.leakage:g} at the "
+                        f"{side} side of axis {axis} ({edges[index]:g}), found {touching:.3g} at "
+                        f"t = {t:g}: move that side outwards, or set boundary='reflecting' if "
+                        "it is a true wall"
+                    )
+
+
+def _steps(length: float, step: float, graded: bool) -> list[float]:
+    """Equal steps of at most ``step`` over ``length``, the first one graded by halves."""
+    count = math.ceil(length / step - 1e-9)
+    sizes = [length / max(count, 1)] * count
+    if not (graded and sizes):
+        return sizes
+    halves = [sizes[0] * 0.5**k for k in range(1, GRADING + 1)]
+    return [halves[-1], *reversed(halves), *sizes[1:]]
+
+
+def mesh(axes: list[Array]) -> Tensor:
+    """All points of a tensor grid, ``(N, d)``, the last axis fastest."""
+    return torch.as_tensor(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)).flatten(0, -2)
+
+
+def diffusivity(diffusion: Any, t: float, dim: int) -> Tensor:
+    """``D = G(t) G(t)^T / 2``, ``(d, d)`` float64, from a scalar or ``(d, m)`` dispersion."""
+    G = torch.as_tensor(diffusion.dispersion(t)).double().cpu()
+    G = G.squeeze(0) if G.ndim in (1, 3) and G.shape[0] == 1 else G
+    if not bool(torch.isfinite(G).all()):
+        raise ValueError(f"dispersion: expected finite numbers at t = {t:g}, found NaN or inf")
+    if G.ndim == 0:
+        return G**2 / 2 * torch.eye(dim, dtype=torch.float64)
+    if G.ndim != 2 or G.shape[0] != dim:
+        raise ValueError(
+            f"dispersion: expected a number or shape ({dim}, m) at t = {t:g}, found "
+            f"{tuple(G.shape)}: one row a coordinate, one column a noise"
+        )
+    return G @ G.T / 2
+
+
+def _frame(D: Tensor) -> Tensor:
+    """Principal axes of ``D`` as columns; the identity if ``D`` is diagonal already."""
+    if bool((D - torch.diag(D.diagonal())).abs().max() <= 1e-12 * D.abs().max()):
+        return torch.eye(len(D), dtype=torch.float64)
+    return torch.linalg.eigh(D)[1]
