@@ -191,8 +191,9 @@ def fokker_planck(
 ) -> FokkerPlanck:
     """Solve the Fokker-Planck equation from the law ``log_prob`` at ``t = 0``.
 
-    Second order in the cell width and in the step; mass is kept to rounding. Where the drift
-    crosses a cell faster than the noise (``|f| h > 2 D > 0``) refine: there the flux is upwind.
+    Second order in the cell width and in the step; mass is kept to rounding and
+    no density is negative. Where the drift crosses a cell faster than the noise
+    (``|f| h > 2 D > 0``) refine: there the flux is upwind.
 
     Args:
         diffusion: has ``drift(y, t)`` and ``dispersion(t)``, in one or two dimensions.
@@ -209,7 +210,7 @@ def fokker_planck(
     Raises:
         TypeError, ValueError: bad arguments; a drift or dispersion of wrong shape or not finite; a
             noise whose principal axes turn; a law that does not fit the domain (names the side), at
-            the start or later; a density below zero (the step is too long).
+            the start or later.
     """
     edges = _check_grid(bounds, cells, diffusion)
     times = check_times(times).cpu()

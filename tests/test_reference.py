@@ -1,0 +1,364 @@
+"""Fokker-Planck solver: orders against exact laws, conservation, stationary laws, Monte Carlo."""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from markovscore import BoxBrownian, DiffusedMixture, LinearSDE, TorusBrownian
+from markovscore._finite_volume import bernoulli, diffusive_sweep, transport_sweep
+from markovscore.priors import Gaussian, GaussianMixture, Logistic
+from markovscore.reference import fokker_planck
+
+F64 = torch.float64
+
+
+class Process:
+    """A user's own diffusion: nothing but a drift and a dispersion."""
+
+    def __init__(self, drift, dispersion):
+        self.drift, self.dispersion = drift, dispersion
+
+
+def langevin(prior, beta):
+    return Process(lambda y, t: beta(t) / 2 * prior.score(y), lambda t: math.sqrt(beta(t)))
+
+
+def double_well():
+    return Process(lambda y, t: y - y**3, lambda t: torch.tensor(1.0))
+
+
+def swimmer():
+    def drift(y, t):
+        return torch.stack([y[:, 1] - y[:, 0] ** 3, -0.1 * y[:, 1]], 1)
+
+    return Process(drift, lambda t: torch.tensor([[0.0], [math.sqrt(0.2)]]))
+
+
+# F, G, mean and scale of the start, end, bounds
+LINEAR = {
+    "ou": ([[-1.0]], [[math.sqrt(2)]], [1.0], 0.5, 0.5, (-7.0, 7.0)),
+    "axes": ([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.0], [0.0, 0.7]], [1.0, -0.5], 0.5, 1.0, None),
+    "turned": ([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]], [1, -0.5], 0.5, 1.0, None),
+    "swimmer": ([[-1.0, 1.0], [0.0, -0.1]], [[0.0], [0.45]], [0.5, -0.5], 0.6, 1.0, None),
+    # Faster, so that the error of the step stands above that of the cells.
+    "driven": ([[-1.0, 1.0], [0.0, -1.0]], [[0.0], [1.4]], [0.5, -0.5], 1.0, 1.0, ((-6, 6),) * 2),
+}
+
+
+def moments(name):
+    """Exact mean and covariance by the exponential of Van Loan's block matrix."""
+    F, G, mean, scale, t, _ = LINEAR[name]
+    F, G, d = np.array(F), np.array(G), len(F)
+    blocks = np.block([[-F, G @ G.T], [np.zeros((d, d)), F.T]])
+    E = scipy.linalg.expm(blocks * t)
+    flow = E[d:, d:].T
+    return torch.tensor(flow @ mean), torch.tensor(scale**2 * flow @ flow.T + flow @ E[:d, d:])
+
+
+@cache
+def solve_linear(name, cells, steps):
+    F, G, mean, scale, t, bounds = LINEAR[name]
+    sde = LinearSDE(torch.tensor(F, dtype=F64), torch.tensor(G, dtype=F64), horizon=2.0)
+    law = Gaussian(len(F), mean=torch.tensor(mean, dtype=F64), scale=scale)
+    bounds = bounds or ((-4.6, 4.6), (-4.6, 4.6))
+    return fokker_planck(sde, law.log_prob, [t], bounds, cells=cells, steps=steps)
+
+
+@cache
+def exact_points(name):
+    """Draws of the exact law with its score and density there."""
+    mean, P = moments(name)
+    law = torch.distributions.MultivariateNormal(mean, P)
+    z = torch.randn(1000, len(mean), generator=torch.Generator().manual_seed(0), dtype=F64)
+    x = mean + z @ torch.linalg.cholesky(P).T
+    return x, -torch.linalg.solve(P, (x - mean).T).T, law.log_prob(x).exp()
+
+
+def rms(a):
+    return float(a.square().mean().sqrt())
+
+
+def order(sizes, errors):
+    return -np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+
+
+CELLS = {"ou": [60, 120, 240], "axes": [50, 70, 100], "turned": [50, 70, 100]}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_second_order_in_the_cell_width(name):
+    x, score, density = exact_points(name)
+    t, of_score, of_density = LINEAR[name][4], [], []
+    for n in CELLS[name]:
+        solution = solve_linear(name, n, 800 if name == "ou" else 100)
+        of_score.append(rms(solution.score(x, t) - score))
+        of_density.append(rms(solution.density(x, t) - density))
+    assert order(CELLS[name], of_score) == pytest.approx(2, abs=0.15)
+    assert order(CELLS[name], of_density) == pytest.approx(2, abs=0.15)
+    assert of_score[-1] < 5e-3 * rms(score)
+
+
+def test_swimmer_converges_at_second_order_or_better():
+    """Transport is third order and noise second: the slope lies between them."""
+    x, score, density = exact_points("swimmer")
+    solutions = [solve_linear("swimmer", n, 100) for n in (60, 85, 120)]
+    of_score = [rms(s.score(x, 1.0) - score) for s in solutions]
+    of_density = [rms(s.density(x, 1.0) - density) for s in solutions]
+    assert 1.85 < order([60, 85, 120], of_score) < 3.3
+    assert 1.85 < order([60, 85, 120], of_density) < 3.3
+    assert of_score[-1] < 1e-2 * rms(score)
+
+
+STEPS = {"ou": 400, "axes": 80, "turned": 80, "driven": (200, 80)}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_second_order_in_the_step(name):
+    """Against many steps on the same cells, so that the error of the cells cancels."""
+    fine = solve_linear(name, STEPS[name], 160).values
+    sizes = [8, 12, 18]
+    errors = [rms(solve_linear(name, STEPS[name], n).values - fine) for n in sizes]
+    assert order(sizes, errors) == pytest.approx(2, abs=0.15)
+
+
+def test_second_order_in_the_step_for_a_schedule():
+    """OU in the clock ``tau(t) = t + t^3``: operators change at every step."""
+    process = Process(lambda y, t: -(1 + 3 * t**2) * y, lambda t: math.sqrt(2 + 6 * t**2))
+    tau, variance = 2.0, 0.25
+    variance = 1 + (variance - 1) * math.exp(-2 * tau)
+    x = torch.linspace(-2.5, 2.5, 41, dtype=F64)[:, None]
+    exact = -(x - math.exp(-tau)) / variance
+    law, sizes = Gaussian(1, mean=1.0, scale=0.5), [5, 10, 20]
+    errors = []
+    for n in sizes:
+        solution = fokker_planck(process, law.log_prob, [1.0], (-6, 6), cells=3000, steps=n)
+        errors.append(rms(solution.score(x, 1.0) - exact))
+    assert order(sizes, errors) == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_mass_and_positivity(name):
+    solution = solve_linear(name, STEPS.get(name, 85), 160 if name in STEPS else 100)
+    assert float((solution.mass - 1).abs().max()) < 1e-12
+    assert float(solution.positivity.min()) > -1e-14
+    assert bool((solution.values.flatten(1).amax(1) > 0.1).all())
+
+
+MIXTURE_2D = GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), 0.8)
+PRIORS = {
+    "mixture": (GaussianMixture(torch.tensor([[-1.0], [1.2]]), 0.6), (-6, 6), 200),
+    "logistic": (Logistic(1, scale=0.5), (-10, 10), 300),
+    "mixture-2d": (MIXTURE_2D, ((-6, 6), (-5.5, 5.5)), 90),
+}
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_langevin_reaches_its_prior(name):
+    """The stationary law of the fluxes is fourth order in the cell width."""
+    prior, bounds, cells = PRIORS[name]
+    process = langevin(prior, lambda t: 0.1 + 9.9 * t)
+    start = Gaussian(prior.dim, mean=0.5, scale=0.3)
+    run = fokker_planck(process, start.log_prob, [6.0], bounds, cells=cells, steps=60)
+    x = prior.sample(500, generator=torch.Generator().manual_seed(0), dtype=F64)
+    torch.testing.assert_close(run.density(x, 6.0), prior.log_prob(x).exp(), rtol=2e-3, atol=0)
+    assert rms(run.score(x, 6.0) - prior.score(x)) < 2e-3
+    assert run.entropy_production(6.0) < 1e-5
+
+
+def test_double_well_against_monte_carlo():
+    """Stein: ``E[psi s] = -E[psi']`` at simulated particles, and the cumulative law, 6 sigma."""
+    n, steps, t = 100_000, 400, 1.0
+    process, law = double_well(), Gaussian(1, mean=0.3, scale=0.4)
+    run = fokker_planck(process, law.log_prob, [t], (-4, 4), cells=400, steps=200)
+    g = torch.Generator().manual_seed(1)
+    y = 0.3 + 0.4 * torch.randn(n, 1, generator=g, dtype=F64)
+    for _ in range(steps):
+        noise = torch.randn(n, 1, generator=g, dtype=F64)
+        y = y + t / steps * process.drift(y, 0.0) + math.sqrt(t / steps) * noise
+    s, bias = run.score(y, t), 4 * t / steps  # Euler-Maruyama has weak order one
+    for psi, slope in ((y, torch.ones_like(y)), (y.sin(), y.cos()), (y**3, 3 * y**2)):
+        stein = psi * s + slope
+        assert abs(float(stein.mean())) < 6 * float(stein.std()) / math.sqrt(n) + bias
+    grid, h = run.axes[0], float(run.axes[0][1] - run.axes[0][0])
+    for edge in (-1.0, 0.0, 0.5, 1.2):
+        inside = float(run.values[0][grid < edge].sum()) * h  # edges are faces of cells
+        expected = float((y < edge).double().mean())
+        assert abs(inside - expected) < 6 * 0.5 / math.sqrt(n) + bias / 4
+
+
+@pytest.mark.parametrize("make", [TorusBrownian, BoxBrownian])
+def test_torus_and_box(make):
+    process = make(1)
+    torus = make is TorusBrownian
+    t, boundary = (0.3, "periodic") if torus else (0.02, "reflecting")
+    bounds, scale = ((-math.pi, math.pi), 0.5) if torus else ((0.0, 1.0), 0.12)
+    means = torch.tensor([[2.4], [-0.5]] if torus else [[0.15], [0.7]], dtype=F64)
+    exact = DiffusedMixture(process, means, scale, torch.tensor([0.7, 0.3], dtype=F64))
+    run = fokker_planck(
+        process, lambda x: exact.log_prob(x, 0.0), [t], bounds, cells=400, boundary=boundary
+    )
+    x = torch.linspace(*bounds, 60, dtype=F64)[:, None]
+    torch.testing.assert_close(run.density(x, t), exact.log_prob(x, t).exp(), rtol=1e-3, atol=0)
+    # A spline through even data is flat at a wall to its own order, hence the absolute part.
+    torch.testing.assert_close(run.score(x, t), exact.score(x, t), rtol=1e-3, atol=1e-2)
+    assert abs(float(run.mass) - 1) < 1e-12
+
+
+BOX = ((-4, 4), (-4.2, 4.2))
+
+
+def test_swimmer_is_positive_and_satisfies_stein():
+    """Cubic drift, noise in ``v`` only: Stein's identity in both coordinates, 6 sigma."""
+    process, n, h, t = swimmer(), 40_000, 0.01, 1.0
+    law = Gaussian(2, scale=0.7)
+    run = fokker_planck(process, law.log_prob, [t], BOX, cells=(240, 120), steps=100)
+    assert float(run.positivity.min()) > -1e-14
+    assert abs(float(run.mass) - 1) < 1e-12
+    g = torch.Generator().manual_seed(2)
+    y = law.sample(n, generator=g, dtype=F64)
+    for _ in range(round(t / h)):
+        noise = math.sqrt(0.2 * h) * torch.randn(n, generator=g, dtype=F64)
+        y = y + h * process.drift(y, 0.0)
+        y[:, 1] += noise
+    y = y[(y.abs() < 4).all(1)]
+    s = run.score(y, t)
+    for axis in range(2):
+        stein = y * s[:, [axis]] + torch.eye(2)[axis]
+        assert bool((stein.mean(0).abs() < 6 * stein.std(0) / math.sqrt(n) + 2 * h).all())
+
+
+@pytest.mark.parametrize("name", ["axes", "turned", "swimmer"])
+def test_current_and_entropy_production(name):
+    """A Gaussian law: ``v = (F + D P^{-1}) x`` up to the mean, so the rate is a trace."""
+    mean, P = moments(name)
+    F, G, t = torch.tensor(LINEAR[name][0]), torch.tensor(LINEAR[name][1]), LINEAR[name][4]
+    F, D = F.double(), (G @ G.T / 2).double()
+    x, score, density = exact_points(name)
+    run = solve_linear(name, 120 if name == "swimmer" else 100, 100)
+    exact = density[:, None] * (x @ F.T - score @ D)
+    torch.testing.assert_close(run.current(x, t), exact, rtol=0, atol=1e-2 * float(exact.max()))
+    K = F + D @ torch.linalg.inv(P)
+    inverse = torch.linalg.pinv(D, hermitian=True)
+    rate = torch.trace(inverse @ K @ P @ K.T) + (F @ mean) @ inverse @ (F @ mean)
+    assert run.entropy_production(t) == pytest.approx(float(rate), rel=2e-2)
+
+
+def test_transport_round_a_ring_returns_and_stays_positive():
+    """A step function carried once round: mass to rounding, never negative."""
+    n = 50
+    rho = np.zeros((1, n))
+    rho[0, 10:20] = 1.0
+    sweep = transport_sweep(np.arange(n + 1)[None] - 0.5, periodic=True)
+    carried = rho
+    for _ in range(2 * n):
+        carried = sweep(carried)
+        assert carried.min() >= -1e-14
+    assert carried.sum() == pytest.approx(rho.sum(), abs=1e-12)
+    assert np.abs(carried - rho).mean() < 0.06
+    whole = transport_sweep(np.arange(n + 1)[None] - 13.0, periodic=True)
+    np.testing.assert_allclose(whole(rho), np.roll(rho, 13, axis=1), atol=1e-14)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_sweep_matches_the_exponential_of_its_generator(periodic):
+    """Dense brute force: TR-BDF2 is third order in one step."""
+    rng, n, D, h = np.random.default_rng(0), 12, 0.3, 0.1
+    velocity, rho = rng.normal(size=(2, n)), rng.random((2, n))
+    errors = []
+    for step in (2e-3, 1e-3):
+        actual = diffusive_sweep(velocity, D, h, step, periodic)(rho)
+        for row in range(2):
+            A = np.zeros((n, n))
+            for i in range(n if periodic else n - 1):
+                j, p = (i + 1) % n, velocity[row, i] * h / D
+                for source, sink, rate in ((i, j, bernoulli(-p)), (j, i, bernoulli(p))):
+                    A[source, source] -= D / h**2 * rate
+                    A[sink, source] += D / h**2 * rate
+            expected = scipy.linalg.expm(step * A) @ rho[row]
+            errors.append(np.abs(actual[row] - expected).max())
+    assert max(errors[:2]) < 2e-4
+    assert math.log2(max(errors[:2]) / max(errors[2:])) == pytest.approx(3, abs=0.3)
+
+
+def test_times_shapes_and_dtypes():
+    law = Gaussian(1, mean=0.5, scale=0.5)
+    run = fokker_planck(double_well(), law.log_prob, [0.0, 0.1, 0.4], (-4, 4), cells=400, steps=50)
+    x = torch.linspace(-1, 2, 8, dtype=F64)[:, None]
+    # Cell averages differ from point values by h^2 / 24 rho'' / rho.
+    torch.testing.assert_close(run.density(x, 0.0), law.log_prob(x).exp(), rtol=2e-3, atol=0)
+    t = torch.tensor([0.1, 0.4] * 4, dtype=F64)
+    both = run.score(x, t)
+    torch.testing.assert_close(both[::2], run.score(x[::2], 0.1))
+    torch.testing.assert_close(both[1::2], run.score(x[1::2], 0.4))
+    assert run.score(x.float(), 0.1).dtype == torch.float32
+    assert run.points.shape == (400, 1)
+    assert run.values.shape == (3, 400)
+
+
+def bad_drift(value):
+    def drift(y, t):
+        return torch.where(y > 1, value, -y)
+
+    return Process(drift, lambda t: 1.0)
+
+
+STANDARD = Gaussian(1).log_prob
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bounds": (-2, 6)}, r"lower side of axis 0 \(-2\).*outwards"),
+        ({"bounds": (-6, 2.5)}, r"upper side of axis 0 \(2.5\)"),
+        ({"log_prob": lambda x: STANDARD(x) + 1}, r"mass 1 in the domain, found 2\.718"),
+        ({"bounds": (3, -3)}, "low < high"),
+        ({"bounds": (-6, math.inf)}, "finite"),
+        ({"bounds": ((-6, 6),) * 3}, "one or two axes"),
+        ({"cells": 4}, "integers >= 8"),
+        ({"steps": 0}, "integer >= 1"),
+        ({"boundary": "wall"}, "found 'wall'"),
+        ({"times": [1.0, 0.5]}, "strictly increasing"),
+        ({"diffusion": LinearSDE([[-1.0]], [[1.0]], horizon=0.5)}, "t <= horizon = 0.5"),
+        ({"diffusion": TorusBrownian(2)}, "expected 2 pairs"),
+        ({"diffusion": bad_drift(math.nan)}, r"drift at t = .* first is row"),
+        ({"diffusion": Process(lambda y, t: y[:, 0], lambda t: 1.0)}, "one row per point"),
+        ({"diffusion": Process(lambda y, t: -y, lambda t: math.nan)}, "dispersion.*finite"),
+        ({"diffusion": Process(lambda y, t: -y, lambda t: torch.ones(3, 1))}, r"shape \(1, m\)"),
+        ({"log_prob": lambda x: x}, "log_prob: expected shape"),
+        ({"log_prob": lambda x: STANDARD(x) * math.nan}, "without NaN"),
+        ({"log_prob": Gaussian(1, scale=1e-3).log_prob, "cells": 100}, "narrower than one"),
+        ({"diffusion": Process(lambda y, t: 2 * y, lambda t: 1.0)}, "side of axis 0.* t = "),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"diffusion": double_well(), "log_prob": STANDARD, "times": [1.0]}
+    arguments |= {"bounds": (-6, 6), "cells": 60, "steps": 20} | change
+    with pytest.raises(ValueError, match=message):
+        fokker_planck(**arguments)
+
+
+def test_noise_that_turns_is_refused():
+    def dispersion(t):
+        return torch.tensor([[1.0, t], [0.0, 1.0]])
+
+    with pytest.raises(ValueError, match="same principal axes"):
+        fokker_planck(
+            Process(lambda y, t: -y, dispersion),
+            Gaussian(2).log_prob,
+            [0.5],
+            ((-6, 6),) * 2,
+            cells=30,
+            steps=4,
+        )
+
+
+def test_bad_queries():
+    run = fokker_planck(double_well(), STANDARD, [0.5], (-6, 6), cells=60, steps=20)
+    with pytest.raises(ValueError, match=r"stored times, found 0\.7"):
+        run.score(torch.zeros(2, 1), 0.7)
+    with pytest.raises(ValueError, match=r"first is row 1 = \[7.0\]"):
+        run.density(torch.tensor([[0.0], [7.0]]), 0.5)
