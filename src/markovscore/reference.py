@@ -72,7 +72,7 @@ class FokkerPlanck:
         return self.values.flatten(1).amin(1) / self.values.flatten(1).amax(1)
 
     def density(self, x: Tensor, t: Time) -> Tensor:
-        """``rho_t(x)``, shape ``(B,)``: the exponential of a quintic spline of ``log rho``.
+        """``rho_t(x)``, shape ``(B,)``: the exponential of a cubic spline of ``log rho``.
 
         Raises:
             ValueError: ``t`` (a number or ``(B,)``) is not among ``times``; ``x`` ``(B, d)`` has
@@ -125,7 +125,7 @@ class FokkerPlanck:
 
     @cached_property
     def _splines(self) -> list[scipy.interpolate.NdBSpline]:
-        """Quintic tensor splines of ``log rho``; padding carries them over the outer half cells."""
+        """Cubic tensor splines of ``log rho``; padding carries them over the outer half cells."""
         pad = 6
         kind = {"reflect_type": "odd"} if self.boundary == "open" else {}
         knots, splines = [], []
@@ -138,10 +138,10 @@ class FokkerPlanck:
             c = np.pad(log_rho, pad, mode=padding, **kind)  # type: ignore[call-overload]
             t = []
             for i, nodes in enumerate(knots):
-                fit = scipy.interpolate.make_interp_spline(nodes, c, k=5, axis=i)
+                fit = scipy.interpolate.make_interp_spline(nodes, c, k=3, axis=i)
                 t.append(fit.t)
                 c = np.moveaxis(fit.c, 0, i)
-            splines.append(scipy.interpolate.NdBSpline(tuple(t), c, 5))
+            splines.append(scipy.interpolate.NdBSpline(tuple(t), c, 3))
         return splines
 
     def _interpolate(self, x: Tensor, t: Time, derivative: bool) -> Tensor:
