@@ -206,4 +206,5 @@ def _frame(D: Tensor) -> Tensor:
     """Principal axes of ``D`` as columns; the identity if ``D`` is diagonal already."""
     if bool((D - torch.diag(D.diagonal())).abs().max() <= 1e-12 * D.abs().max()):
         return torch.eye(len(D), dtype=torch.float64)
-    return torch.linalg.eigh(D)[1]
+    axes = torch.linalg.eigh(D)[1]
+    return axes * torch.stack([torch.ones(()).to(D), torch.linalg.det(axes)])  # a rotation
