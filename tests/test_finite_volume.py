@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from markovscore._finite_volume import bernoulli, diffusive_sweep, transport_sweep
+from markovscore._finite_volume import (
+    bernoulli,
+    between_centres,
+    diffusive_sweep,
+    transport_sweep,
+)
 
 
 def test_transport_round_a_ring_returns_and_stays_positive():
@@ -44,3 +49,15 @@ def test_sweep_matches_the_exponential_of_its_generator(periodic):
             errors.append(np.abs(actual[row] - expected).max())
     assert max(errors[:2]) < 2e-4
     assert math.log2(max(errors[:2]) / max(errors[2:])) == pytest.approx(3, abs=0.3)
+
+
+def test_averages_between_centres_are_exact_for_polynomials():
+    """Cubics inside, parabolas beside a wall; a ring only sees its neighbours."""
+    x = np.arange(9.0)
+    for power, faces in ((2, slice(0, -1)), (3, slice(1, -2))):
+        expected = np.diff(x ** (power + 1) / (power + 1))[faces]
+        actual = between_centres((x**power)[None], periodic=False)[0, :-1][faces]
+        np.testing.assert_allclose(actual, expected, rtol=1e-12)
+    wave = np.sin(2 * np.pi * x / 9)[None]
+    shifted = between_centres(np.roll(wave, 1, axis=1), periodic=True)
+    np.testing.assert_allclose(shifted, np.roll(between_centres(wave, True), 1, axis=1), atol=1e-15)

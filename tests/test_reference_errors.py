@@ -41,6 +41,7 @@ def bad_drift(value):
         ({"bounds": ((-6, 6),) * 3}, "one or two axes"),
         ({"cells": 4}, "integers >= 8"),
         ({"steps": 0}, "integer >= 1"),
+        ({"leakage": 0.0}, "leakage: expected a positive"),
         ({"boundary": "wall"}, "found 'wall'"),
         ({"times": [1.0, 0.5]}, "strictly increasing"),
         ({"diffusion": LinearSDE([[-1.0]], [[1.0]], horizon=0.5)}, "t <= horizon = 0.5"),

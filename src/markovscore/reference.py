@@ -217,19 +217,25 @@ def fokker_planck(
     """
     edges = _check_grid(bounds, cells, diffusion)
     times = check_times(times).cpu()
-    if not (isinstance(steps, int) and steps >= 1):
-        raise ValueError(f"steps: expected an integer >= 1, found {steps!r}")
-    horizon = getattr(diffusion, "horizon", math.inf)
-    if float(times[-1]) > horizon * (1 + 1e-9):
-        raise ValueError(f"times: expected t <= horizon = {horizon:g}, found {float(times[-1]):g}")
-    if boundary not in BOUNDARIES:
-        raise ValueError(f"boundary: expected one of {[*BOUNDARIES]}, found {boundary!r}")
+    _check_run(diffusion, float(times[-1]), steps, boundary, leakage)
     with torch.no_grad():
         scheme = Scheme(diffusion, edges, boundary, leakage)
         values = list(scheme.run(log_prob, times.tolist(), steps))
     axes = tuple(torch.as_tensor((e[1:] + e[:-1]) / 2) for e in edges)
     stored = torch.as_tensor(np.stack(values))
     return FokkerPlanck(diffusion, times, axes, stored, scheme.frame, boundary)
+
+
+def _check_run(diffusion: Any, end: float, steps: int, boundary: str, leakage: float) -> None:
+    if not (isinstance(steps, int) and steps >= 1):
+        raise ValueError(f"steps: expected an integer >= 1, found {steps!r}")
+    horizon = getattr(diffusion, "horizon", math.inf)
+    if end > horizon * (1 + 1e-9):
+        raise ValueError(f"times: expected t <= horizon = {horizon:g}, found {end:g}")
+    if boundary not in BOUNDARIES:
+        raise ValueError(f"boundary: expected one of {[*BOUNDARIES]}, found {boundary!r}")
+    if not leakage > 0:
+        raise ValueError(f"leakage: expected a positive number, found {leakage}")
 
 
 def _check_grid(bounds: Any, cells: Any, diffusion: Any) -> list[Array]:
