@@ -8,6 +8,7 @@ from .eigenbasis import Cosine, Fourier, Hermite
 from .networks import ScoreMLP
 from .objectives import DenoisingSM
 from .priors import Gaussian, GaussianMixture, Logistic, UniformBox, UniformTorus
+from .reference import FokkerPlanck, fokker_planck
 from .sampling import log_likelihood, sample_ode, sample_sde
 from .spectral import SpectralScore, SpectralWarning, fit_spectral
 from .training import TrainResult, train
@@ -20,6 +21,7 @@ __all__ = [
     "DenoisingSM",
     "DiffusedMixture",
     "Diffusion",
+    "FokkerPlanck",
     "Fourier",
     "Gaussian",
     "GaussianMixture",
@@ -38,6 +40,7 @@ __all__ = [
     "datasets",
     "figures",
     "fit_spectral",
+    "fokker_planck",
     "log_likelihood",
     "metrics",
     "mixture_1d",

@@ -124,7 +124,7 @@ class Eigenbasis(ABC):
     # -- one-dimensional features ------------------------------------------------------------------
     @abstractmethod
     def features(self, x: Tensor, order: int) -> Tensor:
-        """One-dimensional features ``f_a(x)`` up to ``order``: ``(n,)`` -> ``(F, n)``."""
+        """One-dimensional features ``f_a`` up to ``order``: ``(...)`` -> ``(F, ...)``."""
 
     @abstractmethod
     def feature_count(self, order: int) -> int:
@@ -182,7 +182,7 @@ class Eigenbasis(ABC):
         chunk = max(256, 16 * _CACHE_ENTRIES // width ** max(1, self.dim - 1))
         total = x.new_zeros(width ** max(0, self.dim - 1), width)
         for points, w in zip(x.split(chunk), weights.split(chunk), strict=True):
-            f = self.features(points.T.reshape(-1), order).view(width, self.dim, -1) ** power
+            f = self.features(points.T, order) ** power
             left = w[None]
             for i in range(self.dim - 1):
                 left = (left[:, None] * f[None, :, i]).flatten(0, 1)
@@ -214,18 +214,18 @@ class Eigenbasis(ABC):
         width, count = tensors.shape[-1], tensors.shape[0]
         block = max(64, _CACHE_ENTRIES // (count * width ** (self.dim - 1)) // 64 * 64)
         matrix, parts = tensors.reshape(-1, width), []
-        for points in x.split(block):
-            f = self.features(points.T.reshape(-1), self.order).view(width, self.dim, -1)
+        for points in x.T.contiguous().split(block, 1):
+            f = self.features(points, self.order)
             value = matrix @ f[:, -1]
             for i in range(self.dim - 2, -1, -1):
-                value = value.view(-1, width, len(points)).mul_(f[:, i]).sum(1)
+                value = value.view(-1, width, points.shape[1]).mul_(f[:, i]).sum(1)
             parts.append(value)
         return torch.cat(parts, 1)
 
     def contract_each(self, tensors: Tensor, x: Tensor) -> Tensor:
         """As :meth:`contract`, a tensor for each point: ``(Q, B, F, ..., F)`` -> ``(Q, B)``."""
         width = tensors.shape[-1]
-        f = self.features(x.T.reshape(-1), self.order).view(width, self.dim, -1)
+        f = self.features(x.T, self.order)
         for i in range(self.dim - 1, -1, -1):
             shape = (1, len(x)) + (1,) * i + (width,)
             tensors = (tensors * f[:, i].T.reshape(shape)).sum(-1)

@@ -82,7 +82,7 @@ class Hermite(Eigenbasis):
         """Upper triangular ``R``, ``R^T R = E[phi phi^T]`` over ``lower``: QR, block by block."""
         root, degree = x.new_zeros(0, len(lower)), int(lower.max())
         for points, w in zip(x.split(4096), weights.split(4096), strict=True):
-            f = self.features(points.T.reshape(-1), degree).view(degree + 1, self.dim, -1)
+            f = self.features(points.T, degree)
             columns = select(f.transpose(0, 1), lower).prod(0).T
             root = torch.linalg.qr(torch.cat([root, w.sqrt()[:, None] * columns]), mode="r").R
         return torch.nn.functional.pad(root, (0, 0, 0, max(0, len(lower) - len(root))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -27,10 +28,9 @@ class Trigonometric(Eigenbasis):
 
         One vectorised ``cos`` per value costs less than the memory traffic of a recurrence.
         """
-        k = torch.arange(1, order + 1, dtype=x.dtype, device=x.device)
-        speeds = torch.cat([k.new_zeros(1), k, k]).view(-1, *(1,) * x.ndim)
-        shifts = torch.cat([k.new_zeros(order + 1), k.new_full((order,), -math.pi / 2)])
-        return torch.addcmul(shifts.view_as(speeds), speeds, self.angle(x)).cos_()
+        speeds, shifts = _waves(order, x.dtype, x.device)
+        shape = (-1, *(1,) * x.ndim)
+        return torch.addcmul(shifts.view(shape), speeds.view(shape), self.angle(x)).cos_()
 
     def feature_count(self, order: int) -> int:
         return 2 * order + 1
@@ -225,6 +225,14 @@ class Cosine(Trigonometric):
         mean = norm * self.mean_features(x, weights, reach)[where]
         squares = norm**2 * self.mean_features(x, weights, reach, power=2)[where]
         return mean, squares
+
+
+@lru_cache(maxsize=64)
+def _waves(order: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Speeds and shifts ``(2R+1,)``: feature ``a`` is ``cos(speed_a u + shift_a)``."""
+    k = torch.arange(1, order + 1, dtype=dtype, device=device)
+    shifts = torch.cat([k.new_zeros(order + 1), k.new_full((order,), -math.pi / 2)])
+    return torch.cat([k.new_zeros(1), k, k]), shifts
 
 
 def _exponentials(order: int) -> Tensor:
