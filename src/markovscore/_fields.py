@@ -1,4 +1,4 @@
-"""Vector fields ``(x, t) -> (B, d)``: exact divergence, and products with a dispersion ``G(t)``."""
+"""Vector fields ``(x, t) -> (B, d)``: exact derivatives, and products with a dispersion ``G(t)``."""
 
 from collections.abc import Callable
 
@@ -11,42 +11,56 @@ Time = float | Tensor
 Field = Callable[[Tensor, Time], Tensor]
 
 
-def value_and_divergence(field: Field, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-    """``field(x, t)`` ``(B, d)`` and its exact divergence ``(B,)``: ``d`` backward passes.
+def pull_back(field: Field, x: Tensor, t: Time) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """``field(x, t)`` ``(B, d)`` and ``v -> J^T v`` for its Jacobian ``J`` at each row.
 
     ``field`` must treat rows independently (no batch normalisation in training mode) and be made of
-    differentiable torch operations. One vector-Jacobian product an axis measured faster than
-    ``vmap(jacrev)`` and ``vmap(jacfwd)`` for small ``d``.
+    differentiable torch operations.
 
     Raises:
         ValueError: the field returns another shape than ``x``, or detaches its input (a ``no_grad``
-            inside it would make the divergence silently zero).
+            inside it would make the Jacobian silently zero).
     """
     tracked = False
 
     def at(points: Tensor) -> Tensor:
         nonlocal tracked
-        value = field(points, t)
-        if value.shape != points.shape:
-            raise ValueError(
-                f"expected a field of shape {tuple(points.shape)}, found {tuple(value.shape)}: "
-                "drift and score return one row per point"
-            )
+        value = check_field(field(points, t), points)
         tracked = value.requires_grad
         return value
 
-    value, pull_back = torch.func.vjp(at, x)[:2]
-    divergence = torch.zeros_like(x[:, 0])
-    if tracked:
-        for axis in range(x.shape[1]):
-            one_hot = torch.zeros_like(value)
-            one_hot[:, axis] = 1
-            divergence = divergence + pull_back(one_hot)[0][:, axis]
-    elif not torch.equal(field(x + 1e-3, t), value):
+    value, vjp = torch.func.vjp(at, x)[:2]
+    if not tracked and not torch.equal(field(x + 1e-3, t), value):
         raise ValueError(
             "expected a field that autograd can follow, found one that depends on x but detaches "
-            "it: remove torch.no_grad, .detach() or numpy inside it, or give it a divergence"
+            "it: remove torch.no_grad, .detach() or numpy inside it, or give its derivative "
+            "(drift_divergence, drift_jacobian)"
         )
+    return value, (lambda v: vjp(v)[0]) if tracked else torch.zeros_like
+
+
+def check_field(value: Tensor, x: Tensor, name: str = "field") -> Tensor:
+    """``value``, after a check that it has the shape of ``x``: a wrong one might broadcast."""
+    if value.shape != x.shape:
+        raise ValueError(
+            f"expected a {name} of shape {tuple(x.shape)}, found {tuple(value.shape)}: "
+            "drift and score return one row per point"
+        )
+    return value
+
+
+def value_and_divergence(field: Field, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+    """``field(x, t)`` ``(B, d)`` and its exact divergence ``(B,)``: ``d`` backward passes.
+
+    One vector-Jacobian product an axis measured faster than ``vmap(jacrev)`` and ``vmap(jacfwd)``
+    for small ``d``. Assumptions and errors as in :func:`pull_back`.
+    """
+    value, vjp = pull_back(field, x, t)
+    divergence = torch.zeros_like(x[:, 0])
+    for axis in range(x.shape[1]):
+        one_hot = torch.zeros_like(value)
+        one_hot[:, axis] = 1
+        divergence = divergence + vjp(one_hot)[:, axis]
     return value, divergence
 
 

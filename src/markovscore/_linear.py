@@ -1,15 +1,24 @@
-r"""Exact Gaussian transitions of linear SDEs ``dY = F Y dt + G dW``, batched over times.
+r"""Gaussian transitions of linear SDEs ``dY = (F Y + f + u f') dt + G dW``, batched over rows.
 
-The mean map is ``Phi(t) = e^{F t}`` and the covariance is
-``P(t) = int_0^t e^{F u} Q e^{F^T u} du`` with ``Q = G G^T``.
-Van Loan (1978) reads both off one exponential of a ``2d x 2d`` block matrix. That matrix holds
-``e^{-F t}``, and the exponential is accurate only relative to its norm: for three coordinates with
-noise on one, the smallest entry of ``P`` was off by 2e-8 at ``t = 1e-3`` and 3e-4 at ``t = 10``.
-So the Taylor series of the same two functions is summed over a short step, entry by entry, and the
-step is doubled, which for ``P`` adds positive terms; it is also two to five times faster.
+With ``u`` the time since the start, over a window ``h``
+
+.. math::
+    \Phi = e^{Fh}, \qquad v = \int_0^h e^{F(h-u)} (f + u f')\, du, \qquad
+    P = \int_0^h e^{Fu} G G^\top e^{F^\top u}\, du .
+
+The textbook way takes ``v`` from the exponential of a matrix augmented by two rows and columns, and
+``P`` from that of a ``2d x 2d`` block matrix (Van Loan, 1978). The latter holds ``e^{-Fh}``, and
+the exponential is accurate only relative to its norm: for three coordinates with noise on one, the
+smallest entry of ``P`` was off by 2e-8 at ``h = 1e-3`` and 3e-4 at ``h = 10``.
+So the Taylor series of the same functions is summed over a short step, entry by entry, and the step
+is doubled, which for ``P`` adds positive semi-definite terms; it is also several times faster.
+
+Inside, the batch is the last axis: small matrices are then multiplied by a few long vector
+operations, two to four times faster than ``torch.bmm`` for ``d <= 7``.
 """
 
 import math
+from collections.abc import Callable
 
 import scipy.linalg
 import torch
@@ -17,47 +26,146 @@ from torch import Tensor
 
 # A pivot of the Cholesky factor below this share of its variance is rounding, not noise.
 _SINGULAR = 1e-13
-# Terms of the series: over a step with |F| h <= 1/2 the first one left out is 1/20! = 4e-19.
-_TERMS = 20
+# The longest step that the series is asked for, in units of 1 / |F|.
+_STEP = 0.5
+# Up to this size a product of matrices is a sum over the inner index, beyond it torch.bmm.
+_SMALL = 8
 
 
-def linear_transition(F: Tensor, Q: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def linear_transition(F: Tensor, G: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Mean map ``Phi`` and covariance ``P``, each ``(N, d, d)``, at the times ``t`` ``(N,)``.
 
-    Over ``h = t / 2^k`` the derivatives of ``P`` at 0 follow from ``P' = F P + P F^T + Q``; then
-    ``P(2h) = P(h) + Phi(h) P(h) Phi(h)^T`` and ``Phi(2h) = Phi(h)^2``, ``k`` times.
-
     Args:
-        F: drift matrix ``(d, d)`` or ``(N, d, d)``; with one matrix the series costs no batch.
-        Q: ``G G^T``, same shape as ``F``.
+        F: drift matrix ``(d, d)``.
+        G: dispersion matrix ``(d, m)``.
         t: times ``(N,)``, non-negative.
     """
-    norm = torch.linalg.matrix_norm(F, ord=1).clamp(min=torch.finfo(F.dtype).tiny)
-    size = float((norm * t).max())
-    doublings = max(0, math.ceil(math.log2(size)) + 1) if size > 0 else 0
-    h = t / 2**doublings
-    mean_map, covariance = _short_step(F / norm[..., None, None], Q, norm, h)
+    A, size, doublings = _halved(F.expand(len(t), -1, -1), t)
+    mean_map = _integrals(A, _identity(A), _terms(size), 1)[0]
+    covariance = _short_covariance(A, G, t * 2.0**-doublings, size)
     for _ in range(doublings):
-        covariance = covariance + mean_map @ covariance @ mean_map.mT
-        mean_map = mean_map @ mean_map
-    return mean_map, 0.5 * (covariance + covariance.mT)
+        times = _multiplier(mean_map)
+        covariance = covariance + _congruence(times, covariance)
+        mean_map = times(mean_map)
+    return mean_map.permute(2, 0, 1), covariance.permute(2, 0, 1)
 
 
-def _short_step(unit: Tensor, Q: Tensor, norm: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """``Phi(h)`` and ``P(h)`` by their series, for ``F = norm * unit`` and ``norm * h <= 1/2``."""
-    mean_term, term = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device), Q
-    step = (norm * h)[:, None, None]
-    power = torch.ones_like(step)
-    mean_map = mean_term.expand(len(h), -1, -1)
-    covariance = term.expand(len(h), -1, -1)
-    for k in range(1, _TERMS):
-        power = power * step
-        mean_term = unit @ mean_term / k
-        half = unit @ term / (k + 1)
-        term = half + half.mT
-        mean_map = mean_map + power * mean_term
-        covariance = covariance + power * term
-    return mean_map, h[:, None, None] * covariance
+def window_moments(
+    F: Tensor, G: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean increment ``v`` ``(B, d)`` from a start at 0, and covariance ``P`` ``(B, d, d)``.
+
+    Over ``h / 2^k`` by series; then, ``k`` times, ``P(2h) = P + Phi P Phi^T``,
+    ``v(2h) = v + Phi v + h w`` with ``w = int e^{F(h-u)} f' du``, and ``Phi(2h) = Phi^2``.
+
+    Args:
+        F: ``(B, d, d)``.
+        G: 0-dim or ``(B,)`` (times the identity), ``(d, m)`` or ``(B, d, m)``.
+        f, f_dot: ``(B, d)``, the constant and the slope of the forcing; None is zero.
+        h: ``(B,)``, positive.
+    """
+    A, size, doublings = _halved(F, h)
+    h = h * 2.0**-doublings
+    block = f.T[:, None] if f_dot is None else torch.stack([f.T, f_dot.T], 1)
+    if doublings:  # one chain of products serves the forcing and the mean map
+        block = torch.cat([block, _identity(A)], 1)
+    sums = _integrals(A, block, _terms(size), 2 if f_dot is None else 3)
+    shift = h * sums[1][:, :1]
+    ramp = torch.zeros_like(shift)
+    if f_dot is not None:
+        shift, ramp = shift + h.square() * sums[2][:, 1:2], h * sums[1][:, 1:2]
+    covariance = _short_covariance(A, G, h, size)
+    mean_map = sums[0][:, -len(A) :]
+    for _ in range(doublings):
+        times = _multiplier(mean_map)
+        covariance = covariance + _congruence(times, covariance)
+        shift = shift + times(shift)
+        if f_dot is not None:
+            shift = shift + h * ramp
+            ramp, h = ramp + times(ramp), 2 * h
+        mean_map = times(mean_map)
+    return shift[:, 0].T, covariance.permute(2, 0, 1)
+
+
+def _identity(A: Tensor) -> Tensor:
+    return torch.eye(len(A), dtype=A.dtype, device=A.device)[:, :, None].expand_as(A)
+
+
+def _halved(F: Tensor, h: Tensor) -> tuple[Tensor, float, int]:
+    """``A = F h / 2^k``, batch last ``(d, d, B)``; its 1-norm, at most ``_STEP``; and ``k``."""
+    A = F.permute(1, 2, 0) * h
+    size = float(A.abs().sum(0).amax())
+    doublings = max(0, math.ceil(math.log2(size / _STEP))) if _STEP < size < math.inf else 0
+    # Elementwise results keep the strides of F: the layout that the products want is made here.
+    return A.contiguous() * 2.0**-doublings, size * 2.0**-doublings, doublings
+
+
+def _terms(size: float) -> int:
+    """Terms of ``sum size^k / k!`` until the next is below the rounding of the first."""
+    terms, left_out = 1, max(size, 1e-3)
+    while left_out > 1e-17 and terms < 40:
+        terms += 1
+        left_out *= max(size, 1e-3) / terms
+    return terms
+
+
+def _integrals(A: Tensor, block: Tensor, terms: int, count: int) -> list[Tensor]:
+    """``sum_k A^k block / (k + j)!`` for ``j < count``: the exponential and repeated integrals."""
+    times, block = _multiplier(A), block.contiguous()
+    sums = [block / math.factorial(j) for j in range(count)]
+    for k in range(1, terms):
+        block = times(block)
+        for j, total in enumerate(sums):
+            total.add_(block, alpha=1 / math.factorial(k + j))
+    return sums
+
+
+def _short_covariance(A: Tensor, G: Tensor, h: Tensor, size: float) -> Tensor:
+    """``P(h)``, batch last, from ``P' = F P + P F^T + G G^T``, for ``A = F h`` small.
+
+    A coordinate without noise of its own that the noise reaches through ``j`` others starts at term
+    ``2 j``: so many more terms keep its small entries accurate (to ``j = 7``; the rest is far below
+    the terms kept anyway).
+    """
+    d, terms, times = len(A), _terms(2 * size), _multiplier(A)
+    if G.ndim < 2:  # the products by a multiple of the identity are left out
+        scale = G.square() * h
+        term = (A + A.transpose(0, 1)) * scale
+        total, start = 0.5 * term, 2
+        total.diagonal(dim1=0, dim2=1).add_(scale.expand(A.shape[2])[:, None])
+    else:
+        silent = (G == 0).all(-1).any()
+        terms += 2 * min(d, _SMALL) - 2 if bool(silent) else 0
+        term = (G @ G.mT).expand(A.shape[2], d, d).permute(1, 2, 0).contiguous() * h
+        total, start = term.clone(), 1
+    for k in range(start, terms):
+        half = times(term)
+        term = half + half.transpose(0, 1)
+        total.add_(term, alpha=1 / math.factorial(k + 1))
+    return total
+
+
+def _multiplier(A: Tensor) -> Callable[[Tensor], Tensor]:
+    """``X -> A X`` for ``(d, d, B)`` and ``(d, c, B)``."""
+    if len(A) > _SMALL:
+        first = A.movedim(2, 0).contiguous()
+        return lambda X: torch.bmm(first, X.movedim(2, 0)).movedim(0, 2)
+    columns = A.unsqueeze(2).unbind(1)
+
+    def times(X: Tensor) -> Tensor:
+        rows = X.unbind(0)
+        total = columns[0] * rows[0]
+        for column, row in zip(columns[1:], rows[1:], strict=True):
+            total.addcmul_(column, row)
+        return total
+
+    return times
+
+
+def _congruence(times: Callable[[Tensor], Tensor], P: Tensor) -> Tensor:
+    """``A P A^T``, symmetric to the last bit."""
+    product = times(times(P).transpose(0, 1))
+    return 0.5 * (product + product.transpose(0, 1))
 
 
 def _factor(covariance: Tensor) -> tuple[Tensor, Tensor]:

@@ -122,3 +122,52 @@ def expand_like(t: float | Tensor, x: Tensor) -> Tensor:
             "pass one time, or one per row of x"
         )
     return t.reshape(-1, *(1 for _ in x.shape[1:]))
+
+
+def check_steps(steps: Any) -> int:
+    """``steps`` as an integer >= 1.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        raise ValueError(f"steps: expected an integer >= 1, found {steps!r}")
+    return int(steps)
+
+
+def check_window(
+    diffusion: Any, s: Any, t: Any, rows: int, *, empty: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``s`` and ``t`` as float64 tensors on the CPU, both of shape ``(1,)`` or both ``(rows,)``.
+
+    Raises:
+        ValueError: another shape, not finite, not ``0 <= s < t <= horizon`` (with ``empty``,
+            ``s <= t``); the first offending row is named.
+    """
+    ends = []
+    for name, time in (("s", s), ("t", t)):
+        time = torch.as_tensor(time).detach().to(torch.float64).cpu()
+        if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, rows)):
+            raise ValueError(
+                f"{name}: expected a number or shape ({rows},), found {tuple(time.shape)}: "
+                "pass one time, or one per row"
+            )
+        ends.append(time.reshape(-1))
+    s, t = (end.contiguous() for end in torch.broadcast_tensors(*ends))
+    horizon = float(getattr(diffusion, "horizon", float("inf")))
+    # The slack is the rounding of a horizon that went through float32.
+    outside = ~((t >= 0) & (t <= horizon * (1 + 1e-6)) & torch.isfinite(t))
+    row = _first(outside)
+    if row is not None:
+        raise ValueError(
+            f"t: expected a time in [0, {horizon:g}], found {t[row].item():g} (row {row}): "
+            "simulate within the horizon, or build the process with a longer one"
+        )
+    row = _first(~((s >= 0) & ((s <= t) if empty else (s < t))))
+    if row is not None:
+        raise ValueError(
+            f"expected a window with 0 <= s {'<=' if empty else '<'} t, found s = "
+            f"{s[row].item():g}, t = {t[row].item():g} (row {row}): its length must be positive "
+            "and at most t"
+        )
+    return s, t.clamp(max=horizon)

@@ -1,0 +1,57 @@
+"""Derivatives of a drift: the class's own where it gives them, else exact by ``torch.func``.
+
+A diffusion may have any of
+
+* ``drift_jacobian(y, t)``: ``(B, d, d)``, or ``(B, d)``, the diagonal of a diagonal one;
+* ``drift_and_vjp(y, t, v) -> (f, J^T v)``, where the two share work;
+* ``elementwise = True``: coordinate ``i`` of the drift depends on ``y_i`` alone;
+* ``autonomous = True``: divided by the rate of the clock, drift and ``G G^T`` do not depend on time.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._fields import Time, check_field, pull_back
+
+
+def drift_jacobian(diffusion: Any, y: Tensor, t: Time) -> Tensor:
+    """``J[b, i, j] = d f_i / d y_j`` at each row, ``(B, d, d)``; ``(B, d)`` if it is diagonal.
+
+    Without the class's own: one backward pass for an elementwise drift, else ``d`` of them, vmapped.
+
+    Raises:
+        ValueError: a Jacobian of another shape, and as in :func:`pull_back`.
+    """
+    n, d = y.shape
+    if hasattr(diffusion, "drift_jacobian"):
+        jacobian = diffusion.drift_jacobian(y, t)
+        if jacobian.shape not in ((n, d, d), (n, d)):
+            raise ValueError(
+                f"drift_jacobian: expected shape {(n, d, d)}, or {(n, d)} for a diagonal one, "
+                f"found {tuple(jacobian.shape)}"
+            )
+        return jacobian
+    value, vjp = pull_back(diffusion.drift, y, t)
+    if getattr(diffusion, "elementwise", False):
+        return vjp(torch.ones_like(value))
+    axes = torch.eye(d, dtype=y.dtype, device=y.device)[:, None].expand(d, n, d)
+    return torch.func.vmap(vjp)(axes).movedim(0, 1)
+
+
+def drift_and_vjp(diffusion: Any, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
+    """``f(y, t)`` and ``J^T v``, ``(B, d)`` each."""
+    if hasattr(diffusion, "drift_and_vjp"):
+        return diffusion.drift_and_vjp(y, t, v)
+    if hasattr(diffusion, "drift_jacobian"):
+        J = drift_jacobian(diffusion, y, t)
+        product = J * v if J.ndim == 2 else (J.mT @ v.unsqueeze(-1)).squeeze(-1)
+        return check_field(diffusion.drift(y, t), y, "drift"), product
+    value, vjp = pull_back(diffusion.drift, y, t)
+    return value, vjp(v)
+
+
+def drift_time_derivative(diffusion: Any, y: Tensor, t: Tensor) -> Tensor:
+    """``d f / d t``, ``(B, d)``, at the times ``t`` ``(B,)``, by forward differentiation."""
+    return torch.func.jvp(lambda u: diffusion.drift(y, u), (t,), (torch.ones_like(t),))[1]

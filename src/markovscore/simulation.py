@@ -1,0 +1,189 @@
+r"""Simulation of a forward process by Euler-Maruyama, in the process's own clock.
+
+With ``N`` steps from ``s`` to ``t``, the clock ``tau`` advances by the same ``k`` in each, and
+
+.. math::
+    y_{i+1} = y_i + k\, f(y_i, t_i) / \beta(t_i) + \sqrt{k / \beta(t_i)}\; G(t_i)\, z_i,
+    \qquad k = \tfrac1N \int_s^t \beta, \quad z_i \sim \mathcal N(0, I).
+
+``t_i`` is the middle of the step in the clock (our choice: the noise is additive, so the scheme
+keeps its order, and a drift's dependence on time is integrated to second order). For
+``dY = beta g(Y) dt + sqrt(beta) dW`` it is the scheme of the autonomous process, whatever ``beta``.
+A process without a clock has ``tau = t``, ``beta = 1``. Weak order one, strong order one
+(Kloeden and Platen, *Numerical Solution of Stochastic Differential Equations*, chapter 10).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from ._clock import clock_of
+from ._fields import Time, apply_dispersion, check_field
+from ._jacobian import drift_jacobian
+from ._validate import check_points, check_steps, check_window
+
+# Growth in two steps in a row that only an unstable scheme shows, whatever the units.
+_EXPLOSION = 1e3
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A simulated path: ``times`` ``(N + 1, 1 or B)`` in float64, ``states`` ``(N + 1, B, d)``."""
+
+    times: Tensor
+    states: Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``N`` steps of equal clock from ``s`` to ``t``, one column or one for each row of the batch.
+
+    ``times`` ``(N + 1, n)``; ``middle`` ``(N, n)``, where the coefficients are read; ``step``
+    ``(N, n)``, the clock's advance over its rate there: the length that drift and noise see.
+    """
+
+    times: Tensor
+    middle: Tensor
+    step: Tensor
+
+    def at(self, i: int, y: Tensor) -> tuple[Time, float | Tensor]:
+        """Time and length of step ``i``: numbers if all rows share them, else ``(B,)``, ``(B, 1)``
+        with the dtype and device of ``y``."""
+        if self.middle.shape[1] == 1:
+            return float(self.middle[i, 0]), float(self.step[i, 0])
+        return self.middle[i].to(y), self.step[i].to(y)[:, None]
+
+
+def make_grid(diffusion: Any, s: Tensor, t: Tensor, steps: int) -> Grid:
+    """The grid between ``s`` and ``t``, float64 ``(n,)``."""
+    clock = clock_of(diffusion)
+    start, length = clock.elapsed(s), clock.between(s, t)
+    share = torch.linspace(0, 1, 2 * steps + 1, dtype=torch.float64)[:, None]
+    times = clock.inverse(start + share * length)
+    times[0], times[-1] = s, t
+    middle = times[1::2]
+    return Grid(times[::2], middle, length / steps / clock.rate(middle))
+
+
+def euler_step(y: Tensor, drift: Tensor, G: Any, z: Tensor, h: float | Tensor) -> Tensor:
+    """``y + h f + sqrt(h) G z``; ``h`` a number or ``(B, 1)``."""
+    root = math.sqrt(h) if isinstance(h, float) else h.sqrt()
+    return y + h * drift + apply_dispersion(G, root * z)
+
+
+def noise_like(G: Any, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal ``(B, m)`` for ``G`` of any of the four shapes of ``dispersion(t)``."""
+    columns = G.shape[-1] if isinstance(G, Tensor) and G.ndim > 1 else y.shape[1]
+    return torch.randn(len(y), columns, generator=generator, dtype=y.dtype, device=y.device)
+
+
+class Watch:
+    """Stops a simulation that leaves the numbers, and says why.
+
+    ``y`` is followed by its largest entry alone: one reduction a step.
+    """
+
+    def __init__(self, diffusion: Any, start: Tensor, grid: Grid) -> None:
+        self._diffusion, self._start, self._grid = diffusion, start, grid
+        self._peak, self._growing = float(start.abs().max()), False
+
+    def check(self, i: int, y: Tensor, drift: Tensor, y_next: Tensor) -> None:
+        """Look at the step ``i`` from ``y`` to ``y_next``.
+
+        Raises:
+            ValueError: the drift at ``y`` is not finite, the points grow a thousandfold in each of
+                two steps, or overflow.
+        """
+        peak = float(y_next.abs().max())
+        growing = peak > _EXPLOSION * self._peak
+        if math.isfinite(peak) and not (growing and self._growing):
+            self._peak, self._growing = peak, growing
+            return
+        bad_drift = ~torch.isfinite(drift).all(1)
+        row = int(bad_drift.int().argmax())
+        tame = float(y[row].abs().max()) < 1e6 * (1 + float(self._start.abs().max()))
+        column = row if self._grid.middle.shape[1] > 1 else 0
+        time = float(self._grid.middle[i, column])
+        if bool(bad_drift.any()) and tame:
+            raise ValueError(
+                f"drift: expected finite numbers, found {drift[row].tolist()} at time {time:g}, "
+                f"the first bad row is {row}, at y = {y[row].tolist()}: check the drift there"
+            )
+        self._diverged(i, y_next)
+
+    def _diverged(self, i: int, y_next: Tensor) -> None:
+        size = torch.nan_to_num(y_next.abs(), nan=math.inf, posinf=math.inf).amax(1)
+        row, steps = int(size.argmax()), len(self._grid.step)
+        column = row if self._grid.middle.shape[1] > 1 else 0
+        time, h = (float(v[i, column]) for v in (self._grid.middle, self._grid.step))
+        start = self._start[row : row + 1]
+        J = drift_jacobian(self._diffusion, start, start.new_full((1,), time))
+        steepest = float(J.abs().max() if J.ndim == 2 else J.abs().sum(2).max())
+        trial = min(0.5 * h, 1 / steepest) if 0 < steepest < math.inf else 0.5 * h
+        raise ValueError(
+            f"the particles diverge at time {time:g} with step {h:g}, the first in row {row} "
+            f"(started at {start[0].tolist()}): the step is too long for the drift's slope "
+            f"{steepest:.3g} there, try a step of at most {trial:.2g}, "
+            f"that is steps >= {math.ceil(steps * h / trial)}"
+        )
+
+
+@overload
+def simulate(
+    diffusion: Any, x0: Tensor, t: Time, steps: int, generator: torch.Generator | None = ...,
+    *, s: Time = ..., keep: Literal[False] = ...,
+) -> Tensor: ...  # fmt: skip
+@overload
+def simulate(
+    diffusion: Any, x0: Tensor, t: Time, steps: int, generator: torch.Generator | None = ...,
+    *, s: Time = ..., keep: Literal[True],
+) -> Trajectory: ...  # fmt: skip
+@torch.no_grad()
+def simulate(
+    diffusion: Any,
+    x0: Tensor,
+    t: Time,
+    steps: int,
+    generator: torch.Generator | None = None,
+    *,
+    s: Time = 0.0,
+    keep: bool = False,
+) -> Tensor | Trajectory:
+    """Points at time ``t`` of paths that start from ``x0`` at time ``s``; see the module's text.
+
+    Args:
+        diffusion: has ``drift`` and ``dispersion``; ``horizon``, ``clock`` and ``project`` are used
+            where it has them.
+        x0: ``(B, d)``.
+        t, s: numbers or ``(B,)`` tensors, ``0 <= s <= t <= horizon``: every row has its own end.
+        steps: number of steps, the same for every row.
+        generator: source of the noise, on the device of ``x0``; one draw a step, so the numbers
+            depend on seed, shape and steps alone.
+        keep: return the whole :class:`Trajectory` in place of its last points.
+
+    Returns:
+        ``(B, d)``, dtype and device of ``x0``. No gradients are kept.
+
+    Raises:
+        TypeError, ValueError: malformed points, ``t`` outside ``[0, horizon]`` or before ``s``,
+            ``steps < 1``; a drift of the wrong shape or that is not finite (time and first bad
+            row); particles that diverge (time, and the step to try).
+    """
+    y = check_points(x0, getattr(diffusion, "dim", None), "x0")
+    s, t = check_window(diffusion, s, t, len(y), empty=True)
+    grid = make_grid(diffusion, s, t, check_steps(steps))
+    watch, project = Watch(diffusion, y, grid), getattr(diffusion, "project", None)
+    states = [y]
+    for i in range(len(grid.step)):
+        time, h = grid.at(i, y)
+        drift = check_field(diffusion.drift(y, time), y, "drift")
+        G = diffusion.dispersion(time)
+        y_next = euler_step(y, drift, G, noise_like(G, y, generator), h)
+        watch.check(i, y, drift, y_next)
+        y = y_next if project is None else project(y_next)
+        if keep:
+            states.append(y)
+    return Trajectory(grid.times, torch.stack(states)) if keep else y
