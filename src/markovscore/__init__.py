@@ -7,25 +7,32 @@ from .diffusions import BoxBrownian, Diffusion, LinearSDE, OrnsteinUhlenbeck, To
 from .eigenbasis import Cosine, Fourier, Hermite
 from .networks import ScoreMLP
 from .objectives import DenoisingSM
+from .path_shift import linearised_weight, path_shift_target
 from .priors import Gaussian, GaussianMixture, Logistic, UniformBox, UniformTorus
+from .processes import ActiveSwimmer, DoubleWell, Langevin, TrappedParticles
 from .reference import FokkerPlanck, fokker_planck
 from .sampling import log_likelihood, sample_ode, sample_sde
+from .simulation import Trajectory, simulate
 from .spectral import SpectralScore, SpectralWarning, fit_spectral
 from .training import TrainResult, train
+from .transitions import clock_window, fixed_window, local_target, local_transition
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActiveSwimmer",
     "BoxBrownian",
     "Cosine",
     "DenoisingSM",
     "DiffusedMixture",
     "Diffusion",
+    "DoubleWell",
     "FokkerPlanck",
     "Fourier",
     "Gaussian",
     "GaussianMixture",
     "Hermite",
+    "Langevin",
     "LinearSDE",
     "Logistic",
     "OrnsteinUhlenbeck",
@@ -34,18 +41,27 @@ __all__ = [
     "SpectralWarning",
     "TorusBrownian",
     "TrainResult",
+    "Trajectory",
+    "TrappedParticles",
     "UniformBox",
     "UniformTorus",
     "claims",
+    "clock_window",
     "datasets",
     "figures",
     "fit_spectral",
     "fokker_planck",
+    "fixed_window",
+    "linearised_weight",
+    "local_target",
+    "local_transition",
     "log_likelihood",
     "metrics",
     "mixture_1d",
+    "path_shift_target",
     "sample_ode",
     "sample_sde",
+    "simulate",
     "toy",
     "train",
 ]

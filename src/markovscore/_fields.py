@@ -1,4 +1,4 @@
-"""Vector fields ``(x, t) -> (B, d)``: exact derivatives, and products with a dispersion ``G(t)``."""
+"""Vector fields ``(x, t) -> (B, d)``: derivatives, and products with a dispersion ``G(t)``."""
 
 from collections.abc import Callable
 

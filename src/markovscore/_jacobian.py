@@ -5,7 +5,7 @@ A diffusion may have any of
 * ``drift_jacobian(y, t)``: ``(B, d, d)``, or ``(B, d)``, the diagonal of a diagonal one;
 * ``drift_and_vjp(y, t, v) -> (f, J^T v)``, where the two share work;
 * ``elementwise = True``: coordinate ``i`` of the drift depends on ``y_i`` alone;
-* ``autonomous = True``: divided by the rate of the clock, drift and ``G G^T`` do not depend on time.
+* ``autonomous = True``: per unit of clock, drift and ``G G^T`` do not depend on time.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fields import Time, check_field, pull_back
+from ._fields import Field, Time, check_field, pull_back
 
 
 def drift_jacobian(diffusion: Any, y: Tensor, t: Time) -> Tensor:
     """``J[b, i, j] = d f_i / d y_j`` at each row, ``(B, d, d)``; ``(B, d)`` if it is diagonal.
 
-    Without the class's own: one backward pass for an elementwise drift, else ``d`` of them, vmapped.
+    Without the class's own: one backward pass for an elementwise drift, else ``d``, vmapped.
 
     Raises:
         ValueError: a Jacobian of another shape, and as in :func:`pull_back`.
@@ -33,11 +33,22 @@ def drift_jacobian(diffusion: Any, y: Tensor, t: Time) -> Tensor:
                 f"found {tuple(jacobian.shape)}"
             )
         return jacobian
-    value, vjp = pull_back(diffusion.drift, y, t)
-    if getattr(diffusion, "elementwise", False):
+    return field_jacobian(diffusion.drift, y, t, getattr(diffusion, "elementwise", False))
+
+
+def field_jacobian(field: Field, y: Tensor, t: Time, elementwise: bool = False) -> Tensor:
+    """:func:`drift_jacobian` of any field, by reverse differentiation."""
+    n, d = y.shape
+    value, vjp = pull_back(field, y, t)
+    if elementwise:
         return vjp(torch.ones_like(value))
     axes = torch.eye(d, dtype=y.dtype, device=y.device)[:, None].expand(d, n, d)
     return torch.func.vmap(vjp)(axes).movedim(0, 1)
+
+
+def times_vector(J: Tensor, v: Tensor) -> Tensor:
+    """``J^T v`` for ``J`` ``(B, d, d)``, or ``(B, d)``, its diagonal."""
+    return J * v if J.ndim == 2 else (J.mT @ v.unsqueeze(-1)).squeeze(-1)
 
 
 def drift_and_vjp(diffusion: Any, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,13 +56,7 @@ def drift_and_vjp(diffusion: Any, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor
     if hasattr(diffusion, "drift_and_vjp"):
         return diffusion.drift_and_vjp(y, t, v)
     if hasattr(diffusion, "drift_jacobian"):
-        J = drift_jacobian(diffusion, y, t)
-        product = J * v if J.ndim == 2 else (J.mT @ v.unsqueeze(-1)).squeeze(-1)
-        return check_field(diffusion.drift(y, t), y, "drift"), product
+        f = check_field(diffusion.drift(y, t), y, "drift")
+        return f, times_vector(drift_jacobian(diffusion, y, t), v)
     value, vjp = pull_back(diffusion.drift, y, t)
     return value, vjp(v)
-
-
-def drift_time_derivative(diffusion: Any, y: Tensor, t: Tensor) -> Tensor:
-    """``d f / d t``, ``(B, d)``, at the times ``t`` ``(B,)``, by forward differentiation."""
-    return torch.func.jvp(lambda u: diffusion.drift(y, u), (t,), (torch.ones_like(t),))[1]

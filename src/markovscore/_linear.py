@@ -36,8 +36,8 @@ def linear_transition(F: Tensor, G: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Mean map ``Phi`` and covariance ``P``, each ``(N, d, d)``, at the times ``t`` ``(N,)``.
 
     Args:
-        F: drift matrix ``(d, d)``.
-        G: dispersion matrix ``(d, m)``.
+        F: drift matrix ``(d, d)``, or one for each time ``(N, d, d)``.
+        G: as in :func:`window_moments`.
         t: times ``(N,)``, non-negative.
     """
     A, size, doublings = _halved(F.expand(len(t), -1, -1), t)
@@ -168,7 +168,7 @@ def _congruence(times: Callable[[Tensor], Tensor], P: Tensor) -> Tensor:
     return 0.5 * (product + product.transpose(0, 1))
 
 
-def _factor(covariance: Tensor) -> tuple[Tensor, Tensor]:
+def first_silent(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Cholesky factors ``(N, d, d)`` and, ``(N, d)``, the axes that get no noise of their own."""
     factor, info = torch.linalg.cholesky_ex(covariance)
     variance = covariance.diagonal(dim1=-2, dim2=-1)
@@ -183,7 +183,7 @@ def cholesky(covariance: Tensor, t: Tensor) -> Tensor:
     Raises:
         ValueError: not positive definite; the time and the first direction without noise are named.
     """
-    factor, silent = _factor(covariance)
+    factor, silent = first_silent(covariance)
     bad = silent.nonzero()
     if len(bad):
         row, axis = bad[0].tolist()
@@ -204,5 +204,5 @@ def stationary_factor(F: Tensor, Q: Tensor) -> Tensor | None:
     if float(torch.linalg.eigvals(F).real.max()) >= 0:
         return None
     covariance = torch.from_numpy(scipy.linalg.solve_continuous_lyapunov(F.numpy(), -Q.numpy()))
-    factor, silent = _factor(0.5 * (covariance + covariance.mT)[None])
+    factor, silent = first_silent(0.5 * (covariance + covariance.mT)[None])
     return None if bool(silent.any()) else factor[0]

@@ -146,7 +146,7 @@ def check_window(
     """
     ends = []
     for name, time in (("s", s), ("t", t)):
-        time = torch.as_tensor(time).detach().to(torch.float64).cpu()
+        time = torch.as_tensor(time, dtype=torch.float64).detach().cpu()
         if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, rows)):
             raise ValueError(
                 f"{name}: expected a number or shape ({rows},), found {tuple(time.shape)}: "

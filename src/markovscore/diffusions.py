@@ -92,6 +92,7 @@ class _Separable(Diffusion):
     ``var = 0``; mixtures broadcast ``y`` ``(B, 1, d)`` to ``mean`` ``(M, d)`` and ``var`` ``(M,)``.
     """
 
+    elementwise = True
     _axis_log_prob: Callable[..., Tensor]
     _axis_score: Callable[..., Tensor]
     std: Callable[..., Tensor]
@@ -229,6 +230,8 @@ class BoxBrownian(_Driftless):
     Eigenvalues ``-pi^2 |k|^2 / (high - low)^2``; the default horizon leaves ``e^{-pi^2/2} = 0.7%``
     of the slowest one.
     """
+
+    reflects = True
 
     def __init__(self, dim: int, low: float = 0.0, high: float = 1.0, horizon: float | None = None):
         self.prior = UniformBox(dim, low, high)

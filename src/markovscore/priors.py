@@ -1,9 +1,12 @@
 """Stationary laws: where the forward process ends and the samplers start.
 
 Each class has ``dim``, ``log_prob(x) -> (B,)``, ``score(x) -> (B, d)``, the gradient of the log
-density, and ``sample(n, generator, dtype, device) -> (n, d)``. Parameters are kept in float64 and
-cast to the dtype and device of the points. Constructors validate; the methods, which run inside
-solvers and training loops, do not: ``x`` is a finite floating ``(B, d)`` tensor by then.
+density, and ``sample(n, generator, dtype, device) -> (n, d)``; also ``hessian(x)`` of the log
+density, ``(B, d, d)``, or ``(B, d)``, its diagonal, where the coordinates are independent. A prior
+of one's own needs ``dim`` and what it is used for: ``score`` for ``Langevin``, ``log_prob`` and
+``sample`` for the samplers. Parameters are kept in float64 and cast to the dtype and device of the
+points. Constructors validate; the methods, which run inside solvers and training loops, do not:
+``x`` is a finite floating ``(B, d)`` tensor by then.
 Samples have ``dtype`` (default: torch's) and lie on ``device`` (default: the generator's, or CPU).
 """
 
@@ -99,6 +102,12 @@ class Gaussian:
             return -torch.linalg.solve_triangular(scale.T, z.T, upper=True).T
         return -z / scale
 
+    def hessian(self, x: Tensor) -> Tensor:
+        """``-C^{-1}``, ``(B, d, d)``; for independent coordinates its diagonal, ``(B, d)``."""
+        if self._dense:
+            return -torch.cholesky_inverse(self.scale).to(x).expand(len(x), -1, -1)
+        return -self.scale.to(x).square().reciprocal().expand_as(x)
+
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
@@ -155,6 +164,28 @@ class GaussianMixture:
         # Differences first: pull @ means - pull.sum * x would cancel where the scale is small.
         return (pull[:, :, None] * (self.means.to(x) - x[:, None, :])).sum(1)
 
+    def _spread(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``p(m | x)``, components' scores less their mean ``(B, M, d)``, that mean (the
+        score), and ``E_p[sigma_m^-2]``."""
+        precision = self.scale.to(x).square().reciprocal()
+        p = torch.softmax(self._log_terms(x), dim=1)
+        scores = precision[:, None] * (self.means.to(x) - x[:, None, :])
+        score = (p[:, :, None] * scores).sum(1)
+        return p, scores - score[:, None, :], score, p @ precision
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """``Cov_p(s_m) - E_p[sigma_m^-2] I`` for the components' scores ``s_m``, ``(B, d, d)``."""
+        p, spread, _, precision = self._spread(x)
+        weighted = p[:, :, None] * spread
+        covariance = (weighted.unsqueeze(-1) * spread.unsqueeze(-2)).sum(1)
+        return covariance - torch.diag_embed(precision[:, None].expand_as(x))
+
+    def score_and_hessian_product(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The score, and the Hessian times ``v`` ``(B, d)``, from one pass; ``(B, d)`` each."""
+        p, spread, score, precision = self._spread(x)
+        along = p * (spread * v[:, None, :]).sum(2)
+        return score, (along[:, :, None] * spread).sum(1) - precision[:, None] * v
+
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
@@ -187,6 +218,10 @@ class Logistic:
         """Gradient of the log density, shape ``(B, d)``."""
         return -torch.tanh(x / (2 * self.scale)) / self.scale
 
+    def hessian(self, x: Tensor) -> Tensor:
+        """Diagonal of the Hessian, ``-sech^2(x / (2 s)) / (2 s^2)``, shape ``(B, d)``."""
+        return (torch.tanh(x / (2 * self.scale)).square() - 1) / (2 * self.scale**2)
+
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
@@ -210,6 +245,10 @@ class UniformTorus:
 
     def score(self, x: Tensor) -> Tensor:
         """Zero, shape ``(B, d)``."""
+        return torch.zeros_like(x)
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """Zero, the diagonal, shape ``(B, d)``."""
         return torch.zeros_like(x)
 
     def sample(
@@ -240,6 +279,10 @@ class UniformBox:
 
     def score(self, x: Tensor) -> Tensor:
         """Zero, shape ``(B, d)``."""
+        return torch.zeros_like(x)
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """Zero, the diagonal, shape ``(B, d)``."""
         return torch.zeros_like(x)
 
     def sample(

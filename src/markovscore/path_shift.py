@@ -1,0 +1,206 @@
+r"""Path-shift targets: an unbiased target for the score from a simulated path (ours).
+
+Shift the whole path on a window ``[s, t]`` by ``w_r e``, with ``w_s = 0`` and ``w_t = I``. A
+translation has unit Jacobian, so for any drift with Jacobian ``J``
+
+.. math:: \nabla \log \rho_t(y) = E[\text{target} \mid Y_t = y], \qquad
+          \text{target} = -\int_s^t [\dot w_r - J(Y_r) w_r]^\top (G G^\top)^{-1} G\, dW_r .
+
+For the Euler chain ``y_{i+1} = y_i + h f(y_i) + sqrt(h) G z_i`` the same argument is exact:
+
+.. math:: \text{target} = -\sum_i [w_{i+1} - w_i - h J(y_i) w_i]^\top
+          (G G^\top)^{-1} G z_i / \sqrt h
+
+is a conditional-mean target for the score of the chain itself, so its only bias is the weak error
+of the scheme. With ``J`` frozen at ``y_s`` and :func:`linearised_weight` it is local-DSM.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._clock import clock_of
+from ._fields import Time, apply_dispersion, check_field
+from ._jacobian import drift_and_vjp
+from ._linear import first_silent, linear_transition
+from ._validate import check_points, check_steps, check_window, expand_like
+from .simulation import Grid, Watch, euler_step, make_grid, noise_like
+from .transitions import check_walls, covariance_factor, expansion, unit_dispersion
+
+WeightPath = Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def path_shift_target(
+    diffusion: Any,
+    y_s: Tensor,
+    s: Time,
+    t: Time,
+    *,
+    steps: int = 20,
+    generator: torch.Generator | None = None,
+    weight: WeightPath | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Simulate the window and return ``y`` ``(B, d)`` at ``t`` and a ``target`` ``(B, d)`` with
+    ``E[target | y] = grad log rho_t(y)``, whatever the law at ``s`` and the window's length.
+
+    Args:
+        diffusion: has ``drift`` and ``dispersion``; ``drift_and_vjp`` or ``drift_jacobian`` are
+            used where it has them, else ``torch.func``. ``G G^T`` must be invertible, or the class
+            supply ``shift_target(states, noise, step) -> (B, d)`` (see ``ActiveSwimmer``).
+        y_s: ``(B, d)`` at time ``s``.
+        s, t: numbers or ``(B,)`` tensors, ``0 <= s < t <= horizon``.
+        steps: Euler steps on the window, equal in the process's clock.
+        generator: source of the noise, one draw a step.
+        weight: ``w`` as a function of the elapsed share of the window's clock, ``(N + 1,)`` in
+            float64 from 0 to 1. Its rank says what it is: ``(N + 1,)`` times the identity,
+            ``(N + 1, d)`` a diagonal, ``(N + 1, d, d)`` a matrix, ``(N + 1, B, d, d)`` one for each
+            row, which may depend on ``y_s`` but on nothing later. Default: the share itself.
+
+    Returns:
+        ``y`` and ``target``, dtype and device of ``y_s``, without gradients.
+
+    Raises:
+        TypeError, ValueError: malformed points or window, ``steps < 1``; a weight that does not run
+            from 0 to the identity; singular noise without a shift rule; a process with walls; and
+            as in :func:`simulate`.
+    """
+    y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
+    start, end = check_window(diffusion, s, t, len(y))
+    check_walls(diffusion)
+    grid = make_grid(diffusion, start, end, check_steps(steps))
+    if hasattr(diffusion, "shift_target"):
+        if weight is not None:
+            raise ValueError(
+                f"weight: expected none for {type(diffusion).__name__}, found one: its noise is "
+                "singular and the shift is that of its own shift_target"
+            )
+        return _by_rule(diffusion, y, grid, generator)
+    w = _weights(weight, grid, y)
+    watch, target = Watch(diffusion, y, grid), torch.zeros_like(y)
+    for i in range(len(grid.step)):
+        time, h = grid.at(i, y)
+        G = diffusion.dispersion(time)
+        z = noise_like(G, y, generator)
+        push = _noise_score(G, z, time) / h**0.5
+        # w_0 = 0: the first step needs no Jacobian.
+        drift, pulled = drift_and_vjp(diffusion, y, time, push) if i else (None, None)
+        drift = check_field(diffusion.drift(y, time), y, "drift") if drift is None else drift
+        target -= _transposed(w[i + 1] - w[i], push)
+        if pulled is not None:
+            target += h * _transposed(w[i], pulled)
+        y_next = euler_step(y, drift, G, z, h)
+        watch.check(i, y, drift, y_next)
+        y = y_next
+    return _projected(diffusion, y), target
+
+
+@torch.no_grad()
+def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPath:
+    r"""The weight path of least variance for the drift linearised at ``y_s``.
+
+    .. math:: w_r = P(r h)\, e^{J^\top (1 - r) h}\, P(h)^{-1}, \qquad
+              P(u) = \int_0^u e^{Jv} G G^\top e^{J^\top v}\, dv ,
+
+    the regression of ``Y_r`` on ``Y_t``. For a linear drift the target is then a function of ``y``
+    and ``y_s`` alone, the exact transition score. Pass it as ``weight`` with the same ``y_s``,
+    ``s`` and ``t``; its table is ``(N + 1, B, d, d)``, so for small ``d``.
+
+    Raises:
+        ValueError: as :func:`local_transition`, and a singular ``P``.
+    """
+    y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
+    start, end = check_window(diffusion, s, t, len(y))
+    clock = clock_of(diffusion)
+    h = clock.between(start, end)
+    J = expansion(diffusion, clock, y, start)[0].double()
+    J = J if J.ndim == 3 else torch.diag_embed(J)
+    G = unit_dispersion(diffusion, clock, y, start, h).double()
+    h = h.to(y.device).expand(len(y))
+    factor = covariance_factor(linear_transition(J, G, h)[1], s, t)
+
+    def weight(share: Tensor) -> Tensor:
+        nodes = []
+        for r in share.tolist():
+            P, rest = linear_transition(J, G, r * h)[1], linear_transition(J, G, (1 - r) * h)[0]
+            nodes.append(torch.cholesky_solve(rest @ P, factor).mT)
+        return torch.stack(nodes)
+
+    return weight
+
+
+def _by_rule(
+    diffusion: Any, y: Tensor, grid: Grid, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """The class's own rule on the whole simulated path."""
+    watch, states, noise = Watch(diffusion, y, grid), [y], []
+    for i in range(len(grid.step)):
+        time, h = grid.at(i, y)
+        drift = check_field(diffusion.drift(y, time), y, "drift")
+        G = diffusion.dispersion(time)
+        noise.append(noise_like(G, y, generator))
+        y_next = euler_step(y, drift, G, noise[-1], h)
+        watch.check(i, y, drift, y_next)
+        y = y_next
+        states.append(y)
+    step = grid.step.to(y)
+    target = diffusion.shift_target(torch.stack(states), torch.stack(noise), step)
+    return _projected(diffusion, y), check_field(target, y, "shift_target")
+
+
+def _projected(diffusion: Any, y: Tensor) -> Tensor:
+    """Paths are shifted in the unwrapped space; only their end is wrapped."""
+    return diffusion.project(y) if hasattr(diffusion, "project") else y
+
+
+def _noise_score(G: Any, z: Tensor, time: Time) -> Tensor:
+    """``(G G^T)^{-1} G z``, shape ``(B, d)``."""
+    G = torch.as_tensor(G, dtype=z.dtype, device=z.device)
+    if G.ndim < 2:
+        if bool((G == 0).any()):
+            _no_rule(time)
+        return z / expand_like(G, z)
+    factor, silent = first_silent((G @ G.mT).reshape(-1, G.shape[-2], G.shape[-2]))
+    if bool(silent.any()):
+        _no_rule(time)
+    # Two triangular solves: never a batched LU.
+    noise = apply_dispersion(G, z).unsqueeze(-1)
+    half = torch.linalg.solve_triangular(factor, noise, upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1)
+
+
+def _no_rule(time: Time) -> None:
+    when = float(torch.as_tensor(time).reshape(-1)[0])
+    raise ValueError(
+        f"expected an invertible G G^T, found a singular one at time {when:g} and no shift rule: "
+        "add shift_target(states, noise, step) -> (B, d) to the class, as ActiveSwimmer does, or "
+        "use local_target, which needs no inverse"
+    )
+
+
+def _weights(weight: WeightPath | None, grid: Grid, y: Tensor) -> Tensor:
+    """``w`` at the nodes; see :func:`path_shift_target`."""
+    count, (n, d) = len(grid.times), y.shape
+    share = torch.linspace(0, 1, count, dtype=torch.float64)
+    w = share if weight is None else torch.as_tensor(weight(share))
+    if w.shape not in ((count,), (count, d), (count, d, d), (count, n, d, d)):
+        raise ValueError(
+            f"weight: expected shape ({count},), ({count}, {d}), ({count}, {d}, {d}) or "
+            f"({count}, {n}, {d}, {d}), found {tuple(w.shape)}"
+        )
+    w = w.to(y)
+    identity = torch.eye(d).to(w) if w.ndim > 2 else torch.ones(()).to(w)
+    gap = max(float(w[0].abs().max()), float((w[-1] - identity).abs().max()))
+    if not gap < 1e-5:
+        raise ValueError(
+            f"weight: expected w = 0 at the start and the identity at the end, found it off by "
+            f"{gap:.2g}: subtract and divide so that both ends are met"
+        )
+    return w
+
+
+def _transposed(w: Tensor, u: Tensor) -> Tensor:
+    """``w^T u`` for one node's ``w``: 0-dim, ``(d,)``, ``(d, d)`` or ``(B, d, d)``."""
+    return w * u if w.ndim < 2 else (w.mT @ u.unsqueeze(-1)).squeeze(-1)

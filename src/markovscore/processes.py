@@ -1,0 +1,338 @@
+r"""Nonlinear forward processes, and one whose law is known exactly although it is not a toy.
+
+The protocol is that of ``markovscore.diffusions``. Beside it a class may give its clock, Jacobian
+and vector-Jacobian product (``markovscore._clock``, ``markovscore._jacobian``), and, where ``G`` is
+singular, ``shift_target(states, noise, step)``, the rule of ``markovscore.path_shift_target``.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._clock import Beta, make_clock
+from ._fields import Time, pull_back
+from ._jacobian import field_jacobian, times_vector
+from ._validate import expand_like
+from .diffusions import Diffusion, _check_after_start, _check_horizon, _time
+from .priors import Gaussian, _check_dim, _check_positive
+
+
+class Langevin(Diffusion):
+    r"""``dY = (beta(t) / 2) grad log pi(Y) dt + sqrt(beta(t)) dW``: leaves ``pi`` invariant.
+
+    In the clock :math:`\tau(t) = \int_0^t \beta` it is one autonomous process, so simulation,
+    windows and local linearisation all count in ``tau`` and are the same for any ``beta``.
+    (Singhal, Goldstein and Ranganath 2024, section on non-Gaussian priors; Roberts and Tweedie
+    1996 for the process.)
+
+    Args:
+        prior: has ``dim`` and ``score(x) -> (B, d)``; ``hessian(x)`` and
+            ``score_and_hessian_product(x, v)`` are used where it has them, else ``torch.func``.
+        beta: a positive number, a pair ``(beta(0), beta(horizon))`` for a linear function, or any
+            positive integrable callable on float64 tensors; the default pair is our choice.
+        horizon: end of the time interval.
+
+    Raises:
+        TypeError: a prior without ``dim`` or ``score``.
+        ValueError: ``beta`` not finite and positive, or a bad horizon.
+    """
+
+    autonomous = True
+
+    def __init__(self, prior: Any, beta: Beta = (0.1, 10.0), horizon: float = 1.0) -> None:
+        for name in ("dim", "score"):
+            if not hasattr(prior, name):
+                raise TypeError(
+                    f"prior: expected dim and score(x) -> (B, d), found {type(prior).__name__} "
+                    f"without {name}: define it, or pass a law of markovscore.priors"
+                )
+        self.prior, self.dim, self.horizon = prior, prior.dim, _check_horizon(horizon)
+        self.clock = make_clock(beta, self.horizon)
+
+    def beta(self, t: Time) -> Tensor:
+        """``beta(t)``, float64, the shape of ``t``."""
+        return self.clock.rate(_time(t).double())
+
+    def drift(self, y: Tensor, t: Time) -> Tensor:
+        """``beta(t) / 2 grad log pi(y)``, shape ``(B, d)``."""
+        return expand_like(0.5 * self.beta(t), y) * self.prior.score(y)
+
+    def dispersion(self, t: Time) -> Tensor:
+        """``sqrt(beta(t))``, the shape of ``t``."""
+        return self.beta(t).sqrt()
+
+    def std(self, t: Time) -> Tensor:
+        """``sqrt(1 - e^{-tau(t)})``: the transition's scale for a standard normal prior.
+
+        For other priors a scale for networks to divide by, exact only to first order in ``tau``.
+        """
+        t = _time(t)
+        tau = self.clock.elapsed(t.double().cpu())
+        return torch.expm1(-tau).neg().sqrt().to(t)
+
+    def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
+        """``beta(t) / 2`` times the Hessian of ``log pi``: ``(B, d, d)``, or its diagonal."""
+        if hasattr(self.prior, "hessian"):
+            hessian = self.prior.hessian(y)
+        else:
+            hessian = field_jacobian(self._score, y, t)
+        return expand_like(0.5 * self.beta(t), hessian) * hessian
+
+    def drift_and_vjp(self, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
+        """``f(y, t)`` and ``J^T v``, ``(B, d)`` each."""
+        half = expand_like(0.5 * self.beta(t), y)
+        if hasattr(self.prior, "score_and_hessian_product"):
+            score, product = self.prior.score_and_hessian_product(y, v)
+        elif hasattr(self.prior, "hessian"):
+            score, product = self.prior.score(y), times_vector(self.prior.hessian(y), v)
+        else:
+            score, vjp = pull_back(self._score, y, t)
+            product = vjp(v)
+        return half * score, half * product
+
+    def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
+        """``beta(t) / 2`` times the Laplacian of ``log pi``, shape ``(B,)``."""
+        J = self.drift_jacobian(y, t)
+        return J.sum(1) if J.ndim == 2 else J.diagonal(dim1=1, dim2=2).sum(1)
+
+    def _score(self, y: Tensor, t: Time) -> Tensor:
+        return self.prior.score(y)
+
+
+class DoubleWell(Diffusion):
+    r"""``dY = (Y - Y^3) dt + dW`` in each coordinate: two wells at -1 and 1.
+
+    Stationary density proportional to ``exp(y^2 - y^4 / 2)`` in each coordinate; no sampler of it
+    is given, so ``prior`` is None. The setting of the path-shift trial is ``dim = 1``, ``t = 1``.
+    """
+
+    autonomous = elementwise = True
+
+    def __init__(self, dim: int = 1, horizon: float = 5.0) -> None:
+        self.dim, self.horizon = _check_dim(dim), _check_horizon(horizon)
+
+    def drift(self, y: Tensor, t: Time) -> Tensor:
+        """``y - y^3``, shape ``(B, d)``."""
+        return y - y**3
+
+    def dispersion(self, t: Time) -> Tensor:
+        """One, 0-dim."""
+        return torch.ones((), dtype=torch.float64)
+
+    def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
+        """The diagonal ``1 - 3 y^2``, shape ``(B, d)``."""
+        return 1 - 3 * y.square()
+
+    def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
+        """``sum_i 1 - 3 y_i^2``, shape ``(B,)``."""
+        return self.drift_jacobian(y, t).sum(1)
+
+
+class ActiveSwimmer(Diffusion):
+    r"""``dx = (-x^3 + v) dt``, ``dv = -gamma v dt + sqrt(2 gamma D) dW``; a row is ``(x, v)``.
+
+    A particle in a quartic trap driven by its own noisy velocity (Boffi and Vanden-Eijnden 2023,
+    arXiv:2206.04642; Singhal et al. 2024, figure 5). The noise enters ``v`` alone, so ``G`` is
+    singular and only the ``v`` component of the score appears in ``G G^T s``.
+
+    Args:
+        gamma, D: friction and noise strength, positive.
+        horizon: end of the time interval.
+    """
+
+    autonomous = True
+    dim = 2
+
+    def __init__(self, gamma: float = 0.1, D: float = 1.0, horizon: float = 5.0) -> None:
+        self.gamma, self.D = float(_check_positive(gamma, "gamma")), float(_check_positive(D, "D"))
+        self.horizon = _check_horizon(horizon)
+        self._sigma = math.sqrt(2 * self.gamma * self.D)
+
+    def drift(self, y: Tensor, t: Time) -> Tensor:
+        """``(-x^3 + v, -gamma v)``, shape ``(B, 2)``."""
+        x, v = y.unbind(1)
+        return torch.stack([v - x**3, -self.gamma * v], 1)
+
+    def dispersion(self, t: Time) -> Tensor:
+        """``[[0], [sqrt(2 gamma D)]]``; as ``t`` where it is a tensor, else float64."""
+        G = torch.tensor([[0.0], [self._sigma]], dtype=torch.float64)
+        return G.to(t) if isinstance(t, Tensor) and t.is_floating_point() else G
+
+    def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
+        """``[[-3 x^2, 1], [0, -gamma]]``, shape ``(B, 2, 2)``."""
+        J = y.new_zeros(len(y), 2, 2)
+        J[:, 0, 0], J[:, 0, 1], J[:, 1, 1] = -3 * y[:, 0].square(), 1.0, -self.gamma
+        return J
+
+    def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
+        """``-3 x^2 - gamma``, shape ``(B,)``."""
+        return -3 * y[:, 0].square() - self.gamma
+
+    def shift_target(self, states: Tensor, noise: Tensor, step: Tensor) -> Tensor:
+        r"""Unbiased target for both components of the score at the end of a simulated window.
+
+        Shift ``x`` by ``a_i`` and ``v`` by ``u_i = (a_{i+1} - a_i) / h + 3 x_i^2 a_i``: the
+        deterministic equation of ``x`` still holds, ``u_i`` depends on earlier noise alone, so the
+        map of the noise has unit Jacobian, and with ``a_0 = u_0 = 0``
+
+        .. math:: (a_N, u_N) \cdot \nabla \log \rho_t(y) = E\Big[-\sum_i
+                  (u_{i+1} - u_i + h \gamma u_i)\, z_i / (\sigma \sqrt h) \,\Big|\, y_N = y\Big] .
+
+        ``(0, 1)`` gives the ``v`` component; ``(1, 3 x_N^2)``, less ``3 x_N^2`` times it, the ``x``
+        component. Exact for the simulated chain. Cubic ``a``, zero at the first two nodes.
+
+        Args:
+            states: ``(N + 1, B, 2)``, ``N >= 2``.
+            noise: ``(N, B, 1)``, the standard normal draws.
+            step: ``(N, 1 or B)``, steps of equal length.
+
+        Returns:
+            ``(B, 2)``; the ``x`` component's variance grows as ``1 / window^3``.
+        """
+        count = len(noise)
+        if count < 2:
+            raise ValueError(
+                f"steps: expected at least 2 for ActiveSwimmer, found {count}: the noise needs "
+                "two steps to reach x"
+            )
+        h, x = step[0].to(states), states[:, :, 0]
+        rho = torch.linspace(-1 / (count - 1), 1, count + 1).to(states).clamp(min=0)[:, None]
+        slope, targets = 3 * x.square(), []
+        for a in ((count - 1) * h * (rho**3 - rho**2), 3 * rho**2 - 2 * rho**3):
+            u = a.diff(dim=0) / h + slope[:-1] * a[:-1]
+            u = torch.cat([u, (slope[-1] * a[-1] + 1 - a[-1])[None]])
+            force = u[1:] - u[:-1] + h * self.gamma * u[:-1]
+            targets.append(-(force * noise[:, :, 0]).sum(0) / (self._sigma * h.sqrt()))
+        along_v, along_x = targets
+        return torch.stack([along_x - slope[-1] * along_v, along_v], 1)
+
+
+class TrappedParticles(Diffusion):
+    r"""``N`` attracting particles in a moving harmonic trap; exactly Gaussian, at any size.
+
+    .. math:: dx_i = (-\tfrac12 x_i + \mu_t - \tfrac12 \bar x)\, dt + \sqrt{2D}\, dW_i, \qquad
+              \mu_t = R\,(\cos \omega t, \sin \omega t), \qquad x_i \in \mathbb R^2
+
+    (Boffi and Vanden-Eijnden 2023, arXiv:2206.04642; Singhal et al. 2024, experiments). The centre
+    ``xbar`` relaxes at rate 1 towards the trap and the deviations from it at rate 1/2, so that from
+    an isotropic start the covariance is ``a(t)`` on the deviations and ``b(t)`` on the centre.
+    A row holds ``x_1, y_1, x_2, y_2, ...``.
+
+    Args:
+        n_particles: ``N``; the dimension is ``2 N``.
+        D: noise strength.
+        radius, omega: of the trap's circle; one turn in two units of time (our choice).
+        start_scale: standard deviation around the trap at ``t = 0`` of ``initial`` (our choice).
+        horizon: end of the time interval; ``prior`` is the exact law there.
+    """
+
+    def __init__(
+        self,
+        n_particles: int = 50,
+        D: float = 0.25,
+        radius: float = 2.0,
+        omega: float = math.pi,
+        start_scale: float = 0.5,
+        horizon: float = 5.0,
+    ) -> None:
+        self.n_particles, self.dim = _check_dim(n_particles), 2 * _check_dim(n_particles)
+        self.D, self.radius = float(_check_positive(D, "D")), float(radius)
+        self.omega, self.horizon = float(omega), _check_horizon(horizon)
+        self.start_scale = float(_check_positive(start_scale, "start_scale"))
+        self.initial, self.prior = self.law(0.0), self.law(self.horizon)
+
+    def trap(self, t: Time) -> Tensor:
+        """``mu_t``, shape ``(..., 2)`` for ``t`` of shape ``(...)``."""
+        angle = self.omega * _time(t)
+        return self.radius * torch.stack([angle.cos(), angle.sin()], -1)
+
+    def drift(self, y: Tensor, t: Time) -> Tensor:
+        """``-x_i / 2 + mu_t - xbar / 2``, shape ``(B, 2 N)``."""
+        x = self._particles(y)
+        pull = self.trap(t).to(y).reshape(-1, 1, 2) - 0.5 * x.mean(1, keepdim=True)
+        return (pull - 0.5 * x).flatten(1)
+
+    def dispersion(self, t: Time) -> Tensor:
+        """``sqrt(2 D)``, 0-dim."""
+        return torch.tensor(math.sqrt(2 * self.D), dtype=torch.float64)
+
+    def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
+        """``-(I + 1 1^T / N) / 2`` for each axis of the plane, shape ``(B, 2 N, 2 N)``."""
+        n, eye = self.n_particles, torch.eye(2, dtype=y.dtype, device=y.device)
+        couple = torch.eye(n, dtype=y.dtype, device=y.device) + 1 / n
+        return (-0.5 * torch.kron(couple, eye)).expand(len(y), -1, -1)
+
+    def drift_and_vjp(self, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
+        """``f(y, t)`` and ``J^T v`` at a cost linear in ``N``."""
+        u = self._particles(v)
+        return self.drift(y, t), -0.5 * (u + u.mean(1, keepdim=True)).flatten(1)
+
+    def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
+        """``-(N + 1)``, shape ``(B,)``."""
+        return torch.full_like(y[:, 0], -(self.n_particles + 1.0))
+
+    def law(self, t: float) -> Gaussian:
+        """The exact law at time ``t`` of a start from ``initial``, in ``R^{2N}``."""
+        mean = self._centre(torch.tensor(self.radius + 0j), _time(t))
+        a, b = self._variances(_time(t), self.start_scale**2)
+        n, eye = self.n_particles, torch.eye(2, dtype=torch.float64)
+        block = a * torch.eye(n, dtype=torch.float64) + (b - a) / n
+        factor = torch.kron(torch.linalg.cholesky(block), eye)
+        return Gaussian(self.dim, torch.view_as_real(mean).repeat(n), factor)
+
+    def std(self, t: Time) -> Tensor:
+        """Root mean square of the transition's standard deviations, the shape of ``t``."""
+        a, b = self._variances(_time(t), 0.0)
+        return (a + (b - a) / self.n_particles).sqrt()
+
+    def sample_transition(
+        self, x0: Tensor, t: Time, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, 2 N)``; ``t > 0``."""
+        mean, a, b = self._moments(x0, t)
+        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+        return mean + self._scaled(z, a.sqrt(), b.sqrt())
+
+    def log_transition(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
+        """``log p(Y_t = y | Y_0 = x0)``, shape ``(B,)``; ``t > 0``."""
+        mean, a, b = self._moments(x0, t)
+        z = self._scaled(y - mean, a.rsqrt(), b.rsqrt())
+        log_det = (self.n_particles - 1) * a.log() + b.log()  # half of it: the plane has two axes
+        return -0.5 * z.square().sum(1) - log_det[:, 0, 0] - self.n_particles * math.log(math.tau)
+
+    def transition_score(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
+        """``grad_y log p(Y_t = y | Y_0 = x0)``, shape ``(B, 2 N)``; ``t > 0``."""
+        mean, a, b = self._moments(x0, t)
+        return -self._scaled(y - mean, 1 / a, 1 / b)
+
+    def _particles(self, y: Tensor) -> Tensor:
+        return y.reshape(len(y), self.n_particles, 2)
+
+    def _scaled(self, z: Tensor, deviation: Tensor, centre: Tensor) -> Tensor:
+        """``z`` with its deviations and its centre multiplied by different factors."""
+        z = self._particles(z)
+        mean = z.mean(1, keepdim=True)
+        return (deviation * (z - mean) + centre * mean).flatten(1)
+
+    def _variances(self, t: Tensor, start: float) -> tuple[Tensor, Tensor]:
+        """``a(t)`` and ``b(t)``, from ``a' = -a + 2 D`` and ``b' = -2 b + 2 D``."""
+        grown, centre = -torch.expm1(-t), -torch.expm1(-2 * t)
+        return start * (1 - grown) + 2 * self.D * grown, start * (1 - centre) + self.D * centre
+
+    def _centre(self, start: Tensor, t: Tensor) -> Tensor:
+        """``xbar(t)`` without noise, in the complex plane, from ``xbar' = -xbar + R e^{i w t}``."""
+        decay = torch.exp(-t)
+        driven = (torch.exp(1j * self.omega * t) - decay) / (1 + 1j * self.omega)
+        return decay * start + self.radius * driven
+
+    def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean ``(B, 2 N)``, and ``a``, ``b``, each ``(1 or B, 1, 1)``."""
+        t = _time(t)
+        _check_after_start(t)
+        t = expand_like(t, self._particles(x0))
+        centred = self._scaled(x0, torch.exp(-0.5 * t), torch.exp(-t))
+        pulled = torch.view_as_real(self._centre(torch.zeros_like(t), t)[:, :, 0])
+        mean = (self._particles(centred) + pulled).flatten(1)
+        return mean, *self._variances(t, 0.0)

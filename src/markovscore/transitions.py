@@ -1,0 +1,252 @@
+r"""Targets for score regression from a short window ``[s, t]`` of a nonlinear process.
+
+For ``s < t`` the score is a conditional mean of the *local* transition's score (Singhal, Goldstein
+and Ranganath 2024, lemma 1), ``grad log rho_t(y) = E[grad_y log q(Y_t | Y_s) | Y_t = y]``. Two ways
+to a target on the window:
+
+* **local linearisation** (their section on local-DSM): the drift's first-order Taylor expansion at
+  ``(y_s, s)`` makes ``q`` Gaussian, :func:`local_transition`; biased in the window's length;
+* **path shift** (ours): a target from the simulated path itself, ``path_shift_target``; no
+  linearisation, unbiased for any window.
+
+Where the diffusion has a ``clock``, both work in it: drift and ``G G^T`` are divided by its rate
+and windows are lengths of clock, so that for ``beta(t)`` times a fixed process nothing depends on
+``beta``. Arithmetic on times is float64; targets carry no gradients.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._clock import Clock, clock_of
+from ._fields import Time, check_field
+from ._jacobian import drift_jacobian
+from ._linear import first_silent, window_moments
+from ._validate import check_finite, check_points, check_window, expand_like
+
+# Schedules
+
+
+def fixed_window(t: Time, width: float) -> Time:
+    """``s(t) = max(t - width, 0)``, the type of ``t``.
+
+    Raises:
+        ValueError: a width that is not positive.
+    """
+    _check_width(width, "width")
+    return (t - width).clamp(min=0) if isinstance(t, Tensor) else max(t - width, 0.0)
+
+
+def clock_window(diffusion: Any, t: Time, width: float) -> Time:
+    r"""``s_lambda(t)``: the ``s`` with ``int_s^t beta = lambda``, 0 where ``t`` is too early.
+
+    The error of the linearised mean is second order in the *clock* window, so this schedule keeps
+    it level while ``beta`` changes (Singhal et al. 2024, figure 2). Any clock: closed form for
+    linear ``beta``, quadrature and Newton's method for a callable.
+
+    Args:
+        diffusion: its ``clock``, or ``tau = t`` if it has none, which gives :func:`fixed_window`.
+        t: a number or a tensor; ``s`` is of the same type and computed in float64.
+        width: ``lambda``, positive.
+
+    Raises:
+        ValueError: a width that is not positive.
+    """
+    _check_width(width, "width")
+    clock, end = clock_of(diffusion), torch.as_tensor(t, dtype=torch.float64).cpu()
+    start = clock.inverse((clock.elapsed(end) - width).clamp(min=0))
+    start = torch.minimum(start, end)
+    return start.to(t) if isinstance(t, Tensor) else float(start)
+
+
+def _check_width(width: float, name: str) -> None:
+    if not width > 0:
+        raise ValueError(f"{name}: expected a positive window, found {width}")
+
+
+# Local linearisation
+
+
+def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+    r"""Mean ``m`` ``(B, d)``, covariance ``P`` ``(B, d, d)`` of the process linearised at ``y_s``.
+
+    With ``h`` the clock from ``s`` to ``t``, ``J`` and ``f`` the drift's Jacobian and value at
+    ``(y_s, s)`` and ``f'`` its derivative in time, each per unit of clock,
+
+    .. math:: m = y_s + \int_0^h e^{J(h-u)} (f + u f')\, du, \qquad
+              P = \int_0^h e^{Ju} G G^\top e^{J^\top u}\, du .
+
+    Exact for a linear process with constant ``G``; in general the mean is off by ``O(h^2)``,
+    ``h^2 tr(G G^T Hess f) / 4`` at first. A ``G`` that changes is read in the middle of the window.
+    Closed form by ``expm1`` where the Jacobian is diagonal and ``G`` isotropic; else by series and
+    doubling in float64, with no loss for tiny, huge or singular-noise windows.
+
+    Args:
+        diffusion: has ``drift`` and ``dispersion``; a Jacobian of its own is used, else torch.func.
+        y_s: points ``(B, d)`` at time ``s``.
+        s, t: numbers or ``(B,)`` tensors, ``0 <= s < t <= horizon``.
+
+    Returns:
+        ``m`` and ``P``, dtype and device of ``y_s``. ``P`` may underflow in float32 for a tiny
+        window: :func:`local_target` does not go through it.
+
+    Raises:
+        TypeError, ValueError: malformed points, a window that is empty, outside ``[0, horizon]``,
+            or so long that the moments overflow; a drift or Jacobian of the wrong shape, or not
+            finite (time and first bad row).
+    """
+    m, P = local_moments(diffusion, y_s, s, t)
+    P = P if P.ndim == 3 else torch.diag_embed(P)
+    return m.to(y_s), P.to(y_s)
+
+
+def local_target(
+    diffusion: Any, y_s: Tensor, s: Time, t: Time, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """``y = m + C z`` and ``target = -C^{-T} z``, ``C C^T = P``, ``(B, d)`` each: local-DSM.
+
+    ``target`` is the score at ``y`` of the Gaussian of :func:`local_transition`. Arguments and
+    errors as there, and
+
+    Raises:
+        ValueError: ``P`` is not positive definite (the window to change is named).
+    """
+    m, P = local_moments(diffusion, y_s, s, t)
+    z = torch.randn(m.shape, generator=generator, dtype=m.dtype, device=m.device)
+    C = covariance_factor(P, s, t)
+    if C.ndim == 2:
+        return (m + C * z).to(y_s), (-z / C).to(y_s)
+    y = m + (C @ z.unsqueeze(-1)).squeeze(-1)
+    target = -torch.linalg.solve_triangular(C.mT, z.unsqueeze(-1), upper=True).squeeze(-1)
+    return y.to(y_s), target.to(y_s)
+
+
+@torch.no_grad()
+def local_moments(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+    """:func:`local_transition` before the last step: ``P`` as its diagonal ``(B, d)`` where it is
+    diagonal, in the dtype of ``y_s``; else ``(B, d, d)``, both in float64."""
+    y_s = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
+    start, end = check_window(diffusion, s, t, len(y_s))
+    check_walls(diffusion)
+    clock = clock_of(diffusion)
+    length = clock.between(start, end)
+    J, f, f_dot = expansion(diffusion, clock, y_s, start)
+    G = unit_dispersion(diffusion, clock, y_s, start, length)
+    length = length.to(y_s.device).expand(len(y_s))
+    if J.ndim == 2 and G.ndim < 2:
+        shift, P = _diagonal_moments(J, G.to(y_s), f, f_dot, length.to(y_s))
+    else:
+        J = J if J.ndim == 3 else torch.diag_embed(J)
+        slope = None if f_dot is None else f_dot.double()
+        shift, P = window_moments(J.double(), G.double(), f.double(), slope, length)
+    rows = torch.cat([shift, P.flatten(1)], 1)
+    check_finite(rows, "local moments", "the window is too long for the drift's slope, shorten it")
+    return y_s + shift, P
+
+
+def covariance_factor(P: Tensor, s: Time, t: Time) -> Tensor:
+    """``C`` with ``C C^T = P``: lower triangular ``(B, d, d)``, or the roots of a diagonal.
+
+    Raises:
+        ValueError: ``P`` is not positive definite; the first bad row, its window and the direction
+            without noise are named.
+    """
+    if P.ndim == 2:
+        factor, silent = P.clamp(min=0).sqrt(), ~(P > 0)
+    else:
+        factor, silent = first_silent(P)
+    bad = silent.nonzero()
+    if len(bad) == 0:
+        return factor
+    row, axis = bad[0].tolist()
+    low, high = (float(torch.as_tensor(v).reshape(-1)[row % torch.as_tensor(v).numel()])
+                 for v in (s, t))  # fmt: skip
+    raise ValueError(
+        f"expected a positive definite covariance, found a singular one for the window "
+        f"[{low:g}, {high:g}] of row {row} (coordinate {axis}, given the earlier ones, gets no "
+        "noise): change that window, longer if rounding swallowed the noise, shorter if the noise "
+        "has collapsed onto fewer directions; a direction that G and the drift never reach has no "
+        "local score at any window"
+    )
+
+
+def expansion(
+    diffusion: Any, clock: Clock, y: Tensor, s: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``J``, ``f`` and ``f'`` at ``(y, s)`` per unit of clock; ``f'`` None where it vanishes."""
+    time, rate = s.to(y).expand(len(y)), clock.rate(s)
+    slower = 1 / expand_like(rate, y)
+
+    def slowed(u: Tensor) -> Tensor:
+        speed = expand_like(clock.rate(u.to(torch.float64)), y)
+        return check_field(diffusion.drift(y, u), y, "drift") / speed
+
+    if getattr(diffusion, "autonomous", False):
+        f, f_dot = check_field(diffusion.drift(y, time), y, "drift") * slower, None
+    else:
+        speed = (1 / rate).to(y).expand(len(y))
+        value, slope = torch.func.jvp(slowed, (time,), (speed,))[:2]
+        f, f_dot = value, slope if bool(slope.any()) else None
+    J = drift_jacobian(diffusion, y, time)
+    J = J * (slower if J.ndim == 2 else slower[:, :, None])
+    if not bool(torch.isfinite(J.sum() + f.sum())):
+        _check_expansion(J, f, time)
+    return J, f, f_dot
+
+
+def _check_expansion(J: Tensor, f: Tensor, time: Tensor) -> None:
+    """Name the time of the first row that is not finite."""
+    for name, value in (("drift", f), ("drift_jacobian", J)):
+        bad = ~torch.isfinite(value.flatten(1)).all(1)
+        if bool(bad.any()):
+            when = float(time[int(bad.int().argmax())])
+            check_finite(value, name, f"at time {when:g}; check the {name} at these points")
+
+
+def unit_dispersion(diffusion: Any, clock: Clock, y: Tensor, s: Tensor, length: Tensor) -> Tensor:
+    """``G`` per unit of clock in the middle of the window: 0-dim, ``(B,)``, ``(d, m)``,
+    ``(B, d, m)``."""
+    middle = clock.inverse(clock.elapsed(s) + 0.5 * length)
+    G = torch.as_tensor(diffusion.dispersion(middle.expand(len(y)).to(y)), device=y.device)
+    root = clock.rate(middle).sqrt().to(y.device)
+    if bool((root == 1).all()):
+        return G
+    return G / (root if G.ndim < 2 else root[:, None, None])
+
+
+def _diagonal_moments(
+    a: Tensor, G: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``v`` and the variances, ``(B, d)`` each, for ``J = diag(a)`` and ``G`` isotropic."""
+    h = h[:, None]
+    x = a * h
+    shift = h * _phi1(x) * f
+    if f_dot is not None:
+        shift = shift + h.square() * _phi2(x) * f_dot
+    return shift, G.square().reshape(-1, 1) * h * _phi1(2 * x)
+
+
+def _phi1(x: Tensor) -> Tensor:
+    """``(e^x - 1) / x``."""
+    return torch.where(x == 0, 1.0, torch.expm1(x) / torch.where(x == 0, 1.0, x))
+
+
+def _phi2(x: Tensor) -> Tensor:
+    """``(e^x - 1 - x) / x^2``; by its series for ``|x| < 1``, where the difference cancels."""
+    small = x.abs() < 1
+    inside, outside = torch.where(small, x, 0.0), torch.where(small, 1.0, x)
+    series = torch.ones_like(x)
+    for k in range(19, 2, -1):
+        series = 1 + inside / k * series
+    return torch.where(small, 0.5 * series, (torch.expm1(outside) / outside - 1) / outside)
+
+
+def check_walls(diffusion: Any) -> None:
+    """Refuse a process that ``reflects``."""
+    if getattr(diffusion, "reflects", False):
+        raise ValueError(
+            f"expected a process without walls, found {type(diffusion).__name__}: near a wall its "
+            "local transition is not Gaussian and its paths cannot be shifted; it has an exact "
+            "transition, use DenoisingSM"
+        )
