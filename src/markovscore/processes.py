@@ -275,11 +275,11 @@ class TrappedParticles(Diffusion):
 
     def law(self, t: float) -> Gaussian:
         """The exact law at time ``t`` of a start from ``initial``, in ``R^{2N}``."""
-        mean = self._centre(torch.tensor(self.radius + 0j), _time(t))
+        mean = self._centre(torch.tensor(self.radius + 0j, dtype=torch.complex128), _time(t))
         a, b = self._variances(_time(t), self.start_scale**2)
         n, eye = self.n_particles, torch.eye(2, dtype=torch.float64)
         block = a * torch.eye(n, dtype=torch.float64) + (b - a) / n
-        factor = torch.kron(torch.linalg.cholesky(block), eye)
+        factor = torch.kron(torch.linalg.cholesky(block).contiguous(), eye)
         return Gaussian(self.dim, torch.view_as_real(mean).repeat(n), factor)
 
     def std(self, t: Time) -> Tensor:
