@@ -186,8 +186,10 @@ def expansion(
         f, f_dot = check_field(diffusion.drift(y, time), y, "drift") * slower, None
     else:
         speed = (1 / rate).to(y).expand(len(y))
-        value, slope = torch.func.jvp(slowed, (time,), (speed,))[:2]
-        f, f_dot = value, slope if bool(slope.any()) else None
+        # Two reverse passes make a forward one; torch's own takes seconds to load its rules.
+        f, pull = torch.func.vjp(slowed, time)[:2]
+        slope = torch.func.vjp(lambda v: pull(v)[0], torch.zeros_like(f))[1](speed)[0]
+        f_dot = slope if bool(slope.any()) else None
     J = drift_jacobian(diffusion, y, time)
     J = J * (slower if J.ndim == 2 else slower[:, :, None])
     if not bool(torch.isfinite(J.sum() + f.sum())):

@@ -1,0 +1,407 @@
+"""Local transitions: one scipy exponential at a time, quadrature, exact cases, and orders."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.linalg
+import torch
+from numpy.polynomial import Polynomial
+
+import markovscore as ms
+from markovscore._linear import window_moments
+from markovscore.transitions import _phi1, _phi2, covariance_factor
+
+MIXTURE = ms.GaussianMixture(torch.tensor([[2.0, 2.0], [-2.0, 1.0]]), 0.8)
+LANGEVIN = ms.Langevin(MIXTURE)
+DENSE = ms.LinearSDE([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]])
+SWIMMER = ms.ActiveSwimmer()
+
+
+def points(n, d, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=torch.float64)
+
+
+def slope(h, errors):
+    x, y = np.log(h), np.log(errors)
+    return np.polyfit(x, y, 1)[0]
+
+
+class Forced:
+    """Drift ``J y + c + c' t`` with any constant ``G``: linear, so the local transition is exact."""
+
+    def __init__(self, J, G, c, c_dot):
+        self.J, self.G, self.c, self.c_dot = J, G, c, c_dot
+
+    def drift(self, y, t):
+        t = torch.as_tensor(t, dtype=y.dtype).reshape(-1, 1)
+        return y @ self.J.T + self.c + self.c_dot * t
+
+    def dispersion(self, t):
+        return self.G
+
+
+def one_exponential_each(process, y, s, h):
+    """The textbook: an augmented exponential for the mean, Van Loan's for the covariance."""
+    d = len(y)
+    J, G = process.J.numpy(), process.G.numpy()
+    f = process.drift(y[None], s)[0].numpy()
+    A = np.zeros((d + 2, d + 2))
+    A[:d, :d], A[:d, d], A[:d, d + 1], A[d, d + 1] = J, process.c_dot.numpy(), f, 1
+    mean = y.numpy() + scipy.linalg.expm(h * A)[:d, d + 1]
+    V = np.zeros((2 * d, 2 * d))
+    V[:d, :d], V[:d, d:], V[d:, d:] = -J, G @ G.T, J.T
+    E = scipy.linalg.expm(h * V)
+    return mean, E[d:, d:].T @ E[:d, d:]
+
+
+@pytest.mark.parametrize("h", [1e-3, 0.3, 1.5])
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 8, 11])
+def test_textbook_exponentials_one_at_a_time(d, h):
+    J, G = points(d, d, seed=d), points(d, d + 1, seed=d + 1)
+    process = Forced(J, G, *points(2, d, seed=9))
+    y, s = points(3, d), 0.4
+    m, P = ms.local_transition(process, y, s, s + h)
+    for row in range(3):
+        mean, covariance = one_exponential_each(process, y[row], s, h)
+        scale = 1e-11 * np.exp(2 * h * np.linalg.norm(process.J, 2))
+        np.testing.assert_allclose(m[row], mean, rtol=0, atol=scale)
+        np.testing.assert_allclose(P[row], covariance, rtol=0, atol=scale * h)
+
+
+@pytest.mark.parametrize(
+    "diffusion", [DENSE, ms.LinearSDE([[-1.0, 1.0], [0.0, -0.1]], [[0.0], [0.4]])]
+)
+@pytest.mark.parametrize("h", [1e-6, 0.2, 5.0])
+def test_a_linear_sde_is_exact(diffusion, h):
+    y = points(5, 2)
+    m, P = ms.local_transition(diffusion, y, 0.0, h)
+    x, target = ms.local_target(diffusion, y, 0.0, h, generator=torch.Generator().manual_seed(0))
+    F, G = diffusion.F.numpy(), diffusion.G.numpy()
+
+    def integrand(u):
+        factor = scipy.linalg.expm(F * u) @ G
+        return factor @ factor.T
+
+    expected = scipy.integrate.quad_vec(integrand, 0, h, epsabs=0, epsrel=1e-13, norm="max")[0]
+    np.testing.assert_allclose(P[0], expected, rtol=1e-10)
+    np.testing.assert_allclose(m, y.numpy() @ scipy.linalg.expm(F * h).T, rtol=1e-12)
+    score = diffusion.transition_score(x, y, h)
+    # Rounding of x alone moves the score by eps |x| times the precision.
+    atol = 8 * 2.2e-16 * float(y.abs().max()) * float(np.linalg.norm(np.linalg.inv(expected)))
+    torch.testing.assert_close(target, score, rtol=1e-8, atol=atol)
+
+
+@pytest.mark.parametrize("h", [1e-6, 1e-2, 1.0, 300.0])
+@pytest.mark.parametrize("d", [2, 3, 8])
+def test_noise_through_a_chain_keeps_every_digit(d, h):
+    """``y_i' = y_{i+1}``, noise on the last: ``P_ij = h^{a+b+1} / (a! b! (a+b+1))``, exact."""
+    J = torch.diag(torch.ones(d - 1, dtype=torch.float64), 1)
+    G = torch.zeros(d, 1, dtype=torch.float64)
+    G[-1] = 1
+    zero = torch.zeros(1, d, dtype=torch.float64)
+    P = window_moments(J[None], G, zero, None, torch.tensor([h], dtype=torch.float64))[1][0]
+    a = np.arange(d)[::-1]
+    factorial = np.array([float(math.factorial(i)) for i in a])
+    power = a[:, None] + a + 1
+    expected = h**power / (factorial[:, None] * factorial * power)
+    np.testing.assert_allclose(P, expected, rtol=1e-13)
+
+
+def test_huge_windows_reach_the_stationary_covariance():
+    J = torch.tensor([[-200.0, 3.0], [0.0, -0.5]], dtype=torch.float64)
+    G = torch.eye(2, dtype=torch.float64)
+    process = Forced(J, G, torch.ones(2).double(), torch.zeros(2).double())
+    m, P = ms.local_transition(process, points(3, 2), 0.0, 1e4)
+    expected = scipy.linalg.solve_continuous_lyapunov(J.numpy(), -np.eye(2))
+    np.testing.assert_allclose(P, np.broadcast_to(expected, (3, 2, 2)), rtol=1e-12)
+    stationary = -np.linalg.solve(J.numpy(), np.ones(2))
+    np.testing.assert_allclose(m, np.broadcast_to(stationary, (3, 2)), rtol=1e-12)
+
+
+def test_phi_functions():
+    x = torch.tensor([-50.0, -1.0, -1e-3, -1e-12, 0.0, 1e-12, 1e-5, 0.3, 0.999, 1.0, 5.0]).double()
+    x = x.double()
+    exact = [math.fsum(v**k / math.factorial(k + 1) for k in range(60)) for v in x[1:].tolist()]
+    torch.testing.assert_close(_phi1(x)[1:], torch.tensor(exact, dtype=torch.float64), rtol=1e-14, atol=0)
+    exact = [math.fsum(v**k / math.factorial(k + 2) for k in range(60)) for v in x[1:].tolist()]
+    torch.testing.assert_close(_phi2(x)[1:], torch.tensor(exact, dtype=torch.float64), rtol=1e-14, atol=0)
+    assert _phi1(x)[0].item() == pytest.approx(1 / 50) and _phi2(x)[0].item() == pytest.approx(
+        49 / 2500
+    )
+
+
+class FullWell(ms.DoubleWell):
+    """The double well without the promise of a diagonal Jacobian."""
+
+    elementwise = False
+
+    def drift(self, y, t):
+        forcing = torch.as_tensor(t, dtype=y.dtype).reshape(-1, 1).sin()
+        return y - y**3 + forcing
+
+    def drift_jacobian(self, y, t):
+        return torch.diag_embed(1 - 3 * y**2)
+
+
+class DiagonalWell(FullWell):
+    autonomous = False
+
+    def drift_jacobian(self, y, t):
+        return 1 - 3 * y**2
+
+
+@pytest.mark.parametrize("h", [1e-8, 0.1, 2.0])
+def test_the_diagonal_case_is_the_full_one(h):
+    FullWell.autonomous = False
+    y, s = points(40, 3), torch.linspace(0, 2, 40, dtype=torch.float64)
+    m, P = ms.local_transition(DiagonalWell(3), y, s, s + h)
+    m_full, P_full = ms.local_transition(FullWell(3), y, s, s + h)
+    torch.testing.assert_close(m, m_full, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(P, P_full, rtol=1e-12, atol=0)
+
+
+def well_moments(y, h, terms=9):
+    """``E Y_h`` and ``var Y_h`` of the double well, ``sum h^k L^k p / k!``: exact polynomials."""
+    f = Polynomial([0, 1, 0, -1])
+    values = []
+    for p in (Polynomial([0, 1]), Polynomial([0, 0, 1])):
+        total = 0.0
+        for k in range(terms):
+            total += h**k / math.factorial(k) * p(y)
+            p = f * p.deriv() + 0.5 * p.deriv(2)
+        values.append(total)
+    return values[0], values[1] - values[0] ** 2
+
+
+@pytest.mark.parametrize("start", [0.4, 1.0, -1.3])
+def test_orders_on_the_double_well(start):
+    """The mean is off by ``h^2 f'' / 4``, the variance at third order."""
+    windows = 0.02 / 2.0 ** np.arange(5)
+    errors = []
+    for h in windows:
+        m, P = ms.local_transition(ms.DoubleWell(), torch.tensor([[start]]).double(), 0.0, h)
+        mean, variance = well_moments(start, h)
+        errors.append([abs(float(m) - mean), abs(float(P) - variance)])
+    errors = np.array(errors)
+    assert slope(windows, errors[:, 0]) == pytest.approx(2, abs=0.15)
+    assert slope(windows, errors[:, 1]) == pytest.approx(3, abs=0.15)
+    assert errors[-1, 0] / windows[-1] ** 2 == pytest.approx(6 * abs(start) / 4, rel=0.1)
+
+
+class Well:
+    """The double well as a stationary law: ``grad log pi = 2 (y - y^3)``."""
+
+    dim = 1
+
+    def score(self, x):
+        return 2 * (x - x**3)
+
+
+@pytest.mark.parametrize("beta", [(0.1, 10.0), 3.0, lambda t: 0.5 / t.sqrt()])
+def test_everything_happens_in_the_clock(beta):
+    """Whatever ``beta``, the window of a Langevin process is its length in the clock."""
+    langevin = ms.Langevin(Well(), beta=beta)
+    y, t = points(6, 1), torch.linspace(0.1, 1.0, 6, dtype=torch.float64)
+    s = ms.clock_window(langevin, t, 0.05)
+    m, P = ms.local_transition(langevin, y, s, t)
+    h = langevin.clock.between(s, t)
+    expected = ms.local_transition(ms.DoubleWell(), y, 0.0, h)
+    torch.testing.assert_close(m, expected[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(P, expected[1], rtol=1e-10, atol=1e-10)
+
+
+def test_a_time_dependent_drift_is_third_order():
+    """The trap moves on a circle: the local mean keeps its first derivative in time."""
+    trap, windows, errors = ms.TrappedParticles(2), 0.1 / 2.0 ** np.arange(4), []
+    y = points(3, 4)
+    for h in windows:
+        m, P = ms.local_transition(trap, y, 1.0, 1.0 + h)
+        rotated = ms.TrappedParticles(2, omega=trap.omega)
+        start = np.exp(1j * trap.omega)  # the exact mean from time 1: turn the plane to time 0
+        turn = torch.tensor([[start.real, -start.imag], [start.imag, start.real]]).double()
+        back = (y.reshape(3, 2, 2) @ turn).flatten(1)
+        mean = (rotated._moments(back, h)[0].reshape(3, 2, 2) @ turn.T).flatten(1)
+        errors.append(float((m - mean).norm()))
+        score = rotated.transition_score(back, back, h)
+        offset = back - rotated._moments(back, h)[0]
+        torch.testing.assert_close((P @ score[:, :, None])[:, :, 0], -offset)
+    assert slope(windows, errors) == pytest.approx(3, abs=0.15)
+
+
+def test_dispersion_is_read_in_the_middle():
+    class Growing:
+        def drift(self, y, t):
+            return torch.zeros_like(y)
+
+        def dispersion(self, t):
+            return (1 + torch.as_tensor(t, dtype=torch.float64)).sqrt()
+
+    P = ms.local_transition(Growing(), points(2, 1), 0.5, 0.7)[1]
+    torch.testing.assert_close(
+        P, torch.full_like(P, 0.2 * 1.6)
+    )  # int 1 + u, exact for linear G G^T
+
+
+def test_windows():
+    t = torch.tensor([0.01, 0.3, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(ms.fixed_window(t, 0.05), torch.tensor([0.0, 0.25, 0.95]).double())
+    assert ms.fixed_window(0.3, 0.05) == 0.25
+    s = ms.clock_window(LANGEVIN, t, 0.1)
+    elapsed = LANGEVIN.clock.elapsed
+    torch.testing.assert_close(elapsed(t) - elapsed(s), torch.tensor([elapsed(t)[0], 0.1, 0.1]))
+    assert s[0] == 0
+    assert ms.clock_window(DENSE, 0.3, 0.05) == pytest.approx(0.25)
+    assert isinstance(ms.clock_window(LANGEVIN, 0.3, 0.1), float)
+    assert ms.clock_window(LANGEVIN, t.float(), 0.1).dtype == torch.float32
+    tiny = ms.clock_window(LANGEVIN, t, 1e-12)
+    torch.testing.assert_close(
+        LANGEVIN.clock.between(tiny, t) / 1e-12, torch.ones(3).double(), rtol=1e-2, atol=0
+    )
+    for bad in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="positive window"):
+            ms.clock_window(LANGEVIN, t, bad)
+        with pytest.raises(ValueError, match="positive window"):
+            ms.fixed_window(t, bad)
+
+
+def generator_matrix(f, x):
+    """Dense backward generator of ``f d/dx + 1/2 d^2/dx^2``, second order, reflecting ends."""
+    n, dx = len(x), x[1] - x[0]
+    up = 0.5 / dx**2 + f(x) / (2 * dx)
+    down = 0.5 / dx**2 - f(x) / (2 * dx)
+    L = np.diag(up[:-1], 1) + np.diag(down[1:], -1)
+    return L - np.diag(L.sum(1)) if n else L
+
+
+def test_the_clock_window_beats_the_fixed_one():
+    """Paper B, figure 2: worst mean error at equal average window, a mixture prior."""
+    prior = ms.GaussianMixture(torch.tensor([[-1.5], [1.5]]), 0.6)
+    langevin, x = ms.Langevin(prior), np.linspace(-5, 5, 401)
+
+    def f(x):
+        return 0.5 * prior.score(torch.from_numpy(x)[:, None])[:, 0].numpy()
+
+    values, vectors = np.linalg.eig(generator_matrix(f, x))
+    coefficients, inner = np.linalg.solve(vectors, x), np.abs(x) < 3
+    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+
+    def worst(s):
+        errors = []
+        for low, high in zip(s.tolist(), t.tolist(), strict=True):
+            h = float(langevin.clock.between(torch.tensor(low), torch.tensor(high)))
+            truth = (vectors @ (np.exp(values * h) * coefficients)).real
+            y = torch.from_numpy(x[inner])[:, None]
+            m = ms.local_transition(langevin, y, low, high)[0][:, 0].numpy()
+            errors.append(np.abs(m - truth[inner]).max())
+        return max(errors)
+
+    fixed = ms.fixed_window(t, 0.05)
+    widths = np.geomspace(0.01, 1, 200)
+    average = [float((t - ms.clock_window(langevin, t, w)).mean()) for w in widths]
+    width = float(np.interp(0.05, average, widths))
+    assert worst(fixed) > 2 * worst(ms.clock_window(langevin, t, width))
+
+
+@pytest.mark.parametrize(
+    "diffusion", [LANGEVIN, SWIMMER, ms.DoubleWell(2)], ids=lambda d: type(d).__name__
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_local_target_is_the_gaussian_score(diffusion, dtype):
+    y_s = points(20, 2).to(dtype)
+    t = torch.linspace(0.2, 1.0, 20).to(dtype)
+    s = ms.clock_window(diffusion, t, 0.05)
+    y, target = ms.local_target(diffusion, y_s, s, t, generator=torch.Generator().manual_seed(1))
+    m, P = ms.local_transition(diffusion, y_s, s, t)
+    assert y.dtype == target.dtype == m.dtype == P.dtype == dtype
+    y64, m64 = y.double(), m.double()
+    expected = -torch.cholesky_solve((y64 - m64)[:, :, None], torch.linalg.cholesky(P.double()))
+    tolerance = 1e-8 if dtype == torch.float64 else 2e-2
+    torch.testing.assert_close(target.double(), expected[:, :, 0], rtol=tolerance, atol=tolerance)
+
+
+def test_single_precision_survives_tiny_windows_of_the_swimmer():
+    """``P`` would need ``h^3 = 1e-39``; the target never goes through it in float32."""
+    target = ms.local_target(SWIMMER, points(9, 2).float(), 0.0, 1e-13)[1]
+    assert torch.isfinite(target).all()
+
+
+def test_rows_are_independent():
+    y, t = points(6, 2), torch.linspace(0.2, 1.0, 6, dtype=torch.float64)
+    s = t * torch.linspace(0.1, 0.99, 6, dtype=torch.float64)
+    m, P = ms.local_transition(LANGEVIN, y, s, t)
+    for row in range(6):
+        alone = ms.local_transition(LANGEVIN, y[row : row + 1], s[row].item(), t[row].item())
+        torch.testing.assert_close(m[row], alone[0][0], rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(P[row], alone[1][0], rtol=1e-12, atol=1e-15)
+
+
+class Own:
+    def drift(self, y, t):
+        return torch.sin(y.flip(1)) - y
+
+    def dispersion(self, t):
+        return torch.tensor([[1.0, 0.0], [0.3, 0.5]], dtype=torch.float64)
+
+
+def test_a_users_class():
+    y = points(4, 2)
+    m, P = ms.local_transition(Own(), y, 0.0, 1e-5)
+    G = Own().dispersion(0.0)
+    torch.testing.assert_close(P / 1e-5, (G @ G.T).expand(4, 2, 2), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((m - y) / 1e-5, Own().drift(y, 0.0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("s", "t", "message"),
+    [
+        (0.5, 0.5, "its length must be positive"),
+        (0.6, 0.5, "0 <= s < t"),
+        (-0.1, 0.5, "0 <= s < t"),
+        (0.0, 1.5, r"in \[0, 1\], found 1.5"),
+        (torch.tensor([0.0, 0.3]), torch.tensor([0.1, 0.3]), r"row 1"),
+    ],
+)
+def test_bad_windows(s, t, message):
+    with pytest.raises(ValueError, match=message):
+        ms.local_transition(LANGEVIN, points(2, 2), s, t)
+
+
+def test_bad_drifts_and_covariances():
+    class Wrong(Own):
+        def drift(self, y, t):
+            return y.sum(1)
+
+    class Hole(Own):
+        def drift(self, y, t):
+            return 1 / y
+
+    class Silent(Own):
+        def drift(self, y, t):
+            return -y
+
+        def dispersion(self, t):
+            return torch.tensor([[1.0], [1.0]])
+
+    y = points(3, 2)
+    with pytest.raises(ValueError, match=r"shape \(3, 2\), found \(3,\)"):
+        ms.local_transition(Wrong(), y, 0.0, 0.1)
+    y[1, 0] = 0
+    with pytest.raises(ValueError, match=r"drift: .*first is row 1 .* at time 0\.25"):
+        ms.local_transition(Hole(), y, 0.25, 0.5)
+    with pytest.raises(ValueError, match=r"window \[0, 0\.1\] of row 0 \(coordinate 1"):
+        ms.local_target(Silent(), y, 0.0, 0.1)
+    with pytest.raises(ValueError, match="too long"):
+        ms.local_transition(ms.DoubleWell(2, horizon=1e5), 0 * y, 0.0, 1e4)
+    with pytest.raises(ValueError, match="without walls"):
+        ms.local_transition(ms.BoxBrownian(2), y, 0.0, 0.1)
+    with pytest.raises(ValueError, match="positive definite"):
+        covariance_factor(torch.tensor([[1.0, 0.0]]), 0.0, 0.1)
+    with pytest.raises(ValueError, match="drift_jacobian: expected shape"):
+        Own.drift_jacobian = lambda self, y, t: y[:1]
+        try:
+            ms.local_transition(Own(), y, 0.0, 0.1)
+        finally:
+            del Own.drift_jacobian
