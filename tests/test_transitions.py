@@ -102,7 +102,7 @@ def test_noise_through_a_chain_keeps_every_digit(d, h):
     G = torch.zeros(d, 1, dtype=torch.float64)
     G[-1] = 1
     zero = torch.zeros(1, d, dtype=torch.float64)
-    P = window_moments(J[None], G, zero, None, torch.tensor([h], dtype=torch.float64))[1][0]
+    P = window_moments(J[None], G @ G.T, zero, None, torch.tensor([h], dtype=torch.float64))[1][0]
     a = np.arange(d)[::-1]
     factorial = np.array([float(math.factorial(i)) for i in a])
     power = a[:, None] + a + 1

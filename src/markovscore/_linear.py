@@ -32,17 +32,17 @@ _STEP = 0.5
 _SMALL = 8
 
 
-def linear_transition(F: Tensor, G: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def linear_transition(F: Tensor, Q: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Mean map ``Phi`` and covariance ``P``, each ``(N, d, d)``, at the times ``t`` ``(N,)``.
 
     Args:
         F: drift matrix ``(d, d)``, or one for each time ``(N, d, d)``.
-        G: as in :func:`window_moments`.
+        Q: as in :func:`window_moments`.
         t: times ``(N,)``, non-negative.
     """
     A, size, doublings = _halved(F.expand(len(t), -1, -1), t)
     mean_map = _integrals(A, _identity(A), _terms(size), 1)[0]
-    covariance = _short_covariance(A, G, t * 2.0**-doublings, size)
+    covariance = _short_covariance(A, Q, t * 2.0**-doublings, size)
     for _ in range(doublings):
         times = _multiplier(mean_map)
         covariance = covariance + _congruence(times, covariance)
@@ -51,7 +51,7 @@ def linear_transition(F: Tensor, G: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def window_moments(
-    F: Tensor, G: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor
+    F: Tensor, Q: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Mean increment ``v`` ``(B, d)`` from a start at 0, and covariance ``P`` ``(B, d, d)``.
 
@@ -60,7 +60,7 @@ def window_moments(
 
     Args:
         F: ``(B, d, d)``.
-        G: 0-dim or ``(B,)`` (times the identity), ``(d, m)`` or ``(B, d, m)``.
+        Q: ``G G^T``: 0-dim or ``(B,)`` (times the identity), ``(d, d)`` or ``(B, d, d)``.
         f, f_dot: ``(B, d)``, the constant and the slope of the forcing; None is zero.
         h: ``(B,)``, positive.
     """
@@ -74,7 +74,7 @@ def window_moments(
     ramp = torch.zeros_like(shift)
     if f_dot is not None:
         shift, ramp = shift + h.square() * sums[2][:, 1:2], h * sums[1][:, 1:2]
-    covariance = _short_covariance(A, G, h, size)
+    covariance = _short_covariance(A, Q, h, size)
     mean_map = sums[0][:, -len(A) :]
     for _ in range(doublings):
         times = _multiplier(mean_map)
@@ -120,23 +120,23 @@ def _integrals(A: Tensor, block: Tensor, terms: int, count: int) -> list[Tensor]
     return sums
 
 
-def _short_covariance(A: Tensor, G: Tensor, h: Tensor, size: float) -> Tensor:
-    """``P(h)``, batch last, from ``P' = F P + P F^T + G G^T``, for ``A = F h`` small.
+def _short_covariance(A: Tensor, Q: Tensor, h: Tensor, size: float) -> Tensor:
+    """``P(h)``, batch last, from ``P' = F P + P F^T + Q``, for ``A = F h`` small.
 
     A coordinate without noise of its own that the noise reaches through ``j`` others starts at term
     ``2 j``: so many more terms keep its small entries accurate (to ``j = 7``; the rest is far below
     the terms kept anyway).
     """
     d, terms, times = len(A), _terms(2 * size), _multiplier(A)
-    if G.ndim < 2:  # the products by a multiple of the identity are left out
-        scale = G.square() * h
+    if Q.ndim < 2:  # the products by a multiple of the identity are left out
+        scale = Q * h
         term = (A + A.transpose(0, 1)) * scale
         total, start = 0.5 * term, 2
         total.diagonal(dim1=0, dim2=1).add_(scale.expand(A.shape[2])[:, None])
     else:
-        silent = (G == 0).all(-1).any()
+        silent = (Q.diagonal(dim1=-2, dim2=-1) == 0).any()
         terms += 2 * min(d, _SMALL) - 2 if bool(silent) else 0
-        term = (G @ G.mT).expand(A.shape[2], d, d).permute(1, 2, 0).contiguous() * h
+        term = Q.expand(A.shape[2], d, d).permute(1, 2, 0).contiguous() * h
         total, start = term.clone(), 1
     for k in range(start, terms):
         half = times(term)

@@ -309,7 +309,7 @@ class LinearSDE(Diffusion):
         t = expand_like(_time(t), x0.double()).reshape(-1).cpu()
         _check_after_start(t)
         distinct, row = torch.unique(t, return_inverse=True)
-        mean_map, covariance = linear_transition(self.F, self.G, distinct)
+        mean_map, covariance = linear_transition(self.F, self.G @ self.G.T, distinct)
         factor = cholesky(covariance, distinct)[row].to(x0)
         mean = (mean_map[row].to(x0) @ x0.unsqueeze(-1)).squeeze(-1)
         return mean, factor
@@ -317,7 +317,7 @@ class LinearSDE(Diffusion):
     def std(self, t: Time) -> Tensor:
         """Root mean square of the transition's standard deviations, ``sqrt(tr P / d)``."""
         t = _time(t)
-        covariance = linear_transition(self.F, self.G, t.reshape(-1).double().cpu())[1]
+        covariance = linear_transition(self.F, self.G @ self.G.T, t.reshape(-1).double().cpu())[1]
         variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
         return variance.sqrt().reshape(t.shape).to(t)
 

@@ -27,7 +27,13 @@ from ._jacobian import drift_and_vjp
 from ._linear import first_silent, linear_transition
 from ._validate import check_points, check_steps, check_window, expand_like
 from .simulation import Grid, Watch, euler_step, make_grid, noise_like
-from .transitions import check_walls, covariance_factor, expansion, unit_dispersion
+from .transitions import (
+    check_walls,
+    covariance_factor,
+    covariance_rate,
+    expansion,
+    unit_dispersion,
+)
 
 WeightPath = Callable[[Tensor], Tensor]
 
@@ -117,14 +123,14 @@ def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPa
     h = clock.between(start, end)
     J = expansion(diffusion, clock, y, start)[0].double()
     J = J if J.ndim == 3 else torch.diag_embed(J)
-    G = unit_dispersion(diffusion, clock, y, start, h).double()
+    Q = covariance_rate(unit_dispersion(diffusion, clock, y, start, h).double())
     h = h.to(y.device).expand(len(y))
-    factor = covariance_factor(linear_transition(J, G, h)[1], s, t)
+    factor = covariance_factor(linear_transition(J, Q, h)[1], s, t)
 
     def weight(share: Tensor) -> Tensor:
         nodes = []
         for r in share.tolist():
-            P, rest = linear_transition(J, G, r * h)[1], linear_transition(J, G, (1 - r) * h)[0]
+            P, rest = linear_transition(J, Q, r * h)[1], linear_transition(J, Q, (1 - r) * h)[0]
             nodes.append(torch.cholesky_solve(rest @ P, factor).mT)
         return torch.stack(nodes)
 

@@ -176,8 +176,7 @@ class GaussianMixture:
     def hessian(self, x: Tensor) -> Tensor:
         """``Cov_p(s_m) - E_p[sigma_m^-2] I`` for the components' scores ``s_m``, ``(B, d, d)``."""
         p, spread, _, precision = self._spread(x)
-        weighted = p[:, :, None] * spread
-        covariance = (weighted.unsqueeze(-1) * spread.unsqueeze(-2)).sum(1)
+        covariance = torch.bmm((p[:, :, None] * spread).mT, spread)
         return covariance - torch.diag_embed(precision[:, None].expand_as(x))
 
     def score_and_hessian_product(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

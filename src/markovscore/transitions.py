@@ -139,7 +139,8 @@ def local_moments(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor
     else:
         J = J if J.ndim == 3 else torch.diag_embed(J)
         slope = None if f_dot is None else f_dot.double()
-        shift, P = window_moments(J.double(), G.double(), f.double(), slope, length)
+        Q = covariance_rate(G.double())
+        shift, P = window_moments(J.double(), Q, f.double(), slope, length)
     rows = torch.cat([shift, P.flatten(1)], 1)
     check_finite(rows, "local moments", "the window is too long for the drift's slope, shorten it")
     return y_s + shift, P
@@ -215,6 +216,11 @@ def unit_dispersion(diffusion: Any, clock: Clock, y: Tensor, s: Tensor, length: 
     if bool((root == 1).all()):
         return G
     return G / (root if G.ndim < 2 else root[:, None, None])
+
+
+def covariance_rate(G: Tensor) -> Tensor:
+    """``G G^T``; a number for each row where ``G`` is a multiple of the identity."""
+    return G.square() if G.ndim < 2 else G @ G.mT
 
 
 def _diagonal_moments(

@@ -63,10 +63,10 @@ def transitions() -> None:
             process = Random(d)
             y = torch.randn(BATCH, d, dtype=torch.float64)
             J, f = process.drift_jacobian(y, 0.0), process.drift(y, 0.0)
-            G, windows = process.dispersion(0.0), torch.full((BATCH,), h, dtype=torch.float64)
+            Q, windows = process.dispersion(0.0) ** 2, torch.full((BATCH,), h, dtype=torch.float64)
             times = paired(
                 textbook(J, f, h),
-                lambda J=J, f=f, G=G, w=windows: window_moments(J, G, f, None, w),
+                lambda J=J, f=f, Q=Q, w=windows: window_moments(J, Q, f, None, w),
                 lambda p=process, y=y, h=h: ms.local_transition(p, y, 0.0, h),
             )
             ratios = f"{times[0] / times[1]:.1f}x {times[0] / times[2]:.1f}x"
