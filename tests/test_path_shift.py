@@ -191,7 +191,7 @@ DRIFTS = {
 
 
 def fokker_planck_score(process, start_std, t):
-    """Score of ``rho_t`` from ``N(0, start_std^2)``: a dense finite-volume solver, exponentiated."""
+    """Score of ``rho_t`` from ``N(0, start_std^2)``: dense finite volumes, exponentiated."""
     x = np.linspace(-4.5, 4.5, 601)
     dx = x[1] - x[0]
     middle = torch.from_numpy(0.5 * (x[1:] + x[:-1]))[:, None]
@@ -295,7 +295,7 @@ def test_bad_requests():
         ms.path_shift_target(SWIMMER, y, 0.0, 0.1, steps=1)
     with pytest.raises(ValueError, match="steps: expected an integer >= 1"):
         ms.path_shift_target(LANGEVIN, y, 0.0, 0.1, steps=0)
-    with pytest.raises(ValueError, match="found s = 0.4, t = 0.2"):
+    with pytest.raises(ValueError, match=r"found s = 0\.4, t = 0\.2"):
         ms.path_shift_target(LANGEVIN, y, 0.4, 0.2)
     with pytest.raises(ValueError, match="w = 0 at the start"):
         ms.path_shift_target(LANGEVIN, y, 0.0, 0.2, weight=lambda r: 1 - r)

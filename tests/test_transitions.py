@@ -30,7 +30,7 @@ def slope(h, errors):
 
 
 class Forced:
-    """Drift ``J y + c + c' t`` with any constant ``G``: linear, so the local transition is exact."""
+    """Drift ``J y + c + c' t`` with any constant ``G``: linear, so the transition is exact."""
 
     def __init__(self, J, G, c, c_dot):
         self.J, self.G, self.c, self.c_dot = J, G, c, c_dot
@@ -124,13 +124,12 @@ def test_huge_windows_reach_the_stationary_covariance():
 def test_phi_functions():
     x = torch.tensor([-50.0, -1.0, -1e-3, -1e-12, 0.0, 1e-12, 1e-5, 0.3, 0.999, 1.0, 5.0]).double()
     x = x.double()
-    exact = [math.fsum(v**k / math.factorial(k + 1) for k in range(60)) for v in x[1:].tolist()]
-    torch.testing.assert_close(_phi1(x)[1:], torch.tensor(exact, dtype=torch.float64), rtol=1e-14, atol=0)
-    exact = [math.fsum(v**k / math.factorial(k + 2) for k in range(60)) for v in x[1:].tolist()]
-    torch.testing.assert_close(_phi2(x)[1:], torch.tensor(exact, dtype=torch.float64), rtol=1e-14, atol=0)
-    assert _phi1(x)[0].item() == pytest.approx(1 / 50) and _phi2(x)[0].item() == pytest.approx(
-        49 / 2500
-    )
+    for phi, j in ((_phi1, 1), (_phi2, 2)):
+        exact = [math.fsum(v**k / math.factorial(k + j) for k in range(60)) for v in x[1:].tolist()]
+        expected = torch.tensor(exact, dtype=torch.float64)
+        torch.testing.assert_close(phi(x)[1:], expected, rtol=1e-14, atol=0)
+    assert _phi1(x)[0].item() == pytest.approx(1 / 50)
+    assert _phi2(x)[0].item() == pytest.approx(49 / 2500)
 
 
 class FullWell(ms.DoubleWell):
@@ -399,9 +398,12 @@ def test_bad_drifts_and_covariances():
         ms.local_transition(ms.BoxBrownian(2), y, 0.0, 0.1)
     with pytest.raises(ValueError, match="positive definite"):
         covariance_factor(torch.tensor([[1.0, 0.0]]), 0.0, 0.1)
+
+
+def test_a_jacobian_of_the_wrong_shape():
+    class Wrong(Own):
+        def drift_jacobian(self, y, t):
+            return y[:1]
+
     with pytest.raises(ValueError, match="drift_jacobian: expected shape"):
-        Own.drift_jacobian = lambda self, y, t: y[:1]
-        try:
-            ms.local_transition(Own(), y, 0.0, 0.1)
-        finally:
-            del Own.drift_jacobian
+        ms.local_transition(Wrong(), points(3, 2), 0.0, 0.1)

@@ -86,8 +86,7 @@ def path_shift_target(
         return _by_rule(diffusion, y, grid, generator)
     w = _weights(weight, grid, y)
     watch, target = Watch(diffusion, y, grid), torch.zeros_like(y)
-    for i in range(len(grid.step)):
-        time, h = grid.at(i, y)
+    for i, (time, h) in enumerate(grid.steps(y)):
         G = diffusion.dispersion(time)
         z = noise_like(G, y, generator)
         push = _noise_score(G, z, time) / h**0.5
@@ -142,8 +141,7 @@ def _by_rule(
 ) -> tuple[Tensor, Tensor]:
     """The class's own rule on the whole simulated path."""
     watch, states, noise = Watch(diffusion, y, grid), [y], []
-    for i in range(len(grid.step)):
-        time, h = grid.at(i, y)
+    for i, (time, h) in enumerate(grid.steps(y)):
         drift = check_field(diffusion.drift(y, time), y, "drift")
         G = diffusion.dispersion(time)
         noise.append(noise_like(G, y, generator))

@@ -49,12 +49,12 @@ class Grid:
     middle: Tensor
     step: Tensor
 
-    def at(self, i: int, y: Tensor) -> tuple[Time, float | Tensor]:
-        """Time and length of step ``i``: numbers if all rows share them, else ``(B,)``, ``(B, 1)``
+    def steps(self, y: Tensor) -> list[tuple[Time, Time]]:
+        """Time and length of every step: numbers if all rows share them, else ``(B,)``, ``(B, 1)``
         with the dtype and device of ``y``."""
         if self.middle.shape[1] == 1:
-            return float(self.middle[i, 0]), float(self.step[i, 0])
-        return self.middle[i].to(y), self.step[i].to(y)[:, None]
+            return list(zip(self.middle[:, 0].tolist(), self.step[:, 0].tolist(), strict=True))
+        return list(zip(self.middle.to(y), self.step.to(y)[:, :, None], strict=True))
 
 
 def make_grid(diffusion: Any, s: Tensor, t: Tensor, steps: int) -> Grid:
@@ -68,10 +68,14 @@ def make_grid(diffusion: Any, s: Tensor, t: Tensor, steps: int) -> Grid:
     return Grid(times[::2], middle, length / steps / clock.rate(middle))
 
 
-def euler_step(y: Tensor, drift: Tensor, G: Any, z: Tensor, h: float | Tensor) -> Tensor:
+def euler_step(y: Tensor, drift: Tensor, G: Any, z: Tensor, h: Time) -> Tensor:
     """``y + h f + sqrt(h) G z``; ``h`` a number or ``(B, 1)``."""
-    root = math.sqrt(h) if isinstance(h, float) else h.sqrt()
-    return y + h * drift + apply_dispersion(G, root * z)
+    if isinstance(h, Tensor):
+        return y + h * drift + apply_dispersion(G, h.sqrt() * z)
+    moved = torch.add(y, drift, alpha=h)
+    if not isinstance(G, Tensor) or G.ndim == 0:  # two operations: half the time of a cheap drift
+        return moved.add_(z, alpha=math.sqrt(h) * float(G))
+    return moved.add_(apply_dispersion(G, z), alpha=math.sqrt(h))
 
 
 def noise_like(G: Any, y: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -177,8 +181,7 @@ def simulate(
     grid = make_grid(diffusion, s, t, check_steps(steps))
     watch, project = Watch(diffusion, y, grid), getattr(diffusion, "project", None)
     states = [y]
-    for i in range(len(grid.step)):
-        time, h = grid.at(i, y)
+    for i, (time, h) in enumerate(grid.steps(y)):
         drift = check_field(diffusion.drift(y, time), y, "drift")
         G = diffusion.dispersion(time)
         y_next = euler_step(y, drift, G, noise_like(G, y, generator), h)
