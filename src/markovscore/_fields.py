@@ -69,7 +69,7 @@ def apply_dispersion(G: Time, z: Tensor) -> Tensor:
     G = torch.as_tensor(G, dtype=z.dtype, device=z.device)
     if G.ndim < 2:
         return expand_like(G, z) * z
-    return (G @ z.unsqueeze(-1)).squeeze(-1)
+    return z @ G.mT if G.ndim == 2 else (G @ z.unsqueeze(-1)).squeeze(-1)
 
 
 def apply_covariance_rate(G: Time, v: Tensor) -> Tensor:
