@@ -109,6 +109,41 @@ def test_linearised_weight_lowers_the_variance(process):
     assert spread[1] < 0.97 * spread[0]
 
 
+def test_adaptive_weights_lower_the_variance_of_a_long_window():
+    """Excess over the exact score, which no target can go below."""
+    process, y_s = DRIFTS["double well"], 0.7 * points(20_000, 1)
+    x, score = chain_score(process, 0.7, 1.0, 50)
+    excess = []
+    for weight in (None, "adaptive"):
+        y, target = ms.path_shift_target(
+            process, y_s, 0.0, 1.0, steps=50, generator=rng(), weight=weight
+        )
+        excess.append(float((target - torch.from_numpy(np.interp(y, x, score))).square().mean()))
+    assert excess[1] < 0.5 * excess[0]
+
+
+def test_adaptive_weights_are_the_same_by_both_routes_and_exact_for_a_linear_chain():
+    class Full(ms.OrnsteinUhlenbeck):
+        def drift_jacobian(self, y, t):
+            return -torch.eye(2, dtype=y.dtype).expand(len(y), 2, 2)
+
+    y_s = points(50, 2)
+    for t in (0.9, torch.linspace(0.1, 2.0, 50, dtype=torch.float64)):
+        pair = [
+            ms.path_shift_target(p, y_s, 0.0, t, steps=9, generator=rng(), weight="adaptive")[1]
+            for p in (ms.OrnsteinUhlenbeck(2), Full(2))
+        ]
+        torch.testing.assert_close(*pair)
+    errors, counts = [], np.array([10, 20, 40, 80])
+    for steps in counts.tolist():
+        y, target = ms.path_shift_target(
+            LINEAR, y_s, 0.0, 0.8, steps=steps, generator=rng(), weight="adaptive"
+        )
+        score = LINEAR.transition_score(y, y_s, 0.8)
+        errors.append(float((target - score).square().mean().sqrt()))
+    assert np.polyfit(np.log(1 / counts), np.log(errors), 1)[0] > 0.85
+
+
 def test_the_swimmers_shift_moves_the_end_by_one():
     """Autograd through the chain: shifted noise moves ``(x, v)`` by exactly the unit vectors."""
     steps, h = 9, 0.07
@@ -156,12 +191,17 @@ TESTS = {
     ],
     ids=lambda v: type(v).__name__ if hasattr(v, "drift") else str(v),
 )
-def test_stein_identities(process, s, t, steps):
+@pytest.mark.parametrize("weight", [None, "adaptive"])
+def test_stein_identities(process, s, t, steps, weight):
     """``E[psi(Y_i) target_j + delta_ij psi'(Y_i)] = 0``: exact for the chain, any law at ``s``."""
+    if process is SWIMMER and weight:
+        pytest.skip("its rule is its own")
     n = 40_000
     start = 0.8 * points(n, 2) + torch.tensor([0.5, 0.0], dtype=torch.float64)
     y_s = ms.simulate(process, start, s, 8, rng(1)) if s else start
-    y, target = ms.path_shift_target(process, y_s, s, t, steps=steps, generator=rng(2))
+    y, target = ms.path_shift_target(
+        process, y_s, s, t, steps=steps, generator=rng(2), weight=weight
+    )
     tests = TESTS if not isinstance(process, ms.TorusBrownian) else {"sin": TESTS["sin"]}
     for psi, slope in tests.values():
         for i in range(2):
@@ -234,16 +274,17 @@ def test_the_chains_score_converges_to_the_process_at_order_one(process):
     assert errors[-1] < 1.5 * gaps[-1]
 
 
+@pytest.mark.parametrize("weight", [None, "adaptive"])
 @pytest.mark.parametrize("window", [0.05, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("process", DRIFTS.values(), ids=DRIFTS)
-def test_no_conditional_bias_at_any_window(process, window):
+def test_no_conditional_bias_at_any_window(process, window, weight):
     """In 20 bins of ``y`` the mean target is the mean score of the chain, within 5 s.e."""
     n, t, steps = 40_000, 1.0, 100
     y_s, before = 0.7 * points(n, 1), round((1 - window) * steps)
     if before:
         y_s = ms.simulate(process, y_s, t - window, before, rng(1))
     y, target = ms.path_shift_target(
-        process, y_s, t - window, t, steps=steps - before, generator=rng(2)
+        process, y_s, t - window, t, steps=steps - before, generator=rng(2), weight=weight
     )
     x, score = chain_score(process, 0.7, t, steps)
     truth = torch.from_numpy(np.interp(y[:, 0].numpy(), x, score))
@@ -299,6 +340,8 @@ def test_bad_requests():
         ms.path_shift_target(LANGEVIN, y, 0.4, 0.2)
     with pytest.raises(ValueError, match="w = 0 at the start"):
         ms.path_shift_target(LANGEVIN, y, 0.0, 0.2, weight=lambda r: 1 - r)
+    with pytest.raises(ValueError, match='"adaptive" or a callable'):
+        ms.path_shift_target(LANGEVIN, y, 0.0, 0.2, weight="adaptve")
     with pytest.raises(ValueError, match="weight: expected shape"):
         ms.path_shift_target(LANGEVIN, y, 0.0, 0.2, weight=lambda r: r[1:])
     with pytest.raises(ValueError, match="without walls"):

@@ -11,7 +11,7 @@ from numpy.polynomial import Polynomial
 
 import markovscore as ms
 from markovscore._linear import window_moments
-from markovscore.transitions import _phi1, _phi2, covariance_factor
+from markovscore.transitions import covariance_factor, phi1, phi2
 
 MIXTURE = ms.GaussianMixture(torch.tensor([[2.0, 2.0], [-2.0, 1.0]]), 0.8)
 LANGEVIN = ms.Langevin(MIXTURE)
@@ -124,12 +124,12 @@ def test_huge_windows_reach_the_stationary_covariance():
 def test_phi_functions():
     x = torch.tensor([-50.0, -1.0, -1e-3, -1e-12, 0.0, 1e-12, 1e-5, 0.3, 0.999, 1.0, 5.0]).double()
     x = x.double()
-    for phi, j in ((_phi1, 1), (_phi2, 2)):
+    for phi, j in ((phi1, 1), (phi2, 2)):
         exact = [math.fsum(v**k / math.factorial(k + j) for k in range(60)) for v in x[1:].tolist()]
         expected = torch.tensor(exact, dtype=torch.float64)
         torch.testing.assert_close(phi(x)[1:], expected, rtol=1e-14, atol=0)
-    assert _phi1(x)[0].item() == pytest.approx(1 / 50)
-    assert _phi2(x)[0].item() == pytest.approx(49 / 2500)
+    assert phi1(x)[0].item() == pytest.approx(1 / 50)
+    assert phi2(x)[0].item() == pytest.approx(49 / 2500)
 
 
 class FullWell(ms.DoubleWell):

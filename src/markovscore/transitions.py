@@ -229,18 +229,18 @@ def _diagonal_moments(
     """``v`` and the variances, ``(B, d)`` each, for ``J = diag(a)`` and ``G`` isotropic."""
     h = h[:, None]
     x = a * h
-    shift = h * _phi1(x) * f
+    shift = h * phi1(x) * f
     if f_dot is not None:
-        shift = shift + h.square() * _phi2(x) * f_dot
-    return shift, G.square().reshape(-1, 1) * h * _phi1(2 * x)
+        shift = shift + h.square() * phi2(x) * f_dot
+    return shift, G.square().reshape(-1, 1) * h * phi1(2 * x)
 
 
-def _phi1(x: Tensor) -> Tensor:
+def phi1(x: Tensor) -> Tensor:
     """``(e^x - 1) / x``."""
     return torch.where(x == 0, 1.0, torch.expm1(x) / torch.where(x == 0, 1.0, x))
 
 
-def _phi2(x: Tensor) -> Tensor:
+def phi2(x: Tensor) -> Tensor:
     """``(e^x - 1 - x) / x^2``; by its series for ``|x| < 1``, where the difference cancels."""
     small = x.abs() < 1
     inside, outside = torch.where(small, x, 0.0), torch.where(small, 1.0, x)

@@ -76,7 +76,7 @@ def transitions() -> None:
 def targets() -> None:
     """One batch's targets: 20 Euler steps, local-DSM's transition, path-shift."""
     means = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]])
-    print("targets, ms: simulate 20 steps / local_target / path_shift_target 20 steps")
+    print("targets, ms: simulate 20 steps / local_target / path_shift_target 20 steps / adaptive")
     for process in (ms.Langevin(ms.GaussianMixture(means, 0.8)), ms.ActiveSwimmer()):
         y, g = torch.randn(BATCH, 2), torch.Generator().manual_seed(0)
         t = 0.2 + 0.8 * torch.rand(BATCH)
@@ -84,6 +84,14 @@ def targets() -> None:
             lambda p=process, y=y, t=t, g=g: ms.simulate(p, y, t, 20, g),
             lambda p=process, y=y, t=t, g=g: ms.local_target(p, y, t - 0.1, t, generator=g),
             lambda p=process, y=y, t=t, g=g: ms.path_shift_target(p, y, t - 0.1, t, generator=g),
+            lambda p=process, y=y, t=t, g=g: ms.path_shift_target(
+                p,
+                y,
+                t - 0.1,
+                t,
+                generator=g,
+                weight=None if p.dim == 2 and hasattr(p, "gamma") else "adaptive",
+            ),
         )
         print(f"  {type(process).__name__}:", *(f"{ms_:.2f}" for ms_ in times))
 
