@@ -292,7 +292,7 @@ def test_warns_where_moments_are_noise():
 # -----------------------------------------------------------------------------
 @every_process
 def test_save_and_load(process, tmp_path):
-    score = ms.fit_spectral(sample(process), process, 10, TIMES)
+    score = ms.fit_spectral(sample(process), process, 10, TIMES, shrinkage="heat")
     score.save(tmp_path / "score.safetensors")
     again, x = ms.SpectralScore.load(tmp_path / "score.safetensors"), sample(process, 6, 3)
     assert torch.equal(again(x, 0.3), score(x, 0.3)) and torch.equal(again.times, score.times)

@@ -1,5 +1,4 @@
-"""Scores of Markov diffusions: in closed form from the spectrum of the generator, or by
-regression."""
+"""Scores of Markov diffusions: in closed form from the generator's spectrum, or by regression."""
 
 from . import claims, datasets, figures, metrics
 from .datasets import DiffusedMixture, mixture_1d, toy
@@ -50,8 +49,8 @@ __all__ = [
     "datasets",
     "figures",
     "fit_spectral",
-    "fokker_planck",
     "fixed_window",
+    "fokker_planck",
     "linearised_weight",
     "local_target",
     "local_transition",

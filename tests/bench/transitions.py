@@ -1,29 +1,15 @@
-"""Seconds of the local transition, against two matrix exponentials, and of simulation and targets.
+"""Local transitions against two matrix exponentials; simulation and regression targets."""
 
-Run ``python tests/bench/transitions.py``; one thread, batch 512, the best of many paired repeats.
-"""
-
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from lib.timing import median, paired, ratio, report
 
 import markovscore as ms
 from markovscore._linear import window_moments
 
 BATCH = 512
-
-
-def paired(*functions: Callable[[], Any], repeats: int = 40) -> list[float]:
-    """Best milliseconds of each, the calls interleaved so that all see the same machine."""
-    best = [float("inf")] * len(functions)
-    for _ in range(repeats):
-        for i, function in enumerate(functions):
-            start = time.perf_counter()
-            function()
-            best[i] = min(best[i], 1e3 * (time.perf_counter() - start))
-    return best
 
 
 class Random(ms.Diffusion):
@@ -55,48 +41,50 @@ def textbook(J: torch.Tensor, f: torch.Tensor, h: float) -> Callable[[], Any]:
     return lambda: (torch.linalg.matrix_exp(A * h), torch.linalg.matrix_exp(V * h))
 
 
-def transitions() -> None:
-    """Both the moments alone and the whole call, with its checks, drift and Jacobian."""
-    print("local transition, ms: two matrix_exp / moments alone / whole local_transition")
+def transitions() -> dict[str, float]:
+    """The moments alone, and the whole call with its checks, drift and Jacobian; h = 0.1."""
+    rows, h = {}, 0.1
     for d in (2, 3, 4, 6, 8):
-        for h in (0.1, 0.5):
-            process = Random(d)
-            y = torch.randn(BATCH, d, dtype=torch.float64)
-            J, f = process.drift_jacobian(y, 0.0), process.drift(y, 0.0)
-            Q, windows = process.dispersion(0.0) ** 2, torch.full((BATCH,), h, dtype=torch.float64)
-            times = paired(
-                textbook(J, f, h),
-                lambda J=J, f=f, Q=Q, w=windows: window_moments(J, Q, f, None, w),
-                lambda p=process, y=y, h=h: ms.local_transition(p, y, 0.0, h),
-            )
-            ratios = f"{times[0] / times[1]:.1f}x {times[0] / times[2]:.1f}x"
-            print(f"  d={d} h={h}:", *(f"{ms_:.3f}" for ms_ in times), ratios)
+        process, y = Random(d), torch.randn(BATCH, d, dtype=torch.float64)
+        J, f = process.drift_jacobian(y, 0.0), process.drift(y, 0.0)
+        Q, windows = process.dispersion(0.0) ** 2, torch.full((BATCH,), h, dtype=torch.float64)
+        candidates = {
+            "textbook": textbook(J, f, h),
+            "moments": lambda J=J, f=f, Q=Q, w=windows: window_moments(J, Q, f, None, w),
+            "call": lambda p=process, y=y: ms.local_transition(p, y, 0.0, h),
+        }
+        seconds = paired(candidates, rounds=40)
+        rows[f"d = {d}: two matrix_exp / moments"] = ratio(seconds, "textbook", "moments")
+        rows[f"d = {d}: two matrix_exp / whole call"] = ratio(seconds, "textbook", "call")
+    return rows
 
 
-def targets() -> None:
-    """One batch's targets: 20 Euler steps, local-DSM's transition, path-shift."""
-    means = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]])
-    print("targets, ms: simulate 20 steps / local_target / path_shift_target 20 steps / adaptive")
-    for process in (ms.Langevin(ms.GaussianMixture(means, 0.8)), ms.ActiveSwimmer()):
-        y, g = torch.randn(BATCH, 2), torch.Generator().manual_seed(0)
-        t = 0.2 + 0.8 * torch.rand(BATCH)
-        times = paired(
-            lambda p=process, y=y, t=t, g=g: ms.simulate(p, y, t, 20, g),
-            lambda p=process, y=y, t=t, g=g: ms.local_target(p, y, t - 0.1, t, generator=g),
-            lambda p=process, y=y, t=t, g=g: ms.path_shift_target(p, y, t - 0.1, t, generator=g),
-            lambda p=process, y=y, t=t, g=g: ms.path_shift_target(
-                p,
-                y,
-                t - 0.1,
-                t,
-                generator=g,
-                weight=None if p.dim == 2 and hasattr(p, "gamma") else "adaptive",
-            ),
-        )
-        print(f"  {type(process).__name__}:", *(f"{ms_:.2f}" for ms_ in times))
+def targets(process: Any, weight: str | None) -> dict[str, float]:
+    """Milliseconds of one batch: 20 Euler steps, local-DSM's target, path-shift's in 20 steps."""
+    y, g = torch.randn(BATCH, 2), torch.Generator().manual_seed(0)
+    t = 0.2 + 0.8 * torch.rand(BATCH)
+    s = t - 0.1
+    shift = {"generator": g, "weight": weight}
+    candidates = {
+        "simulate": lambda: ms.simulate(process, y, t, 20, g),
+        "local_target": lambda: ms.local_target(process, y, s, t, generator=g),
+        "path_shift_target": lambda: ms.path_shift_target(process, y, s, t, generator=g),
+        f"path_shift_target, weight={weight}": lambda: ms.path_shift_target(
+            process, y, s, t, **shift
+        ),
+    }
+    seconds = paired(candidates, rounds=40)
+    return {f"milliseconds: {name}": 1e3 * median(values) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    transitions()
-    targets()
+    means = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]])
+    langevin = ms.Langevin(ms.GaussianMixture(means, 0.8))
+    report(
+        {
+            "local transition": transitions(),
+            "targets, mixture prior": targets(langevin, "adaptive"),
+            "targets, active swimmer": targets(ms.ActiveSwimmer(), None),
+        }
+    )
