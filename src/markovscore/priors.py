@@ -241,15 +241,8 @@ class Logistic:
         return self.scale * (second.log() - first.log())
 
 
-class UniformTorus:
-    """The uniform law on the torus ``[-pi, pi)^d``; points may be any real numbers."""
-
-    def __init__(self, dim: int) -> None:
-        self.dim = _check_dim(dim)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """``-d log 2 pi`` everywhere, shape ``(B,)``."""
-        return torch.full_like(x[:, 0], -self.dim * LOG_2PI)
+class _Uniform:
+    """A constant density: its logarithm has no slope."""
 
     def score(self, x: Tensor) -> Tensor:
         """Zero, shape ``(B, d)``."""
@@ -259,6 +252,17 @@ class UniformTorus:
         """Zero, the diagonal, shape ``(B, d)``."""
         return torch.zeros_like(x)
 
+
+class UniformTorus(_Uniform):
+    """The uniform law on the torus ``[-pi, pi)^d``; points may be any real numbers."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = _check_dim(dim)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """``-d log 2 pi`` everywhere, shape ``(B,)``."""
+        return torch.full_like(x[:, 0], -self.dim * LOG_2PI)
+
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
@@ -266,7 +270,7 @@ class UniformTorus:
         return math.pi * (2 * torch.rand(n, self.dim, **_placement(generator, dtype, device)) - 1)
 
 
-class UniformBox:
+class UniformBox(_Uniform):
     """The uniform law on the box ``[low, high]^d``.
 
     Raises:
@@ -284,14 +288,6 @@ class UniformBox:
         inside = ((x >= self.low) & (x <= self.high)).all(1)
         value = torch.full_like(x[:, 0], -self.dim * math.log(self.high - self.low))
         return torch.where(inside, value, -torch.inf)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Zero, shape ``(B, d)``."""
-        return torch.zeros_like(x)
-
-    def hessian(self, x: Tensor) -> Tensor:
-        """Zero, the diagonal, shape ``(B, d)``."""
-        return torch.zeros_like(x)
 
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
