@@ -104,7 +104,7 @@ def ledger(report: Report) -> str:
         if rows:
             header = ("Verdict", "Claim", "Value", "Threshold", "Where")
             parts.append(f"## {PAPER_NAMES[paper]}\n")
-            parts.append(table(header, map(_ledger_row, rows), "ledger", "13 49 13 11 14"))
+            parts.append(table(header, map(_ledger_row, rows), "ledger", "15 42 16 13 14"))
     return "\n".join(parts) or "No claim is declared yet.\n"
 
 
