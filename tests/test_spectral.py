@@ -3,6 +3,7 @@
 import math
 import os
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -442,6 +443,20 @@ def test_greedy_lowers_the_loss_and_is_stable(process):
     chosen = greedy(pool, moments, 24, times)
     assert len(chosen.indices) == len(pool.indices) // 2
     assert objective(chosen) >= objective(process.eigenbasis(24))
+
+
+def test_greedy_weighs_gains_with_the_time():
+    """``dt = t dlog t``: a gain of 1/t on six log-spaced levels (sum 6) loses to 9 (9 sum t)."""
+    pool = ms.TorusBrownian(1).eigenbasis(4)  # cos x, cos 2x, sin x, sin 2x
+
+    def slope(t):
+        return torch.stack([t**-0.5, 0 * t + 3, 0 * t, 0 * t], dim=1)
+
+    gains = SimpleNamespace(mean=torch.zeros(1, dtype=F64), slope=slope)
+    gains.energy = lambda t: torch.eye(4, dtype=F64).expand(len(t), 4, 4)
+    levels = torch.logspace(-2, math.log10(0.5), 6, dtype=F64)
+    assert float(9 * levels.sum()) > 6 and float((1 / levels).sum()) > 54
+    assert greedy(pool, gains, 2, torch.tensor([0.01, 1.0])).indices.tolist() == [[2]]
 
 
 def test_greedy_bad_input_and_round_trip(tmp_path):
