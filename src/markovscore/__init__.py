@@ -6,6 +6,8 @@ from .diffusions import BoxBrownian, Diffusion, LinearSDE, OrnsteinUhlenbeck, To
 from .eigenbasis import Cosine, Fourier, Hermite
 from .networks import ScoreMLP
 from .objectives import DenoisingSM
+from .path_buffer import PathBuffer
+from .path_objectives import ImplicitSM, LocalDSM, PathShiftDSM
 from .path_shift import linearised_weight, path_shift_target
 from .priors import Gaussian, GaussianMixture, Logistic, UniformBox, UniformTorus
 from .processes import ActiveSwimmer, DoubleWell, Langevin, TrappedParticles
@@ -31,10 +33,14 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Hermite",
+    "ImplicitSM",
     "Langevin",
     "LinearSDE",
+    "LocalDSM",
     "Logistic",
     "OrnsteinUhlenbeck",
+    "PathBuffer",
+    "PathShiftDSM",
     "ScoreMLP",
     "SpectralScore",
     "SpectralWarning",

@@ -66,17 +66,10 @@ class DenoisingSM:
                     f"transition_score), found {type(diffusion).__name__} without {method}: define "
                     "it, or use OrnsteinUhlenbeck, TorusBrownian, BoxBrownian or LinearSDE"
                 )
-        t_max = diffusion.horizon if t_max is None else t_max
-        if not 0 < t_min < t_max < math.inf:
-            raise ValueError(
-                f"expected 0 < t_min < t_max < inf, found t_min = {t_min}, t_max = {t_max}: "
-                "t_max=None takes the diffusion's horizon"
-            )
+        low, high = check_time_range(diffusion, t_min, t_max, times)
         if weighting not in ("likelihood", "variance"):
             raise ValueError(f"weighting: expected 'likelihood' or 'variance', found {weighting!r}")
-        if times not in ("uniform", "log"):
-            raise ValueError(f"times: expected 'uniform' or 'log', found {times!r}")
-        self.diffusion, self.t_min, self.t_max = diffusion, float(t_min), float(t_max)
+        self.diffusion, self.t_min, self.t_max = diffusion, low, high
         self.weighting, self.times = weighting, times
 
     def __repr__(self) -> str:
@@ -97,37 +90,84 @@ class DenoisingSM:
         ``x0`` is ``(B, d)``, floating point, finite, in the diffusion's domain; the result has its
         dtype and device, and ``generator`` must be on that device.
         """
-        x0 = self._check(x0)
-        t, importance = self._draw_times(x0, generator)
+        x0 = check_data(self.diffusion, x0)
+        t, importance = draw_times(x0, generator, self.t_min, self.t_max, self.times)
         y = self.diffusion.sample_transition(x0, t, generator)
         residual = score(y, t) - self.diffusion.transition_score(y, x0, t)
         return importance * self._squared_norm(residual, t)
-
-    def _check(self, x0: Tensor) -> Tensor:
-        x0 = check_points(x0, self.diffusion.dim, name="x0")
-        inside = self.diffusion.contains(x0)
-        if not bool(inside.all()):
-            row = int((~inside).nonzero()[0])
-            raise ValueError(
-                f"x0: expected points in the domain of {type(self.diffusion).__name__}, found row "
-                f"{row} = {x0[row].tolist()}: scale the data, or use diffusion.project(x0)"
-            )
-        return x0
-
-    def _draw_times(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Times and their importance weights ``1 / ((T - t_min) density(t))``, ``(B,)`` each."""
-        u = torch.rand(len(x0), generator=generator, dtype=x0.dtype, device=x0.device)
-        span = self.t_max - self.t_min
-        if self.times == "uniform":
-            return self.t_min + span * u, torch.ones_like(u)
-        decades = math.log(self.t_max / self.t_min)
-        t = self.t_min * torch.exp(decades * u)
-        return t, t * (decades / span)
 
     def _squared_norm(self, residual: Tensor, t: Tensor) -> Tensor:
         """``|G(t)^T r|^2`` or ``std(t)^2 |r|^2`` for rows ``r``, ``(B,)``."""
         if self.weighting == "variance":
             scaled = expand_like(self.diffusion.std(t), residual) * residual
             return scaled.square().sum(-1)
-        G = torch.as_tensor(self.diffusion.dispersion(t))
-        return apply_dispersion(G if G.ndim < 2 else G.mT, residual).square().sum(-1)
+        return noise_norm(self.diffusion, residual, t)
+
+
+# What all objectives share
+
+
+def check_time_range(
+    diffusion: Any, t_min: float, t_max: float | None, times: str
+) -> tuple[float, float]:
+    """``t_min`` and ``t_max``, the diffusion's horizon where that is None.
+
+    Raises:
+        ValueError: not ``0 < t_min < t_max <= horizon``, or an unknown time sampler.
+    """
+    horizon = float(getattr(diffusion, "horizon", math.inf))
+    high = horizon if t_max is None else float(t_max)
+    if not 0 < t_min < high < math.inf:
+        raise ValueError(
+            f"expected 0 < t_min < t_max < inf, found t_min = {t_min}, t_max = {high}: "
+            "t_max=None takes the diffusion's horizon"
+        )
+    if times not in ("uniform", "log"):
+        raise ValueError(f"times: expected 'uniform' or 'log', found {times!r}")
+    return float(t_min), high
+
+
+def check_data(diffusion: Any, x0: Tensor) -> Tensor:
+    """``x0`` as checked points ``(B, d)`` in the diffusion's domain, where it names one.
+
+    Raises:
+        TypeError, ValueError: malformed points, or points outside.
+    """
+    x0 = check_points(x0, getattr(diffusion, "dim", None), name="x0")
+    inside = diffusion.contains(x0) if hasattr(diffusion, "contains") else None
+    if inside is not None and not bool(inside.all()):
+        row = int((~inside).nonzero()[0])
+        raise ValueError(
+            f"x0: expected points in the domain of {type(diffusion).__name__}, found row "
+            f"{row} = {x0[row].tolist()}: scale the data, or use diffusion.project(x0)"
+        )
+    return x0
+
+
+def draw_times(
+    x0: Tensor, generator: torch.Generator, t_min: float, t_max: float, times: str
+) -> tuple[Tensor, Tensor]:
+    """Times and their importance weights ``1 / ((t_max - t_min) density(t))``, ``(B,)`` each."""
+    u = torch.rand(len(x0), generator=generator, dtype=x0.dtype, device=x0.device)
+    return spread_times(u, t_min, t_max, times)
+
+
+def spread_times(u: Tensor, t_min: float, t_max: float, times: str) -> tuple[Tensor, Tensor]:
+    """:func:`draw_times` from numbers ``u`` uniform on ``[0, 1)``."""
+    span = t_max - t_min
+    if times == "uniform":
+        return t_min + span * u, torch.ones_like(u)
+    decades = math.log(t_max / t_min)
+    t = t_min * torch.exp(decades * u)
+    return t, t * (decades / span)
+
+
+def noise_part(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:
+    """``G(t)^T v`` for rows ``v``, ``(B, m)``."""
+    G = torch.as_tensor(diffusion.dispersion(t))
+    return apply_dispersion(G if G.ndim < 2 else G.mT, v)
+
+
+def noise_norm(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:
+    """``|G(t)^T v|^2`` for rows ``v``, ``(B,)``."""
+    return noise_part(diffusion, v, t).square().sum(-1)

@@ -46,6 +46,7 @@ class _Run:
     net: nn.Module
     average: AveragedModel
     optimizer: torch.optim.Adam
+    objective: Any
     generator: torch.Generator
     losses: Tensor
     seconds: Tensor
@@ -78,7 +79,9 @@ def train(
         net: called as ``net(x, t)`` with ``x`` ``(B, d)`` and ``t`` ``(B,)``; trained in place. It
             has the dtype and device of ``data``, and its training mode must use no randomness of
             its own (no dropout), or resuming is not exact.
-        objective: has ``loss(score, x0, generator)``, e.g. ``DenoisingSM``.
+        objective: has ``loss(score, x0, generator)``, e.g. ``DenoisingSM``. One that keeps tensors
+            from call to call (the simulated paths of ``LocalDSM``) has ``state()``, a dictionary of
+            them, and ``restore(state, device)``: it starts empty, and checkpoints hold its state.
         data: ``(N, d)`` (or ``(N, ...)``, as the objective takes it), floating point, finite.
         steps: number of steps.
         seed: of the one generator (on the device of ``data``) behind batches and noise. The same
@@ -107,7 +110,7 @@ def train(
     """
     _check_settings(steps, batch_size, lr, ema, schedule, checkpoint_every)
     _check_data(data)
-    run = _start(net, data, steps, seed, lr, ema)
+    run = _start(net, objective, data, steps, seed, lr, ema)
     settings: dict[str, Any] = {}
     if checkpoint is not None:
         checkpoint = Path(checkpoint)
@@ -121,7 +124,7 @@ def train(
     with tqdm(total=steps, initial=run.step, disable=not progress, unit="step") as bar:
         while run.step < steps:
             rate = lr if schedule == "constant" else _cosine(lr, run.step, steps)
-            _advance(run, objective, data, batch_size, rate)
+            _advance(run, data, batch_size, rate)
             due = run.step % checkpoint_every == 0 or run.step == steps
             if checkpoint is not None and due:
                 _save(checkpoint, settings, run)
@@ -164,7 +167,11 @@ def _check_data(data: Tensor) -> None:
     check_finite(data, "data")
 
 
-def _start(net: nn.Module, data: Tensor, steps: int, seed: int, lr: float, ema: float) -> _Run:
+def _start(
+    net: nn.Module, objective: Any, data: Tensor, steps: int, seed: int, lr: float, ema: float
+) -> _Run:
+    if hasattr(objective, "restore"):
+        objective.restore({})  # else the run would depend on what was trained before
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema))
     average.module.eval().requires_grad_(False)
     return _Run(
@@ -172,6 +179,7 @@ def _start(net: nn.Module, data: Tensor, steps: int, seed: int, lr: float, ema: 
         average=average,
         # fused: one kernel for all parameters, half the time of the default on small networks.
         optimizer=torch.optim.Adam(net.parameters(), lr=lr, fused=True),
+        objective=objective,
         generator=torch.Generator(device=data.device).manual_seed(seed),
         losses=torch.full((steps,), math.nan, dtype=torch.float64),
         seconds=torch.full((steps,), math.nan, dtype=torch.float64),
@@ -182,12 +190,12 @@ def _cosine(lr: float, step: int, steps: int) -> float:
     return lr * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def _advance(run: _Run, objective: Any, data: Tensor, batch_size: int, rate: float) -> None:
+def _advance(run: _Run, data: Tensor, batch_size: int, rate: float) -> None:
     """One step: ``run.step`` grows by one unless the loss is not finite, which raises."""
     started = time.perf_counter()
     run.net.train()
     rows = torch.randint(len(data), (batch_size,), generator=run.generator, device=data.device)
-    loss = objective.loss(run.net, data[rows], run.generator)
+    loss = run.objective.loss(run.net, data[rows], run.generator)
     value = loss.item()
     if not math.isfinite(value):
         raise FloatingPointError(
@@ -230,6 +238,8 @@ def _tensors(run: _Run) -> dict[str, Tensor]:
     named = {"generator": run.generator.get_state(), "losses": run.losses, "seconds": run.seconds}
     named |= {f"net.{k}": v for k, v in run.net.state_dict().items()}
     named |= {f"average.{k}": v for k, v in run.average.state_dict().items()}
+    if hasattr(run.objective, "state"):
+        named |= {f"objective.{k}": v for k, v in run.objective.state().items()}
     for i, slots in run.optimizer.state_dict()["state"].items():
         named |= {f"optimizer.{i}.{k}": v for k, v in slots.items()}
     return {k: v.detach().cpu().contiguous() for k, v in named.items()}
@@ -247,6 +257,8 @@ def _restore(run: _Run, named: dict[str, Tensor], step: int) -> None:
         state.setdefault(int(index), {})[slot] = value
     groups = run.optimizer.state_dict()["param_groups"]
     run.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if hasattr(run.objective, "restore"):
+        run.objective.restore(part("objective."), run.generator.device)
     run.generator.set_state(named["generator"])
     run.losses, run.seconds, run.step = named["losses"], named["seconds"], step
 

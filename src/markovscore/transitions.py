@@ -14,6 +14,7 @@ and windows are lengths of clock, so that for ``beta(t)`` times a fixed process 
 ``beta``. Arithmetic on times is float64; targets carry no gradients.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from ._fields import Time, check_field
 from ._jacobian import drift_jacobian
 from ._linear import first_silent, window_moments
 from ._validate import check_finite, check_points, check_window, expand_like
+
+Schedule = Callable[[Tensor], Tensor]
 
 # Schedules
 
@@ -63,6 +66,36 @@ def clock_window(diffusion: Any, t: Time, width: float) -> Time:
 def _check_width(width: float, name: str) -> None:
     if not width > 0:
         raise ValueError(f"{name}: expected a positive window, found {width}")
+
+
+def check_schedule(window: Any) -> Any:
+    """``window``, a positive length of clock or a schedule ``t -> s``.
+
+    Raises:
+        TypeError: neither.
+        ValueError: not positive.
+    """
+    if callable(window):
+        return window
+    if not isinstance(window, int | float):
+        raise TypeError(
+            f"window: expected a length of clock or a schedule t -> s, found {window!r}"
+        )
+    _check_width(window, "window")
+    return float(window)
+
+
+def window_start(diffusion: Any, window: float | Schedule, t: Tensor) -> Tensor:
+    """``s(t)`` by a length of clock or a schedule, dtype and device of ``t``.
+
+    Raises:
+        ValueError: a schedule outside ``0 <= s < t``.
+    """
+    if callable(window):
+        s = window(t)
+        check_window(diffusion, s, t, len(t))
+        return s
+    return torch.as_tensor(clock_window(diffusion, t, window))
 
 
 # Local linearisation

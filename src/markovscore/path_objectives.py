@@ -1,0 +1,341 @@
+r"""Objectives for processes that have no exact transition: local-DSM, path-shift DSM, implicit.
+
+Each simulates the forward process, and has, beside ``losses`` and ``loss`` as in
+``markovscore.objectives``, a buffer of paths: ``loss``, which training calls, takes its rows from
+there and now and then refreshes them with paths from ``x0`` (:class:`PathBuffer` says how often,
+and why that is unbiased); ``losses`` always simulates ``x0`` itself and leaves the buffer alone.
+``state`` and ``restore`` let ``train`` save the buffer; every run of it starts with an empty one.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ._clock import clock_of
+from ._fields import apply_dispersion, check_field, pull_back
+from ._validate import check_steps
+from .objectives import Score, check_data, check_time_range, draw_times, noise_norm
+from .path_buffer import PathBuffer, Rows
+from .path_shift import WeightPath, path_shift_target
+from .simulation import noise_like, simulate
+from .transitions import (
+    Schedule,
+    check_schedule,
+    check_walls,
+    covariance_factor,
+    local_moments,
+    window_start,
+)
+
+
+class _PathObjective:
+    """Times, buffer and entry checks; a subclass gives ``_paths``, ``_terms`` and ``_settings``."""
+
+    def __init__(
+        self,
+        diffusion: Any,
+        steps: int,
+        reuse: int,
+        t_min: float,
+        t_max: float | None,
+        times: str,
+    ) -> None:
+        for method in ("drift", "dispersion"):
+            if not callable(getattr(diffusion, method, None)):
+                raise TypeError(
+                    "diffusion: expected drift(y, t) and dispersion(t), found "
+                    f"{type(diffusion).__name__} without {method}: define it"
+                )
+        check_walls(diffusion)
+        self.t_min, self.t_max = check_time_range(diffusion, t_min, t_max, times)
+        self.diffusion, self.steps, self.times = diffusion, check_steps(steps), times
+        self.buffer = PathBuffer(reuse)
+
+    def __repr__(self) -> str:
+        d = self.diffusion
+        process = f"{type(d).__name__}(dim={getattr(d, 'dim', None)}, "
+        process += f"horizon={getattr(d, 'horizon', None)})"
+        settings = {**self._settings(), "steps": self.steps, "reuse": self.buffer.reuse}
+        settings |= {"t_min": self.t_min, "t_max": self.t_max, "times": self.times}
+        listed = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+        return f"{type(self).__name__}({process}, {listed})"
+
+    def loss(self, score: Score, x0: Tensor, generator: torch.Generator) -> Tensor:
+        """Unbiased estimate of the loss, 0-dim, from ``B`` rows of the buffer.
+
+        ``x0`` is as in :meth:`losses`; it starts the fresh paths where some are due.
+        """
+        x0 = check_data(self.diffusion, x0)
+        rows = self.buffer.draw(lambda: self._paths(x0, generator), x0, generator)
+        return self._terms(score, generator, *rows).mean()
+
+    def losses(self, score: Score, x0: Tensor, generator: torch.Generator) -> Tensor:
+        """One independent, unbiased estimate per data point, ``(B,)``, from fresh paths.
+
+        ``x0`` is ``(B, d)``, floating point, finite, in the diffusion's domain; the result has its
+        dtype and device, and ``generator`` must be on that device.
+        """
+        x0 = check_data(self.diffusion, x0)
+        return self._terms(score, generator, *self._paths(x0, generator))
+
+    def state(self) -> dict[str, Tensor]:
+        """The buffer as named tensors, for a checkpoint."""
+        return self.buffer.state()
+
+    def restore(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
+        """Continue from ``state``; an empty one forgets all paths."""
+        self.buffer.restore(state, device)
+
+    def _draw_times(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return draw_times(x0, generator, self.t_min, self.t_max, self.times)
+
+    def _settings(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
+        raise NotImplementedError
+
+    def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class LocalDSM(_PathObjective):
+    r"""Denoising score matching with the local, linearised transition ``q(y_t | y_s)``.
+
+    .. math:: L(\theta) = \frac{1}{T - t_{min}} \int_{t_{min}}^T E\,
+              \| s_\theta(y_t, t) - \nabla_{y_t} \log q(y_t | y_s) \|^2_\Lambda\, dt,
+              \qquad y_s \sim q(\cdot | x_0),\ s = s(t)
+
+    (Singhal, Goldstein and Ranganath 2024, lemma 1 and algorithms 1 and 2). By the lemma the
+    minimiser is the score; the linearisation biases it, by an amount that shrinks with the window
+    (:func:`local_transition`), and not at all for a linear process with constant ``G``.
+    ``y_s`` comes from the buffer; the noise of the window is drawn anew at each use.
+
+    Args:
+        diffusion: has ``drift`` and ``dispersion``; a singular ``G`` will do where it reaches every
+            coordinate through the drift.
+        window: a length of clock, :func:`clock_window`; or a schedule ``t (B,) -> s (B,)`` with
+            ``0 <= s < t``, for instance ``lambda t: fixed_window(t, 0.05)``.
+        steps: Euler steps from 0 to ``s``.
+        weighting: ``"likelihood"`` for ``Lambda = G(t) G(t)^T``; ``"perceptual"`` for the local
+            covariance ``P``, which makes every term the squared error of the predicted noise.
+        reuse: average uses of a path (:class:`PathBuffer`); 1 simulates every batch.
+        t_min, t_max, times: as in :class:`DenoisingSM`.
+
+    Raises:
+        TypeError: no drift or dispersion, or a window that is neither a number nor a schedule.
+        ValueError: a window that is not positive, ``steps < 1``, malformed times, an unknown
+            weighting, a process with walls; at a call, malformed data, a schedule outside
+            ``0 <= s < t``, and all that :func:`simulate` and :func:`local_target` raise.
+    """
+
+    def __init__(
+        self,
+        diffusion: Any,
+        window: float | Schedule = 0.1,
+        steps: int = 20,
+        weighting: str = "likelihood",
+        *,
+        reuse: int = 8,
+        t_min: float = 1e-3,
+        t_max: float | None = None,
+        times: str = "uniform",
+    ) -> None:
+        super().__init__(diffusion, steps, reuse, t_min, t_max, times)
+        self.window, self.weighting = check_schedule(window), _check_weighting(weighting)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"window": self.window, "weighting": self.weighting}
+
+    def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
+        """Algorithm 1: a time, the start of its window, and the process there."""
+        t, importance = self._draw_times(x0, generator)
+        s = window_start(self.diffusion, self.window, t)
+        y_s = simulate(self.diffusion, x0, s, self.steps, generator)
+        return y_s, s, t, importance
+
+    def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
+        """Algorithm 2: linearise, draw ``y_t``, compare the scores."""
+        y_s, s, t, importance = rows
+        m, P = local_moments(self.diffusion, y_s, s, t)
+        C = covariance_factor(P, s, t)
+        z = torch.randn(m.shape, generator=generator, dtype=m.dtype, device=m.device)
+        y_t = _wrapped(self.diffusion, (m + _times(C, z)).to(y_s))
+        prediction = check_field(score(y_t, t), y_t, "score")
+        if self.weighting == "perceptual":
+            noise = -_times(C.mT if C.ndim == 3 else C, prediction.to(C)).to(y_s)
+            return importance * (noise - z.to(y_s)).square().sum(1)
+        target = -_solve_transposed(C, z).to(y_s)
+        return importance * noise_norm(self.diffusion, prediction - target, t)
+
+
+class PathShiftDSM(_PathObjective):
+    r"""Score regression on path-shift targets: local-DSM without its bias (ours).
+
+    .. math:: L(\theta) = \frac{1}{T - t_{min}} \int_{t_{min}}^T E\,
+              \| s_\theta(Y_t, t) - \text{target} \|^2_\Lambda\, dt,
+              \qquad E[\text{target} | Y_t] = \nabla \log \rho_t(Y_t)
+
+    (:func:`path_shift_target`). No linearisation: the window may be as long as ``[0, t]``, and the
+    longer it is, the smaller is the target's variance. Points and targets come from the buffer.
+
+    Args:
+        diffusion: as in :func:`path_shift_target`: ``G G^T`` invertible, or a ``shift_target``.
+        window: as in :class:`LocalDSM`; windows that would start before 0 start there.
+        steps: Euler steps from 0 to ``s``, and as many on the window.
+        weighting: ``"likelihood"`` for ``Lambda = G G^T``; ``"perceptual"`` for
+            ``G(t) G(t)^T int_s^t beta / beta(t)``, the local covariance to first order.
+        weight: the path of the shift, as in :func:`path_shift_target`.
+        reuse: average uses of a path (:class:`PathBuffer`); 1 simulates every batch.
+        t_min, t_max, times: as in :class:`DenoisingSM`.
+
+    Raises:
+        TypeError, ValueError: as in :class:`LocalDSM`, and all that :func:`path_shift_target`
+            raises.
+    """
+
+    def __init__(
+        self,
+        diffusion: Any,
+        window: float | Schedule = 1.0,
+        steps: int = 20,
+        weighting: str = "likelihood",
+        *,
+        weight: WeightPath | Literal["adaptive"] | None = None,
+        reuse: int = 8,
+        t_min: float = 1e-3,
+        t_max: float | None = None,
+        times: str = "uniform",
+    ) -> None:
+        super().__init__(diffusion, steps, reuse, t_min, t_max, times)
+        self.window, self.weighting = check_schedule(window), _check_weighting(weighting)
+        self.weight = weight
+
+    def _settings(self) -> dict[str, Any]:
+        return {"window": self.window, "weighting": self.weighting, "weight": self.weight}
+
+    def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
+        t, importance = self._draw_times(x0, generator)
+        s = window_start(self.diffusion, self.window, t)
+        y_s = simulate(self.diffusion, x0, s, self.steps, generator)
+        y_t, target = path_shift_target(
+            self.diffusion, y_s, s, t, steps=self.steps, generator=generator, weight=self.weight
+        )
+        if self.weighting == "perceptual":
+            clock, start, end = clock_of(self.diffusion), s.double().cpu(), t.double().cpu()
+            importance = importance * (clock.between(start, end) / clock.rate(end)).to(importance)
+        return y_t, target, t, importance
+
+    def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
+        y_t, target, t, importance = rows
+        prediction = check_field(score(y_t, t), y_t, "score")
+        return importance * noise_norm(self.diffusion, prediction - target, t)
+
+
+class ImplicitSM(_PathObjective):
+    r"""Implicit score matching (Hyvarinen 2005, JMLR 6): no target, but a trace.
+
+    .. math:: L(\theta) = \frac{1}{T - t_{min}} \int_{t_{min}}^T E\, \big[
+              \| G^\top s_\theta(Y_t, t) \|^2 + 2 \operatorname{div}(G G^\top s_\theta)(Y_t, t)
+              \big]\, dt,
+
+    the explicit loss ``E |G^T (s - grad log rho_t)|^2`` less ``E |G^T grad log rho_t|^2``. ``Y_t``
+    is an exact draw where the diffusion has ``sample_transition``, else simulated; buffered.
+
+    Args:
+        diffusion: has ``drift`` and ``dispersion``; ``sample_transition`` is used where it has it.
+        trace: ``"exact"``, one backward pass for each column of ``G``; ``"hutchinson"``, one in
+            all, ``v^T G^T Ds G v`` for random signs ``v``, drawn anew at each use (Hutchinson 1990;
+            Song et al. 2020, arXiv:1905.07088, for score matching).
+        steps: Euler steps from 0 to ``t``.
+        reuse: average uses of a point (:class:`PathBuffer`); 1 simulates every batch.
+        t_min, t_max, times: as in :class:`DenoisingSM`.
+
+    Raises:
+        TypeError, ValueError: an unknown trace, and as in :class:`LocalDSM`; at a call, a score
+            that autograd cannot follow.
+    """
+
+    def __init__(
+        self,
+        diffusion: Any,
+        trace: str = "exact",
+        steps: int = 20,
+        *,
+        reuse: int = 8,
+        t_min: float = 1e-3,
+        t_max: float | None = None,
+        times: str = "uniform",
+    ) -> None:
+        super().__init__(diffusion, steps, reuse, t_min, t_max, times)
+        if trace not in ("exact", "hutchinson"):
+            raise ValueError(f"trace: expected 'exact' or 'hutchinson', found {trace!r}")
+        self.trace = trace
+
+    def _settings(self) -> dict[str, Any]:
+        return {"trace": self.trace}
+
+    def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
+        t, importance = self._draw_times(x0, generator)
+        return draw_state(self.diffusion, x0, t, self.steps, generator), t, importance
+
+    def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
+        y, t, importance = rows
+        probe = generator if self.trace == "hutchinson" else None
+        s, divergence = score_and_trace(self.diffusion, score, y, t, probe)
+        return importance * (noise_norm(self.diffusion, s, t) + 2 * divergence)
+
+
+# Parts, some shared with the evidence bound
+
+
+def draw_state(
+    diffusion: Any, x0: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
+) -> Tensor:
+    """``Y_t`` given ``Y_0 = x0``, ``(B, d)``: exact where the diffusion can, else simulated."""
+    if hasattr(diffusion, "sample_transition"):
+        return diffusion.sample_transition(x0, t, generator)
+    return simulate(diffusion, x0, t, steps, generator)
+
+
+def score_and_trace(
+    diffusion: Any, score: Score, y: Tensor, t: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``; with a generator, by one random probe."""
+    s, vjp = pull_back(lambda x, _: score(x, t), y, t)
+    G = torch.as_tensor(diffusion.dispersion(t), dtype=y.dtype, device=y.device)
+    if generator is not None:
+        signs = noise_like(G, y, generator).sign()
+        u = apply_dispersion(G, signs)
+        return s, (vjp(u) * u).sum(1)
+    trace = torch.zeros_like(y[:, 0])
+    columns = G.shape[-1] if G.ndim > 1 else y.shape[1]
+    for column in range(columns):
+        one_hot = y.new_zeros(len(y), columns)
+        one_hot[:, column] = 1
+        u = apply_dispersion(G, one_hot)
+        trace = trace + (vjp(u) * u).sum(1)
+    return s, trace
+
+
+def _check_weighting(weighting: str) -> str:
+    if weighting not in ("likelihood", "perceptual"):
+        raise ValueError(f"weighting: expected 'likelihood' or 'perceptual', found {weighting!r}")
+    return weighting
+
+
+def _wrapped(diffusion: Any, y: Tensor) -> Tensor:
+    return diffusion.project(y) if hasattr(diffusion, "project") else y
+
+
+def _times(C: Tensor, z: Tensor) -> Tensor:
+    """``C z`` for rows ``z`` and ``C`` ``(B, d, d)``, or ``(B, d)``, its diagonal."""
+    return C * z if C.ndim == 2 else (C @ z.unsqueeze(-1)).squeeze(-1)
+
+
+def _solve_transposed(C: Tensor, z: Tensor) -> Tensor:
+    """``C^{-T} z``."""
+    if C.ndim == 2:
+        return z / C
+    return torch.linalg.solve_triangular(C.mT, z.unsqueeze(-1), upper=True).squeeze(-1)

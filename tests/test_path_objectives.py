@@ -1,0 +1,329 @@
+"""Local-DSM, path-shift DSM and implicit matching against closed forms, plain DSM and a prior."""
+
+import math
+
+import pytest
+import torch
+
+from markovscore import (
+    ActiveSwimmer,
+    BoxBrownian,
+    DenoisingSM,
+    GaussianMixture,
+    ImplicitSM,
+    Langevin,
+    LinearSDE,
+    LocalDSM,
+    OrnsteinUhlenbeck,
+    PathShiftDSM,
+    ScoreMLP,
+    fixed_window,
+    train,
+)
+
+N = 20_000
+T = 0.7
+F = torch.tensor([[-0.4, 1.0], [-0.3, -1.2]], dtype=torch.float64)
+FULL = torch.tensor([[1.0, 0.0], [0.5, 0.8]], dtype=torch.float64)
+SINGULAR = torch.tensor([[0.0], [1.1]], dtype=torch.float64)
+MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
+AT = {"t_min": T, "t_max": T * (1 + 1e-9)}
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sigmas(samples, expected=0.0):
+    return float((samples.mean() - expected).abs() / (samples.std() / math.sqrt(len(samples))))
+
+
+def data(seed=1):
+    return MEAN + 0.6 * torch.randn(N, 2, generator=generator(seed), dtype=torch.float64)
+
+
+def covariance(G, t):
+    """``int_0^t e^{Fu} G G^T e^{F^T u} du`` by the midpoint rule."""
+    u = (torch.arange(2000, dtype=torch.float64) + 0.5) * t / 2000
+    growth = torch.linalg.matrix_exp(F * u[:, None, None])
+    return (growth @ (G @ G.T) @ growth.mT).mean(0) * t
+
+
+def law(G, t=T):
+    growth = torch.linalg.matrix_exp(F * t)
+    return growth @ MEAN, 0.36 * growth @ growth.T + covariance(G, t)
+
+
+def explicit(G, A, b, weight):
+    """``E (s - grad log rho)^T weight (s - grad log rho)`` for ``s = A y + b``, closed form."""
+    m, V = law(G)
+    precision = torch.linalg.inv(V)
+    slope, at_mean = A + precision, A @ m + b
+    return torch.trace(weight @ slope @ V @ slope.T) + at_mean @ weight @ at_mean
+
+
+SCORES = [
+    (torch.tensor([[-1.0, 0.2], [0.4, -0.5]]).double(), torch.tensor([0.3, -0.4]).double()),
+    (torch.tensor([[0.9, 0.5], [-0.4, 0.8]]).double(), torch.tensor([1.5, 2.0]).double()),
+]
+
+
+def linear(k):
+    A, b = SCORES[k]
+    return lambda y, t: y @ A.T + b
+
+
+def paired(objective, x0, seed=2):
+    return [objective.losses(linear(k), x0, generator(seed)) for k in range(2)]
+
+
+CASES = {
+    "dsm": (FULL, DenoisingSM, {}),
+    "local": (FULL, LocalDSM, {"window": 0.3, "steps": 150}),
+    "local-whole": (FULL, LocalDSM, {"window": 9.0}),
+    "local-singular": (SINGULAR, LocalDSM, {"window": 0.5, "steps": 150}),
+    "shift": (FULL, PathShiftDSM, {"window": 0.3, "steps": 150}),
+    "shift-whole": (FULL, PathShiftDSM, {"window": 9.0, "steps": 150}),
+    "exact": (FULL, ImplicitSM, {}),
+    "exact-singular": (SINGULAR, ImplicitSM, {}),
+    "hutchinson": (FULL, ImplicitSM, {"trace": "hutchinson"}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_difference_of_losses_is_the_explicit_one(name):
+    """On a linear process every loss is the Fisher divergence up to a constant in the score."""
+    G, kind, settings = CASES[name]
+    first, second = paired(kind(LinearSDE(F, G), **settings, **AT), data())
+    expected = explicit(G, *SCORES[0], G @ G.T) - explicit(G, *SCORES[1], G @ G.T)
+    assert sigmas(first - second, expected) < 6
+    assert sigmas(first - second, 1.25 * expected) > 6
+
+
+@pytest.mark.parametrize("name", ["exact", "exact-singular", "hutchinson"])
+def test_implicit_loss_is_the_explicit_one_less_the_fisher_information(name):
+    G, kind, settings = CASES[name]
+    _, V = law(G)
+    information = torch.trace(G @ G.T @ torch.linalg.inv(V))
+    losses = paired(kind(LinearSDE(F, G), **settings, **AT), data())[0]
+    assert sigmas(losses, explicit(G, *SCORES[0], G @ G.T) - information) < 6
+
+
+@pytest.mark.parametrize("times", ["uniform", "log"])
+@pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM])
+def test_over_all_times_the_difference_is_that_of_plain_dsm(kind, times):
+    diffusion, span = LinearSDE(F, FULL), {"t_min": 0.05, "t_max": 1.5, "times": times}
+    mine = paired(kind(diffusion, 0.4, 100, **span), data(3), 4)
+    plain = paired(DenoisingSM(diffusion, **span), data(5), 6)
+    assert sigmas((mine[0] - mine[1]) - (plain[0] - plain[1])) < 6
+
+
+def test_perceptual_weighting_is_the_covariance_of_the_window():
+    diffusion = LinearSDE(F, FULL)
+    gaps = paired(LocalDSM(diffusion, 0.3, 150, "perceptual", **AT), data())
+    P = covariance(FULL, 0.3)
+    expected = explicit(FULL, *SCORES[0], P) - explicit(FULL, *SCORES[1], P)
+    assert sigmas(gaps[0] - gaps[1], expected) < 6
+    shifted = paired(PathShiftDSM(diffusion, 0.3, 150, "perceptual", **AT), data())
+    first_order = 0.3 * FULL @ FULL.T
+    expected = explicit(FULL, *SCORES[0], first_order) - explicit(FULL, *SCORES[1], first_order)
+    assert sigmas(shifted[0] - shifted[1], expected) < 6
+
+
+def test_perceptual_local_loss_is_noise_prediction():
+    """For the score of the window's own Gaussian the prediction is the noise: the loss is zero."""
+    ou = OrnsteinUhlenbeck(2)
+    x0 = data().float()
+    # s = 0: y_s = x0, so a score that knows x0 predicts the noise exactly.
+    objective = LocalDSM(ou, 9.0, weighting="perceptual", **AT)
+    exact = objective.losses(lambda y, t: ou.transition_score(y, x0, t), x0, generator())
+    assert float(exact.max()) < 1e-8
+    zero = objective.losses(lambda y, t: torch.zeros_like(y), x0, generator())
+    assert sigmas(zero, 2.0) < 6
+
+
+@pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
+def test_minimiser_on_gaussian_data_is_the_gaussian_score(kind):
+    """The loss of ``A y + b`` is quadratic: one Newton step, on ten independent parts."""
+    settings = {} if kind is ImplicitSM else {"window": 0.3, "steps": 150}
+    objective, x0 = kind(LinearSDE(F, FULL), **settings, **AT), data(7)
+    found = []
+    for part in x0.chunk(10):
+        draws = generator(len(found))
+        state = draws.get_state()
+
+        def loss(theta, part=part, draws=draws, state=state):
+            draws.set_state(state)
+            A, b = theta[:4].reshape(2, 2), theta[4:]
+            return objective.losses(lambda y, t: y @ A.T + b, part, draws).mean()
+
+        zero = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+        slope = torch.autograd.grad(loss(zero), zero, create_graph=True)[0]
+        rows = [torch.autograd.grad(g, zero, retain_graph=True)[0] for g in slope]
+        found.append(-torch.linalg.solve(torch.stack(rows), slope.detach()))
+    theta = torch.stack(found)
+    m, V = law(FULL)
+    precision = torch.linalg.inv(V)
+    expected = torch.cat([-precision.flatten(), precision @ m])
+    error, spread = theta.mean(0) - expected, theta.std(0) / math.sqrt(10)
+    assert bool((error.abs() < 6 * spread).all())
+    assert float(spread.max()) < 0.1
+
+
+WELLS = GaussianMixture(torch.tensor([[1.2, 0.5], [-0.8, -0.6]]).double(), 0.7)
+NONLINEAR = {
+    "local": (LocalDSM, {"window": 0.02}),
+    "local-perceptual": (LocalDSM, {"window": 0.02, "weighting": "perceptual"}),
+    "shift": (PathShiftDSM, {"window": 1.0}),
+    "shift-perceptual": (PathShiftDSM, {"window": 0.5, "weighting": "perceptual"}),
+    "shift-adaptive": (PathShiftDSM, {"window": 1.0, "weight": "adaptive"}),
+    "exact": (ImplicitSM, {}),
+    "hutchinson": (ImplicitSM, {"trace": "hutchinson"}),
+}
+
+
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_stationary_data_keep_the_score_of_a_mixture_prior(name):
+    """Data from ``pi`` stay ``pi``: the loss is stationary at the prior's score, at every time."""
+    kind, settings = NONLINEAR[name]
+    objective = kind(Langevin(WELLS), steps=40, t_min=0.1, **settings)
+    x0 = WELLS.sample(8000, generator=generator(1), dtype=torch.float64)
+    for change in (lambda y: y.sin(), lambda y: torch.tanh(y[:, :1] - y[:, 1:]) + 0 * y):
+
+        def losses(size, change=change):
+            return objective.losses(
+                lambda y, t: WELLS.score(y) + size * change(y), x0, generator(2)
+            )
+
+        # Quadratic in the size: the central difference is the derivative.
+        assert sigmas(losses(0.5) - losses(-0.5)) < 6
+        assert sigmas(losses(1.5) - losses(0.5)) > 6
+
+
+def test_swimmer_is_weighed_by_its_noise():
+    """Only the ``v`` component of a score matters where the noise enters ``v`` alone."""
+    x0 = 0.5 * torch.randn(500, 2, generator=generator(1))
+    for kind in (LocalDSM, PathShiftDSM, ImplicitSM):
+        objective = kind(ActiveSwimmer(), t_min=0.5)
+        one, other, third = (
+            objective.losses(
+                lambda y, t, x=x, v=v: torch.stack([x * y[:, 0], v * y[:, 1]], 1), x0, generator(2)
+            )
+            for x, v in ((0.0, -1.0), (5.0, -1.0), (0.0, -2.0))
+        )
+        assert one.isfinite().all()
+        assert torch.equal(one, other)
+        assert not torch.allclose(one, third)
+
+
+class Cubic:
+    """The least a user may write."""
+
+    dim, horizon = 2, 1.0
+
+    def drift(self, y, t):
+        return y - y**3
+
+    def dispersion(self, t):
+        return 1.0
+
+
+@pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
+def test_a_users_own_class_and_the_buffered_loss(kind):
+    """``loss`` has the mean of ``losses``, though its rows come from a buffer."""
+    objective = kind(Cubic(), steps=20, t_min=0.2, reuse=4)
+    draws = generator(1)
+
+    def batch():
+        return 0.5 * torch.randn(100, 2, generator=draws)
+
+    def score(y, t):
+        return -y + 0.1 * y**2
+
+    fresh = torch.stack([objective.losses(score, batch(), draws).mean() for _ in range(200)])
+    rounds = []
+    for _ in range(60):
+        objective.restore({})
+        rounds.append(torch.stack([objective.loss(score, batch(), draws) for _ in range(12)]))
+    reused = torch.stack(rounds).mean(1)
+    error = math.sqrt(fresh.var() / len(fresh) + reused.var() / len(reused))
+    assert abs(float(reused.mean() - fresh.mean())) < 6 * error
+
+
+@pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
+def test_training_is_deterministic_and_resumes_bit_for_bit(kind, tmp_path):
+    x = torch.randn(300, 2, generator=generator(5))
+
+    def net():
+        torch.manual_seed(0)
+        return ScoreMLP(2, width=8, depth=1)
+
+    objective = kind(Langevin(WELLS), steps=3, t_min=0.1, reuse=4)
+    settings = {"batch_size": 16, "progress": False}
+    whole, again = (train(net(), objective, x, 25, **settings) for _ in range(2))
+    assert torch.equal(whole.losses, again.losses)
+
+    def stop(step, score):
+        if step == 13:
+            raise KeyboardInterrupt
+
+    saved = {"checkpoint": tmp_path / "run", "checkpoint_every": 10}
+    with pytest.raises(KeyboardInterrupt):
+        train(net(), objective, x, 25, callback=stop, **saved, **settings)
+    resumed = train(net(), objective, x, 25, **saved, **settings)
+    assert torch.equal(whole.losses, resumed.losses)
+
+
+def test_schedules_agree_with_windows():
+    ou, x0 = OrnsteinUhlenbeck(2), data()
+    number = LocalDSM(ou, 0.3).losses(linear(0), x0, generator())
+    schedule = LocalDSM(ou, lambda t: fixed_window(t, 0.3)).losses(linear(0), x0, generator())
+    assert torch.allclose(number, schedule)
+
+
+@pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM])
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"window": 0.0}, ValueError, "window: expected a positive"),
+        ({"window": "0.1"}, TypeError, "window: expected a length of clock or a schedule"),
+        ({"steps": 0}, ValueError, "steps: expected an integer >= 1"),
+        ({"weighting": "other"}, ValueError, "weighting: expected 'likelihood' or"),
+        ({"t_min": 0.0}, ValueError, "expected 0 < t_min < t_max"),
+        ({"times": "other"}, ValueError, "times: expected"),
+        ({"reuse": 0}, ValueError, "reuse: expected an integer >= 1"),
+    ],
+)
+def test_bad_settings(kind, settings, error, message):
+    with pytest.raises(error, match=message):
+        kind(OrnsteinUhlenbeck(2), **settings)
+
+
+def test_bad_processes_and_calls():
+    with pytest.raises(TypeError, match="without drift"):
+        LocalDSM(object())
+    with pytest.raises(ValueError, match="without walls"):
+        ImplicitSM(BoxBrownian(2))
+    with pytest.raises(ValueError, match="trace: expected 'exact' or 'hutchinson'"):
+        ImplicitSM(OrnsteinUhlenbeck(2), trace="other")
+    ou, x0 = OrnsteinUhlenbeck(2), data()
+    with pytest.raises(ValueError, match="expected a window with 0 <= s < t"):
+        LocalDSM(ou, lambda t: t).losses(linear(0), x0, generator())
+    with pytest.raises(ValueError, match="expected a window with 0 <= s"):
+        PathShiftDSM(ou, lambda t: t - 10).losses(linear(0), x0, generator())
+    with pytest.raises(ValueError, match="no shift rule"):
+        PathShiftDSM(LinearSDE(F, SINGULAR)).losses(linear(0), x0, generator())
+    with pytest.raises(ValueError, match="expected shape"):
+        LocalDSM(ou).loss(linear(0), torch.zeros(3, 5), generator())
+    for kind in (LocalDSM, PathShiftDSM, ImplicitSM):
+        with pytest.raises(ValueError, match=r"expected a (score|field) of shape"):
+            kind(ou).loss(lambda y, t: y[:, :1], x0, generator())
+
+
+def test_a_drift_that_blows_up_names_the_time():
+    class Broken(Cubic):
+        def drift(self, y, t):
+            return torch.full_like(y, math.nan)
+
+    with pytest.raises(ValueError, match="at time"):
+        LocalDSM(Broken()).loss(linear(0), data(), generator())
