@@ -4,6 +4,7 @@ from . import claims, datasets, figures, metrics
 from .datasets import DiffusedMixture, mixture_1d, toy
 from .diffusions import BoxBrownian, Diffusion, LinearSDE, OrnsteinUhlenbeck, TorusBrownian
 from .eigenbasis import Cosine, Fourier, Hermite
+from .evidence import elbo
 from .networks import ScoreMLP
 from .objectives import DenoisingSM
 from .path_buffer import PathBuffer
@@ -53,6 +54,7 @@ __all__ = [
     "claims",
     "clock_window",
     "datasets",
+    "elbo",
     "figures",
     "fit_spectral",
     "fixed_window",

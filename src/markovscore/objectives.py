@@ -149,11 +149,6 @@ def draw_times(
 ) -> tuple[Tensor, Tensor]:
     """Times and their importance weights ``1 / ((t_max - t_min) density(t))``, ``(B,)`` each."""
     u = torch.rand(len(x0), generator=generator, dtype=x0.dtype, device=x0.device)
-    return spread_times(u, t_min, t_max, times)
-
-
-def spread_times(u: Tensor, t_min: float, t_max: float, times: str) -> tuple[Tensor, Tensor]:
-    """:func:`draw_times` from numbers ``u`` uniform on ``[0, 1)``."""
     span = t_max - t_min
     if times == "uniform":
         return t_min + span * u, torch.ones_like(u)

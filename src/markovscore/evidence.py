@@ -1,0 +1,143 @@
+r"""A lower bound of the log-likelihood of each point, without an ODE and for any forward process.
+
+For the law ``p`` that the reverse SDE with the score ``s`` draws from the prior ``pi``,
+
+.. math::
+    \log p(x) \ge E[\log \pi(Y_T) | x] - \int_{t_0}^T E\Big[ \tfrac12 \| G^\top s(Y_t, t) \|^2
+        + \operatorname{div}(G G^\top s - f)(Y_t, t) \,\Big|\, x \Big]\, dt
+
+(Singhal, Goldstein and Ranganath 2024, theorem 1; Huang, Lim and Courville 2021, arXiv:2106.02808).
+By integration by parts and their lemma 1, ``E div(G G^T s) = -E <G^T s, G^T r>`` for any ``r`` with
+``E[r | Y_t, x] = grad log q(Y_t | x)``, and the score's terms become those of local-DSM,
+
+.. math::
+    \tfrac12 \| G^\top (s - r) \|^2 - \tfrac12 \| G^\top r \|^2
+    = \tfrac12 \| G^\top s \|^2 - \langle G^\top s, G^\top r \rangle ,
+    \qquad r = \nabla \log q(Y_t | Y_{s(t)}),
+
+which needs no trace. The right side is what is computed: there the squares of ``r`` cancel.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._fields import value_and_divergence
+from ._validate import check_points, check_steps
+from .objectives import Score, check_time_range, noise_norm, noise_part
+from .path_objectives import draw_state, score_and_trace
+from .sampling import T_MIN, _check_inside, _prior
+from .simulation import simulate
+from .transitions import Schedule, check_schedule, check_walls, local_target, window_start
+
+# Rows held at once: bounds the activations that a network keeps for its backward passes.
+_ROWS = 16_384
+
+
+@torch.no_grad()
+def elbo(
+    score: Score,
+    diffusion: Any,
+    x: Tensor,
+    *,
+    samples: int = 64,
+    form: str = "trace",
+    window: float | Schedule = 0.1,
+    steps: int = 50,
+    t_min: float = T_MIN,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Monte Carlo estimate of the evidence lower bound at every point; see the module's text.
+
+    Unbiased up to the simulation's weak error, and in the local form up to the linearisation's.
+    The integral starts at ``t_0 = t_min``: what is bounded is ``E[log p_{t_min}(Y_{t_min}) | x]``,
+    with equality for the exact score of a process whose law at the horizon is its ``prior``.
+
+    Args:
+        score: callable ``(x (B, d), t (B,)) -> (B, d)``, differentiable for the trace form.
+        diffusion: has ``drift``, ``dispersion``, ``horizon`` and ``prior``;
+            ``sample_transition`` and ``drift_divergence`` are used where it has them.
+        x: points ``(B, d)``.
+        samples: draws of ``(t, Y_t)`` and of ``Y_T`` for each point; times are stratified.
+        form: ``"trace"``, with the exact trace; ``"local"``, with the local transition's score.
+        window: of the local form, as in ``LocalDSM``.
+        steps: Euler steps, where the process is simulated.
+        t_min: start of the integral.
+        generator: source of all randomness, on the device of ``x``.
+
+    Returns:
+        ``(B,)`` natural logarithms, dtype and device of ``x``, without gradients.
+
+    Raises:
+        TypeError, ValueError: malformed points or points outside the state space, no prior, a form
+            that is not one of the two, ``samples < 1``, ``steps < 1``, a malformed window or
+            ``t_min``, and a process with walls (its boundary terms do not vanish).
+    """
+    x = check_points(x, getattr(diffusion, "dim", None))
+    _check_inside(diffusion, x)
+    check_walls(diffusion)
+    t_min, horizon = check_time_range(diffusion, t_min, None, "log")
+    if form not in ("trace", "local"):
+        raise ValueError(f"form: expected 'trace' or 'local', found {form!r}")
+    if isinstance(samples, bool) or int(samples) != samples or samples < 1:
+        raise ValueError(f"samples: expected an integer >= 1, found {samples!r}")
+    steps, prior = check_steps(steps), _prior(diffusion, "elbo needs its log_prob")
+    schedule = check_schedule(window)
+    total = torch.zeros_like(x[:, 0])
+    size = max(1, _ROWS // len(x))
+    for first in range(0, samples, size):
+        count = min(size, samples - first)
+        start = x.repeat(count, 1)
+        stratum = torch.arange(first, first + count).to(x).repeat_interleave(len(x))
+        u = torch.rand(len(start), generator=generator, dtype=x.dtype, device=x.device)
+        # Density as 1 / sqrt(t - t_min): the local form's integrand has a deviation of that order.
+        root = (stratum + u) / samples
+        t = (t_min + (horizon - t_min) * root.square()).clamp(max=horizon)
+        if form == "trace":
+            rate = _by_trace(score, diffusion, start, t, steps, generator)
+        else:
+            rate = _by_target(score, diffusion, start, t, schedule, steps, generator)
+        end = draw_state(diffusion, start, torch.full_like(t, horizon), steps, generator)
+        term = prior.log_prob(end) - (horizon - t_min) * 2 * root * rate
+        total += term.reshape(count, len(x)).sum(0)
+    return total / samples
+
+
+def _by_trace(
+    score: Score,
+    diffusion: Any,
+    x: Tensor,
+    t: Tensor,
+    steps: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The integrand at a draw of ``Y_t`` for each row, ``(B,)``."""
+    y = draw_state(diffusion, x, t, steps, generator)
+    s, trace = score_and_trace(diffusion, score, y, t, None)
+    return 0.5 * noise_norm(diffusion, s, t) + trace - _drift_divergence(diffusion, y, t)
+
+
+def _by_target(
+    score: Score,
+    diffusion: Any,
+    x: Tensor,
+    t: Tensor,
+    window: float | Schedule,
+    steps: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The same without a trace: ``Y_s`` simulated, ``Y_t`` from the local transition."""
+    start = window_start(diffusion, window, t)
+    y_s = simulate(diffusion, x, start, steps, generator)
+    y, target = local_target(diffusion, y_s, start, t, generator=generator)
+    y = diffusion.project(y) if hasattr(diffusion, "project") else y
+    s = noise_part(diffusion, score(y, t), t)
+    fit = 0.5 * s.square().sum(1) - (s * noise_part(diffusion, target, t)).sum(1)
+    return fit - _drift_divergence(diffusion, y, t)
+
+
+def _drift_divergence(diffusion: Any, y: Tensor, t: Tensor) -> Tensor:
+    if hasattr(diffusion, "drift_divergence"):
+        return diffusion.drift_divergence(y, t)
+    return value_and_divergence(diffusion.drift, y, t)[1]

@@ -1,0 +1,172 @@
+"""The evidence lower bound: equality at exact scores, its deficit otherwise, and its two forms."""
+
+import math
+
+import pytest
+import torch
+
+from markovscore import (
+    ActiveSwimmer,
+    BoxBrownian,
+    DoubleWell,
+    Gaussian,
+    GaussianMixture,
+    Langevin,
+    OrnsteinUhlenbeck,
+    elbo,
+)
+
+COPIES = 4000
+POINTS = torch.tensor([[0.3, -1.0], [2.0, 0.5]], dtype=torch.float64)
+CENTRE, SCALE, HORIZON = torch.tensor([0.8, -0.5], dtype=torch.float64), 0.6, 2.0
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Exact(OrnsteinUhlenbeck):
+    """OU from ``N(CENTRE, SCALE^2)``, whose prior is the exact law at the horizon."""
+
+    def __init__(self):
+        super().__init__(2, HORIZON)
+        mean, var = self.evolve_gaussian(CENTRE, torch.tensor(SCALE**2).double(), HORIZON)
+        self.prior = Gaussian(2, mean, float(var.sqrt()))
+
+    def law(self, t):
+        decay = torch.exp(-t)[:, None]
+        return decay * CENTRE, 1 + (SCALE**2 - 1) * decay**2
+
+    def score(self, y, t):
+        mean, var = self.law(t)
+        return (mean - y) / var
+
+    def start(self, t_min):
+        """``E[log rho_{t_min}(Y_{t_min}) | x]`` at the points, closed form."""
+        t = torch.full((1,), t_min, dtype=torch.float64)
+        mean, var = self.law(t)
+        gap = (torch.exp(-t) * POINTS - mean).square().sum(1) + 2 * (1 - torch.exp(-2 * t))
+        return (-0.5 * gap / var - math.log(math.tau) - var.log())[0]
+
+
+def estimates(score, diffusion, seed=1, **settings):
+    """``(COPIES, points)``: independent estimates at every point."""
+    x = POINTS.repeat(COPIES, 1)
+    bound = elbo(score, diffusion, x, samples=16, generator=generator(seed), **settings)
+    return bound.reshape(COPIES, len(POINTS))
+
+
+def sigmas(samples, expected):
+    error = samples.std(0) / math.sqrt(len(samples))
+    return ((samples.mean(0) - expected) / error).abs()
+
+
+FORMS = [{"form": "trace"}, {"form": "local", "window": 0.2}, {"form": "local", "window": 9.0}]
+
+
+@pytest.mark.parametrize("settings", FORMS)
+@pytest.mark.parametrize("t_min", [1e-3, 0.3])
+def test_equality_for_the_exact_score(settings, t_min):
+    process = Exact()
+    found = estimates(process.score, process, t_min=t_min, **settings)
+    expected = process.start(t_min)
+    assert bool((sigmas(found, expected) < 6).all())
+    assert float((found.std(0) / math.sqrt(COPIES)).max()) < 0.06
+    if t_min == 1e-3:
+        # Which is the log-likelihood itself, up to the blur of t_min.
+        exact = Gaussian(2, CENTRE, SCALE).log_prob(POINTS)
+        assert float((expected - exact).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize("settings", FORMS)
+def test_deficit_of_a_wrong_score_averages_to_half_its_fisher_divergence(settings):
+    """Bound(s) = bound(truth) - 1/2 int E|G^T (s - truth)|^2 on average over the data."""
+    process, t_min, n = Exact(), 0.05, 4000
+
+    def wrong(y, t):
+        return 0.7 * process.score(y, t) + 0.3 * torch.exp(-t)[:, None]
+
+    x = CENTRE + SCALE * torch.randn(n, 2, generator=generator(3), dtype=torch.float64)
+    draw = {"samples": 16, "t_min": t_min, **settings}
+    right = elbo(process.score, process, x, generator=generator(4), **draw)
+    below = elbo(wrong, process, x, generator=generator(4), **draw)
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    t = t_min + (HORIZON - t_min) * u
+    # s - truth = -0.3 truth + 0.3 e^{-t}; E|truth|^2 = 2 / var and E truth = 0; |G|^2 = 2.
+    square = 0.09 * (2 / process.law(t)[1][:, 0] + 2 * torch.exp(-2 * t))
+    deficit = float(square.mean()) * (HORIZON - t_min)
+    gap = (right - below)[:, None]
+    assert float(sigmas(gap, deficit)) < 6
+    assert float(sigmas(gap, 0.0)) > 6
+
+
+def test_forms_agree_for_any_score_on_a_nonlinear_process():
+    """The identity needs no exact score; the mixture's Jacobian is full and the clock runs."""
+    prior = GaussianMixture(torch.tensor([[1.2, 0.5], [-0.8, -0.6]]).double(), 0.7)
+    process = Langevin(prior)
+
+    def score(y, t):
+        return torch.sin(y) - y / (0.5 + t[:, None])
+
+    trace = estimates(score, process, t_min=0.05, steps=60)
+    local = estimates(score, process, 2, t_min=0.05, steps=60, form="local", window=0.02)
+    error = (trace.var(0) + local.var(0)).sqrt() / math.sqrt(COPIES)
+    assert bool(((trace.mean(0) - local.mean(0)).abs() < 6 * error).all())
+
+
+def test_bound_is_below_the_exact_likelihood_and_tight_at_stationarity():
+    """Data from ``pi`` stay ``pi``: with its score the mean bound is its negative entropy."""
+    prior = GaussianMixture(torch.tensor([[1.2, 0.5], [-0.8, -0.6]]).double(), 0.7)
+    x = prior.sample(1500, generator=generator(1), dtype=torch.float64)
+    draw = {"samples": 8, "steps": 60, "t_min": 0.02}
+    process, truth = Langevin(prior), prior.log_prob(x)
+    tight = elbo(lambda y, t: prior.score(y), process, x, generator=generator(2), **draw)
+    assert float(sigmas((tight - truth)[:, None], 0.0)) < 6
+    loose = elbo(lambda y, t: 0.5 * prior.score(y), process, x, generator=generator(2), **draw)
+    gap = truth - loose
+    assert float(gap.mean()) > 6 * float(gap.std()) / math.sqrt(len(x))
+
+
+def test_singular_noise_and_determinism():
+    process = ActiveSwimmer()
+    process.prior = Gaussian(2)
+    x = 0.5 * torch.randn(20, 2, generator=generator(1))
+    for form in ("trace", "local"):
+        one, again, other = (
+            elbo(lambda y, t: -y, process, x, form=form, samples=4, generator=generator(k))
+            for k in (1, 1, 2)
+        )
+        assert one.dtype == x.dtype
+        assert bool(one.isfinite().all())
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+
+
+def test_number_of_rows_held_does_not_change_the_law(monkeypatch):
+    process = Exact()
+    monkeypatch.setattr("markovscore.evidence._ROWS", 2 * COPIES * 5)
+    found = estimates(process.score, process, t_min=0.3)
+    assert bool((sigmas(found, process.start(0.3)) < 6).all())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"form": "other"}, ValueError, "form: expected 'trace' or 'local'"),
+        ({"samples": 0}, ValueError, "samples: expected an integer >= 1"),
+        ({"steps": 0}, ValueError, "steps: expected an integer >= 1"),
+        ({"window": -1.0}, ValueError, "window: expected a positive"),
+        ({"window": None}, TypeError, "window: expected a length of clock"),
+        ({"t_min": 0.0}, ValueError, "expected 0 < t_min < t_max"),
+    ],
+)
+def test_bad_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        elbo(lambda y, t: -y, OrnsteinUhlenbeck(2), POINTS, **settings)
+
+
+def test_bad_processes():
+    with pytest.raises(ValueError, match="prior"):
+        elbo(lambda y, t: -y, DoubleWell(2), POINTS)
+    with pytest.raises(ValueError, match="without walls"):
+        elbo(lambda y, t: -y, BoxBrownian(2, -3.0, 3.0), POINTS)
