@@ -27,6 +27,7 @@ F = torch.tensor([[-0.4, 1.0], [-0.3, -1.2]], dtype=torch.float64)
 FULL = torch.tensor([[1.0, 0.0], [0.5, 0.8]], dtype=torch.float64)
 SINGULAR = torch.tensor([[0.0], [1.1]], dtype=torch.float64)
 MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
+WELLS = GaussianMixture(torch.tensor([[1.2, 0.5], [-0.8, -0.6]]).double(), 0.7)
 AT = {"t_min": T, "t_max": T * (1 + 1e-9)}
 
 
@@ -130,16 +131,31 @@ def test_perceptual_weighting_is_the_covariance_of_the_window():
     assert sigmas(shifted[0] - shifted[1], expected) < 6
 
 
-def test_perceptual_local_loss_is_noise_prediction():
+@pytest.mark.parametrize("process", [OrnsteinUhlenbeck(2), LinearSDE(F, FULL)])
+def test_perceptual_local_loss_is_noise_prediction(process):
     """For the score of the window's own Gaussian the prediction is the noise: the loss is zero."""
-    ou = OrnsteinUhlenbeck(2)
-    x0 = data().float()
+    x0 = data()
     # s = 0: y_s = x0, so a score that knows x0 predicts the noise exactly.
-    objective = LocalDSM(ou, 9.0, weighting="perceptual", **AT)
-    exact = objective.losses(lambda y, t: ou.transition_score(y, x0, t), x0, generator())
-    assert float(exact.max()) < 1e-8
+    objective = LocalDSM(process, 9.0, weighting="perceptual", **AT)
+
+    def exact(y, t):
+        return process.transition_score(y, x0, t)
+
+    assert float(objective.losses(exact, x0, generator()).max()) < 1e-12
     zero = objective.losses(lambda y, t: torch.zeros_like(y), x0, generator())
     assert sigmas(zero, 2.0) < 6
+
+
+def test_perceptual_shift_counts_the_window_in_the_clock():
+    """beta = 0.1 + 9.9 t: ``int_s^t beta = 0.4`` over ``beta(t)`` times the likelihood's loss."""
+    x0 = data()[:50]
+    like, perceptual = (
+        PathShiftDSM(Langevin(WELLS, (0.1, 10.0)), 0.4, 5, weighting, **AT).losses(
+            linear(0), x0, generator()
+        )
+        for weighting in ("likelihood", "perceptual")
+    )
+    assert torch.allclose(perceptual, like * 0.4 / (0.1 + 9.9 * T))
 
 
 @pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
@@ -170,7 +186,6 @@ def test_minimiser_on_gaussian_data_is_the_gaussian_score(kind):
     assert float(spread.max()) < 0.1
 
 
-WELLS = GaussianMixture(torch.tensor([[1.2, 0.5], [-0.8, -0.6]]).double(), 0.7)
 NONLINEAR = {
     "local": (LocalDSM, {"window": 0.02}),
     "local-perceptual": (LocalDSM, {"window": 0.02, "weighting": "perceptual"}),
