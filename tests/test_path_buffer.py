@@ -15,47 +15,47 @@ def generator(seed=0):
 
 
 class Source:
-    """Numbered rows: the block's number, and standard normals."""
+    """Numbered rows: standard normals, the simulation's number, and where each row started."""
 
     def __init__(self, seed=0):
         self.count, self.generator = 0, generator(seed)
 
-    def __call__(self):
+    def __call__(self, x0):
         self.count += 1
-        z = torch.randn(B, 1, generator=self.generator, dtype=torch.float64)
-        return z, torch.full((B,), self.count)
+        z = torch.randn(len(x0), 1, generator=self.generator, dtype=torch.float64)
+        return z, torch.full((len(x0),), self.count), x0[:, 0]
 
 
 def run(buffer, calls, source, seed=1):
-    like, picker = torch.zeros(B, 1, dtype=torch.float64), generator(seed)
-    return [buffer.draw(source, like, picker) for _ in range(calls)]
+    x0, picker = torch.arange(B, dtype=torch.float64)[:, None], generator(seed)
+    return [buffer.draw(source, x0, picker) for _ in range(calls)]
 
 
-@pytest.mark.parametrize(("reuse", "blocks"), [(1, 4), (4, 4), (8, 3)])
-def test_refresh_rate_is_the_documented_one(reuse, blocks):
-    source, calls = Source(), blocks + 40 * reuse
-    run(PathBuffer(reuse, blocks), calls, source)
-    if reuse == 1:
-        assert source.count == calls
-    else:
-        # One in each of the first calls, then one in `reuse`, at multiples of it.
-        assert source.count == blocks + (calls - 1) // reuse - (blocks - 1) // reuse
+@pytest.mark.parametrize(("reuse", "ahead"), [(1, 1), (1, 4), (4, 1), (3, 5)])
+def test_refresh_rate_is_the_documented_one(reuse, ahead):
+    source = Source()
+    run(PathBuffer(reuse, ahead), 7 * reuse * ahead, source)
+    assert source.count == 7
+    run(PathBuffer(reuse, ahead), 1, source)
+    assert source.count == 8
 
 
-def test_a_row_lives_and_is_used_as_long_as_documented():
-    reuse, blocks, calls = 4, 3, 400
-    drawn = run(PathBuffer(reuse, blocks), calls, Source())
-    calls_of = {}
-    for call, (_, block) in enumerate(drawn):
-        for number in block.unique().tolist():
-            calls_of.setdefault(number, []).append(call)
-    block = torch.cat([rows[1] for rows in drawn])
-    settled = range(10, 80)
-    assert all(calls_of[k][-1] - calls_of[k][0] + 1 == reuse * blocks for k in settled)
-    # A block's draws: binomial of B per call with share 1 / blocks, over its life.
-    uses = torch.tensor([float((block == k).sum()) for k in settled]) / B
-    spread = math.sqrt(reuse * (1 - 1 / blocks) / B / len(settled))
-    assert abs(float(uses.mean()) - reuse) < 6 * spread + 1e-9
+@pytest.mark.parametrize(("reuse", "ahead"), [(1, 4), (4, 1), (3, 5)])
+def test_every_row_is_used_as_often_as_documented(reuse, ahead):
+    drawn = run(PathBuffer(reuse, ahead), 2 * reuse * ahead, Source())
+    z, block, start = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    values, uses = z.unique(return_counts=True)
+    assert len(values) == 2 * ahead * B
+    assert bool((uses == reuse).all())
+    assert block.tolist() == [1] * (reuse * ahead * B) + [2] * (reuse * ahead * B)
+    # Each order is a permutation: no row is repeated before all have been seen.
+    assert len(z[: ahead * B].unique()) == ahead * B
+    assert bool((start.unique(return_counts=True)[1] == 2 * ahead * reuse).all())
+
+
+def test_rows_are_shuffled():
+    start = run(PathBuffer(1, 8), 1, Source())[0][2]
+    assert len(start.unique()) < B  # in order, a first batch would have one row of each start
 
 
 @pytest.mark.parametrize("call", [0, 5, 11])
@@ -77,35 +77,44 @@ def test_same_seeds_same_rows_and_another_seed_others():
     assert not torch.equal(first, other)
 
 
-def test_restored_buffer_continues_as_if_nothing_had_happened():
-    like = torch.zeros(B, 1, dtype=torch.float64)
-    whole, source, picker = PathBuffer(3, 2), Source(), generator(1)
-    for _ in range(5):
-        whole.draw(source, like, picker)
+@pytest.mark.parametrize("calls", [4, 6])  # in the middle of a filling, and at its end
+def test_restored_buffer_continues_as_if_nothing_had_happened(calls):
+    x0 = torch.zeros(B, 1, dtype=torch.float64)
+    whole, picker = PathBuffer(3, 2), generator(1)
+    source = Source()
+    for _ in range(calls):
+        whole.draw(source, x0, picker)
     other = PathBuffer(3, 2)
     other.restore(whole.state())
-    for _ in range(4):
-        fresh = source()
-        state = picker.get_state()
-        expected = whole.draw(lambda fresh=fresh: fresh, like, picker)
-        picker.set_state(state)
-        found = other.draw(lambda fresh=fresh: fresh, like, picker)
-        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    state, noise = picker.get_state(), source.generator.get_state()
+    expected = [whole.draw(source, x0, picker) for _ in range(4)]
+    picker.set_state(state)
+    source.generator.set_state(noise)
+    found = [other.draw(source, x0, picker) for _ in range(4)]
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a[0], b[0])
     other.restore({})
-    assert other.state()["sizes"].tolist() == [0]
+    assert [len(field) for field in other.state().values()] == [0]
 
 
 def test_rows_of_another_kind_are_forgotten():
     buffer, source = PathBuffer(4, 2), Source()
     run(buffer, 6, source)
-    wide = buffer.draw(lambda: (torch.zeros(5, 2),), torch.zeros(5, 2), generator())[0]
+    wide = buffer.draw(lambda x0: (x0,), torch.zeros(5, 2), generator())[0]
     assert wide.shape == (5, 2)
     assert wide.dtype == torch.float32
+
+
+def test_batches_of_changing_size():
+    buffer, source, picker = PathBuffer(1, 2), Source(), generator()
+    sizes = [8, 5, 8, 3]
+    drawn = [buffer.draw(source, torch.zeros(n, 1, dtype=torch.float64), picker) for n in sizes]
+    assert [len(rows[0]) for rows in drawn] == sizes
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, True])
 def test_bad_settings(bad):
     with pytest.raises(ValueError, match="reuse: expected an integer >= 1"):
         PathBuffer(bad)
-    with pytest.raises(ValueError, match="blocks: expected an integer >= 1"):
+    with pytest.raises(ValueError, match="ahead: expected an integer >= 1"):
         PathBuffer(2, bad)

@@ -246,7 +246,7 @@ class Cubic:
 @pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
 def test_a_users_own_class_and_the_buffered_loss(kind):
     """``loss`` has the mean of ``losses``, though its rows come from a buffer."""
-    objective = kind(Cubic(), steps=20, t_min=0.2, reuse=4)
+    objective = kind(Cubic(), steps=20, t_min=0.2, reuse=2, ahead=3)
     draws = generator(1)
 
     def batch():
@@ -273,7 +273,7 @@ def test_training_is_deterministic_and_resumes_bit_for_bit(kind, tmp_path):
         torch.manual_seed(0)
         return ScoreMLP(2, width=8, depth=1)
 
-    objective = kind(Langevin(WELLS), steps=3, t_min=0.1, reuse=4)
+    objective = kind(Langevin(WELLS), steps=3, t_min=0.1, reuse=2, ahead=4)
     settings = {"batch_size": 16, "progress": False}
     whole, again = (train(net(), objective, x, 25, **settings) for _ in range(2))
     assert torch.equal(whole.losses, again.losses)
@@ -307,6 +307,7 @@ def test_schedules_agree_with_windows():
         ({"t_min": 0.0}, ValueError, "expected 0 < t_min < t_max"),
         ({"times": "other"}, ValueError, "times: expected"),
         ({"reuse": 0}, ValueError, "reuse: expected an integer >= 1"),
+        ({"ahead": 0}, ValueError, "ahead: expected an integer >= 1"),
     ],
 )
 def test_bad_settings(kind, settings, error, message):

@@ -1,8 +1,9 @@
-"""Simulated paths that are used several times: the forward process does not depend on the network.
+"""Paths simulated ahead, many at a time: the forward process does not depend on the network.
 
-Simulating a path of a nonlinear process costs many evaluations of its drift, and nothing in it
-changes while a network learns. So an objective keeps its latest paths and draws its batches from
-them; see :class:`PathBuffer` for what that does to the law of a batch.
+Simulating a nonlinear process costs many evaluations of its drift, each a few operations on small
+tensors, so that many paths take little longer than a few. An objective therefore simulates the
+paths of several batches at once, hands them out batch by batch, and may hand each out again; see
+:class:`PathBuffer` for what that does to the law of a batch.
 """
 
 from collections.abc import Callable
@@ -14,81 +15,75 @@ Rows = tuple[Tensor, ...]
 
 
 class PathBuffer:
-    """The latest ``blocks`` batches of simulated rows, of which one is replaced now and then.
+    """``ahead`` batches of simulated rows, handed out in random order, ``reuse`` times each.
 
-    A call of :meth:`draw` for ``B`` rows returns ``B`` rows at random, with replacement, among
-    those held. It simulates a fresh block of ``B`` in each of the first ``blocks`` calls and then
-    in every ``reuse``-th, which takes the place of the oldest. Once full, therefore,
+    A call of :meth:`draw` returns as many rows as the batch ``x0`` has, ``B``. Where none are left
+    it first simulates ``ahead * B`` rows, ``ahead`` of them from every point of that ``x0``, and
+    puts them in ``reuse`` random orders, one after the other. So, per ``ahead * reuse`` calls,
 
-    * the effective refresh rate is ``1 / reuse`` fresh rows per row drawn;
-    * a row stays for ``blocks * reuse`` calls and is drawn ``reuse`` times on average;
-    * fresh rows come in whole blocks: many small simulations would cost as much as many large ones.
+    * one simulation of ``ahead * B`` rows: the refresh rate is ``1 / reuse`` fresh rows per row;
+    * every row is drawn exactly ``reuse`` times, and the ``x0`` of the other calls is not used.
 
     **Unbiased.** Which rows are drawn does not depend on what is in them, so every row of every
     batch has exactly the law of a freshly simulated one, and the mean of any function of it (a loss
-    at fixed weights) is the same with the buffer as without. Two things do change: rows of
-    batches ``blocks * reuse`` calls apart or closer are dependent, so averages over many calls have
-    the variance of the fresh rows, not of all draws; and the weights of a network that trains
-    have seen the rows before, as in a second epoch over the same data.
+    at fixed weights) is the same with the buffer as without. What changes is the dependence:
+    batches of one filling share starting points and, where ``reuse > 1``, paths. An average over
+    many calls has the variance of the fresh rows, not of all draws.
+
+    **Reuse is not harmless where a network trains**, which has seen the rows before. Measured on
+    the checkerboard with a mixture prior (3,000 steps, mean log-likelihood, optimum -2.08):
+    implicit score matching with the exact trace fell from -2.67 with fresh paths to -4.5 with rows
+    used 8 times out of a pool of 8 batches, and -2.81 out of one of 128: a loss without targets is
+    unbounded below on a finite set of points. Simulating ahead costs nothing of the kind.
 
     Args:
-        reuse: uses of a row, on average; 1 keeps nothing.
-        blocks: batches held.
+        reuse: uses of a row; 1 makes every path a fresh one.
+        ahead: batches simulated at a time.
 
     Raises:
-        ValueError: ``reuse`` or ``blocks`` is not an integer >= 1.
+        ValueError: ``reuse`` or ``ahead`` is not an integer >= 1.
     """
 
-    def __init__(self, reuse: int = 8, blocks: int = 8) -> None:
-        for name, value in (("reuse", reuse), ("blocks", blocks)):
+    def __init__(self, reuse: int = 1, ahead: int = 8) -> None:
+        for name, value in (("reuse", reuse), ("ahead", ahead)):
             if isinstance(value, bool) or int(value) != value or value < 1:
                 raise ValueError(f"{name}: expected an integer >= 1, found {value!r}")
-        self.reuse, self.blocks = int(reuse), int(blocks)
-        self._calls = 0
-        self._sizes: list[int] = []
+        self.reuse, self.ahead = int(reuse), int(ahead)
         self._rows: Rows = ()
+        self._order = torch.zeros(0, dtype=torch.int64)  # of the rows still to be handed out
 
     def __repr__(self) -> str:
-        return f"PathBuffer(reuse={self.reuse}, blocks={self.blocks})"
+        return f"PathBuffer(reuse={self.reuse}, ahead={self.ahead})"
 
-    def draw(self, simulate: Callable[[], Rows], like: Tensor, generator: torch.Generator) -> Rows:
-        """As many rows as ``like`` ``(B, d)`` has, of every tensor that ``simulate()`` returns.
+    def draw(
+        self, simulate: Callable[[Tensor], Rows], x0: Tensor, generator: torch.Generator
+    ) -> Rows:
+        """As many rows as ``x0`` ``(B, d)`` has, of every tensor that ``simulate(x0)`` returns.
 
-        ``simulate()`` makes ``B`` fresh rows, the first tensor of the kind of ``like``;
-        ``generator`` picks the rows, on their device. Rows of another dtype, device or dimension
-        than ``like`` are forgotten.
+        ``simulate`` makes a row from every point it is given, the first tensor of the kind of
+        ``x0``; ``generator`` orders the rows, on their device. Rows of another dtype, device or
+        dimension than ``x0``, and a rest smaller than a batch, are forgotten.
         """
-        if self.reuse == 1:
-            return simulate()
-        if self._rows and _kind(self._rows[0]) != _kind(like):
-            self.restore({})
-        if len(self._sizes) < self.blocks or self._calls % self.reuse == 0:
-            self._refresh(simulate())
-        self._calls += 1
-        total, device = sum(self._sizes), self._rows[0].device
-        chosen = torch.randint(total, (len(like),), generator=generator, device=device)
+        if self.reuse == self.ahead == 1:
+            return simulate(x0)
+        if len(self._order) < len(x0) or _kind(self._rows[0]) != _kind(x0):
+            self._rows = simulate(x0.repeat(self.ahead, *[1] * (x0.ndim - 1)))
+            count, device = len(self._rows[0]), self._rows[0].device
+            orders = [
+                torch.randperm(count, generator=generator, device=device) for _ in range(self.reuse)
+            ]
+            self._order = torch.cat(orders)
+        chosen, self._order = self._order[: len(x0)], self._order[len(x0) :]
         return tuple(field[chosen] for field in self._rows)
 
     def state(self) -> dict[str, Tensor]:
         """All that :meth:`restore` needs to go on as if nothing had happened, as named tensors."""
-        named = {str(i): field for i, field in enumerate(self._rows)}
-        return named | {"sizes": torch.tensor([self._calls, *self._sizes])}
+        return {str(i): field for i, field in enumerate(self._rows)} | {"order": self._order}
 
     def restore(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
         """Continue from a :meth:`state`; an empty one empties the buffer."""
-        if not state:
-            self._calls, self._sizes, self._rows = 0, [], ()
-            return
-        self._calls, *self._sizes = state["sizes"].tolist()
+        self._order = state.get("order", self._order[:0]).to(device)
         self._rows = tuple(state[str(i)].to(device) for i in range(len(state) - 1))
-
-    def _refresh(self, fresh: Rows) -> None:
-        drop = self._sizes.pop(0) if len(self._sizes) == self.blocks else 0
-        held = self._rows or tuple(field[:0] for field in fresh)
-        self._rows = tuple(
-            torch.cat([old[drop:], new]) for old, new in zip(held, fresh, strict=True)
-        )
-        self._sizes.append(len(fresh[0]))
 
 
 def _kind(y: Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:

@@ -2,7 +2,7 @@ r"""Objectives for processes that have no exact transition: local-DSM, path-shif
 
 Each simulates the forward process, and has, beside ``losses`` and ``loss`` as in
 ``markovscore.objectives``, a buffer of paths: ``loss``, which training calls, takes its rows from
-there and now and then refreshes them with paths from ``x0`` (:class:`PathBuffer` says how often,
+there and refills it, when it is empty, with paths from ``x0`` (:class:`PathBuffer` says how often,
 and why that is unbiased); ``losses`` always simulates ``x0`` itself and leaves the buffer alone.
 ``state`` and ``restore`` let ``train`` save the buffer; every run of it starts with an empty one.
 """
@@ -37,6 +37,7 @@ class _PathObjective:
         diffusion: Any,
         steps: int,
         reuse: int,
+        ahead: int,
         t_min: float,
         t_max: float | None,
         times: str,
@@ -50,13 +51,14 @@ class _PathObjective:
         check_walls(diffusion)
         self.t_min, self.t_max = check_time_range(diffusion, t_min, t_max, times)
         self.diffusion, self.steps, self.times = diffusion, check_steps(steps), times
-        self.buffer = PathBuffer(reuse)
+        self.buffer = PathBuffer(reuse, ahead)
 
     def __repr__(self) -> str:
         d = self.diffusion
         process = f"{type(d).__name__}(dim={getattr(d, 'dim', None)}, "
         process += f"horizon={getattr(d, 'horizon', None)})"
-        settings = {**self._settings(), "steps": self.steps, "reuse": self.buffer.reuse}
+        settings = {**self._settings(), "steps": self.steps}
+        settings |= {"reuse": self.buffer.reuse, "ahead": self.buffer.ahead}
         settings |= {"t_min": self.t_min, "t_max": self.t_max, "times": self.times}
         listed = ", ".join(f"{key}={value!r}" for key, value in settings.items())
         return f"{type(self).__name__}({process}, {listed})"
@@ -64,10 +66,10 @@ class _PathObjective:
     def loss(self, score: Score, x0: Tensor, generator: torch.Generator) -> Tensor:
         """Unbiased estimate of the loss, 0-dim, from ``B`` rows of the buffer.
 
-        ``x0`` is as in :meth:`losses`; it starts the fresh paths where some are due.
+        ``x0`` is as in :meth:`losses`; fresh paths start there where some are due.
         """
         x0 = check_data(self.diffusion, x0)
-        rows = self.buffer.draw(lambda: self._paths(x0, generator), x0, generator)
+        rows = self.buffer.draw(lambda start: self._paths(start, generator), x0, generator)
         return self._terms(score, generator, *rows).mean()
 
     def losses(self, score: Score, x0: Tensor, generator: torch.Generator) -> Tensor:
@@ -120,7 +122,7 @@ class LocalDSM(_PathObjective):
         steps: Euler steps from 0 to ``s``.
         weighting: ``"likelihood"`` for ``Lambda = G(t) G(t)^T``; ``"perceptual"`` for the local
             covariance ``P``, which makes every term the squared error of the predicted noise.
-        reuse: average uses of a path (:class:`PathBuffer`); 1 simulates every batch.
+        reuse, ahead: uses of a path, and batches simulated at a time (:class:`PathBuffer`).
         t_min, t_max, times: as in :class:`DenoisingSM`.
 
     Raises:
@@ -137,12 +139,13 @@ class LocalDSM(_PathObjective):
         steps: int = 20,
         weighting: str = "likelihood",
         *,
-        reuse: int = 8,
+        reuse: int = 1,
+        ahead: int = 8,
         t_min: float = 1e-3,
         t_max: float | None = None,
         times: str = "uniform",
     ) -> None:
-        super().__init__(diffusion, steps, reuse, t_min, t_max, times)
+        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times)
         self.window, self.weighting = check_schedule(window), _check_weighting(weighting)
 
     def _settings(self) -> dict[str, Any]:
@@ -187,7 +190,7 @@ class PathShiftDSM(_PathObjective):
         weighting: ``"likelihood"`` for ``Lambda = G G^T``; ``"perceptual"`` for
             ``G(t) G(t)^T int_s^t beta / beta(t)``, the local covariance to first order.
         weight: the path of the shift, as in :func:`path_shift_target`.
-        reuse: average uses of a path (:class:`PathBuffer`); 1 simulates every batch.
+        reuse, ahead: uses of a path, and batches simulated at a time (:class:`PathBuffer`).
         t_min, t_max, times: as in :class:`DenoisingSM`.
 
     Raises:
@@ -203,12 +206,13 @@ class PathShiftDSM(_PathObjective):
         weighting: str = "likelihood",
         *,
         weight: WeightPath | Literal["adaptive"] | None = None,
-        reuse: int = 8,
+        reuse: int = 1,
+        ahead: int = 8,
         t_min: float = 1e-3,
         t_max: float | None = None,
         times: str = "uniform",
     ) -> None:
-        super().__init__(diffusion, steps, reuse, t_min, t_max, times)
+        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times)
         self.window, self.weighting = check_schedule(window), _check_weighting(weighting)
         self.weight = weight
 
@@ -249,7 +253,8 @@ class ImplicitSM(_PathObjective):
             all, ``v^T G^T Ds G v`` for random signs ``v``, drawn anew at each use (Hutchinson 1990;
             Song et al. 2020, arXiv:1905.07088, for score matching).
         steps: Euler steps from 0 to ``t``.
-        reuse: average uses of a point (:class:`PathBuffer`); 1 simulates every batch.
+        reuse, ahead: uses of a point, and batches simulated at a time (:class:`PathBuffer`,
+            which says why more than one use does harm here).
         t_min, t_max, times: as in :class:`DenoisingSM`.
 
     Raises:
@@ -263,12 +268,13 @@ class ImplicitSM(_PathObjective):
         trace: str = "exact",
         steps: int = 20,
         *,
-        reuse: int = 8,
+        reuse: int = 1,
+        ahead: int = 8,
         t_min: float = 1e-3,
         t_max: float | None = None,
         times: str = "uniform",
     ) -> None:
-        super().__init__(diffusion, steps, reuse, t_min, t_max, times)
+        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times)
         if trace not in ("exact", "hutchinson"):
             raise ValueError(f"trace: expected 'exact' or 'hutchinson', found {trace!r}")
         self.trace = trace

@@ -1,0 +1,107 @@
+"""Simulation against torchsde's Euler scheme, and seconds of a training step by objective."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchsde
+from lib.timing import median, paired, ratio, report
+
+import markovscore as ms
+
+BATCH, STEPS, END = 512, 20, 0.5
+CORNERS = [[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]]
+
+
+class Peer:
+    """A diffusion as torchsde wants it; drift and dispersion are the very same calls."""
+
+    sde_type = "ito"
+
+    def __init__(self, process: Any) -> None:
+        self.process = process
+        matrix = torch.as_tensor(process.dispersion(0.0)).ndim == 2
+        self.noise_type = "general" if matrix else "diagonal"
+
+    def f(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.process.drift(y, t)
+
+    def g(self, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        G = torch.as_tensor(self.process.dispersion(t)).to(y)
+        return G.expand(len(y), -1, -1) if G.ndim == 2 else G.expand_as(y)
+
+
+def simulation(process: Any, dim: int) -> dict[str, float]:
+    """``BATCH`` paths of ``STEPS`` steps; the floor is the calls of the drift and the noise."""
+    y, g = torch.randn(BATCH, dim), torch.Generator().manual_seed(0)
+    peer, span = Peer(process), torch.tensor([0.0, END])
+
+    def theirs() -> None:
+        with torch.no_grad():
+            torchsde.sdeint(peer, y, span, dt=END / STEPS, method="euler")
+
+    def floor() -> None:
+        for _ in range(STEPS):
+            process.drift(y, 0.1)
+            torch.randn(BATCH, dim, generator=g)
+
+    candidates: dict[str, Callable[[], object]] = {
+        "ours": lambda: ms.simulate(process, y, END, STEPS, g),
+        "torchsde": theirs,
+        "floor": floor,
+    }
+    seconds = paired(candidates, rounds=60)
+    return {
+        "torchsde / ours": ratio(seconds, "torchsde", "ours"),
+        "ours / drift and noise alone": ratio(seconds, "ours", "floor"),
+        "milliseconds: ours": 1e3 * median(seconds["ours"]),
+    }
+
+
+def training_steps() -> dict[str, float]:
+    """One Adam step, batch 512, three layers of 256; paths reused where the default says so."""
+    langevin = ms.Langevin(ms.GaussianMixture(CORNERS, 0.8))
+    linear = ms.LinearSDE(-torch.eye(2), 2.0**0.5 * torch.eye(2), horizon=1.0)
+    objectives = {
+        "DenoisingSM, linear process": ms.DenoisingSM(linear),
+        "LocalDSM": ms.LocalDSM(langevin),
+        "PathShiftDSM": ms.PathShiftDSM(langevin),
+        "PathShiftDSM, adaptive": ms.PathShiftDSM(langevin, weight="adaptive"),
+        "PathShiftDSM, no reuse": ms.PathShiftDSM(langevin, reuse=1),
+        "ImplicitSM, exact trace": ms.ImplicitSM(langevin),
+        "ImplicitSM, Hutchinson": ms.ImplicitSM(langevin, trace="hutchinson"),
+    }
+    data, g = torch.randn(BATCH, 2), torch.Generator().manual_seed(0)
+
+    def stepper(objective: Any) -> Callable[[], object]:
+        net = ms.ScoreMLP(2)
+        optimizer = torch.optim.Adam(net.parameters(), fused=True)
+
+        def steps() -> None:
+            for _ in range(8):  # one refresh of the buffer
+                loss = objective.loss(net, data, g)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+        steps()  # fills the buffer
+        return steps
+
+    seconds = paired({name: stepper(o) for name, o in objectives.items()}, rounds=15)
+    first = next(iter(objectives))
+    rows = {f"{name} / {first}": ratio(seconds, name, first) for name in objectives}
+    return rows | {f"milliseconds: {first}": 1e3 / 8 * median(seconds[first])}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    mixture = ms.GaussianMixture(CORNERS, 0.8)
+    report(
+        {
+            "simulation, double well": simulation(ms.DoubleWell(2), 2),
+            "simulation, active swimmer": simulation(ms.ActiveSwimmer(), 2),
+            "simulation, mixture prior": simulation(ms.Langevin(mixture, 2.0), 2),
+            "simulation, logistic prior": simulation(ms.Langevin(ms.Logistic(2), 2.0), 2),
+            "training steps": training_steps(),
+        }
+    )
