@@ -148,7 +148,7 @@ class GaussianMixture:
         self.weights = weights / weights.sum()
 
     def _offset(self, x: Tensor) -> Tensor:
-        """``mu_m - x``, shape ``(M, d, B)``: operations along a long last axis are the fast ones."""
+        """``mu_m - x``, shape ``(M, d, B)``: a long last axis makes the operations fast."""
         return self.means.to(x)[:, :, None] - x.T.contiguous()
 
     def _log_terms(self, offset: Tensor) -> Tensor:
