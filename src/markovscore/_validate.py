@@ -3,6 +3,7 @@
 Every function returns the checked tensor, so that the caller can write ``x = check_points(x, 2)``.
 """
 
+import sys
 from typing import Any
 
 import torch
@@ -103,8 +104,7 @@ def check_times(times: Any, name: str = "times") -> Tensor:
 
 def _first(mask: Tensor) -> int | None:
     """Index of the first true entry of a 1-D mask, or None."""
-    found = mask.nonzero()
-    return int(found[0]) if len(found) else None
+    return int(mask.nonzero()[0]) if bool(mask.any()) else None
 
 
 def expand_like(t: float | Tensor, x: Tensor) -> Tensor:
@@ -153,11 +153,12 @@ def check_window(
                 "pass one time, or one per row"
             )
         ends.append(time.reshape(-1))
-    s, t = (end.contiguous() for end in torch.broadcast_tensors(*ends))
+    s, t = ends
+    if len(s) != len(t):
+        s, t = (end.contiguous() for end in torch.broadcast_tensors(s, t))
     horizon = float(getattr(diffusion, "horizon", float("inf")))
     # The slack is the rounding of a horizon that went through float32.
-    outside = ~((t >= 0) & (t <= horizon * (1 + 1e-6)) & torch.isfinite(t))
-    row = _first(outside)
+    row = _first(~((t >= 0) & (t <= min(horizon * (1 + 1e-6), sys.float_info.max))))
     if row is not None:
         raise ValueError(
             f"t: expected a time in [0, {horizon:g}], found {t[row].item():g} (row {row}): "

@@ -44,7 +44,7 @@ def elbo(
     samples: int = 64,
     form: str = "trace",
     window: float | Schedule = 0.1,
-    steps: int = 50,
+    steps: int = 200,
     t_min: float = T_MIN,
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -62,7 +62,8 @@ def elbo(
         samples: draws of ``(t, Y_t)`` and of ``Y_T`` for each point; times are stratified.
         form: ``"trace"``, with the exact trace; ``"local"``, with the local transition's score.
         window: of the local form, as in ``LocalDSM``.
-        steps: Euler steps, where the process is simulated.
+        steps: Euler steps, where the process is simulated; their weak error, of first order, is
+            that of the bound: 0.1 to 0.3 nats with 60 steps over five units of clock.
         t_min: start of the integral.
         generator: source of all randomness, on the device of ``x``.
 

@@ -122,6 +122,8 @@ class LocalDSM(_PathObjective):
         steps: Euler steps from 0 to ``s``.
         weighting: ``"likelihood"`` for ``Lambda = G(t) G(t)^T``; ``"perceptual"`` for the local
             covariance ``P``, which makes every term the squared error of the predicted noise.
+            ``P`` depends on ``y_s``, so the minimiser is then off the score by first order in the
+            window, where the likelihood weighting's is by second order.
         reuse, ahead: uses of a path, and batches simulated at a time (:class:`PathBuffer`).
         t_min, t_max, times: as in :class:`DenoisingSM`.
 
@@ -152,14 +154,14 @@ class LocalDSM(_PathObjective):
         return {"window": self.window, "weighting": self.weighting}
 
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
-        """Algorithm 1: a time, the start of its window, and the process there."""
+        """The first half of algorithm 1: a time, the start of its window, the process there."""
         t, importance = self._draw_times(x0, generator)
         s = window_start(self.diffusion, self.window, t)
         y_s = simulate(self.diffusion, x0, s, self.steps, generator)
         return y_s, s, t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
-        """Algorithm 2: linearise, draw ``y_t``, compare the scores."""
+        """Algorithm 2, linearise and draw ``y_t``; and the rest of algorithm 1, the loss."""
         y_s, s, t, importance = rows
         m, P = local_moments(self.diffusion, y_s, s, t)
         C = covariance_factor(P, s, t)
@@ -174,14 +176,15 @@ class LocalDSM(_PathObjective):
 
 
 class PathShiftDSM(_PathObjective):
-    r"""Score regression on path-shift targets: local-DSM without its bias (ours).
+    r"""Score regression on path-shift targets: local-DSM without its bias.
 
     .. math:: L(\theta) = \frac{1}{T - t_{min}} \int_{t_{min}}^T E\,
               \| s_\theta(Y_t, t) - \text{target} \|^2_\Lambda\, dt,
               \qquad E[\text{target} | Y_t] = \nabla \log \rho_t(Y_t)
 
-    (:func:`path_shift_target`). No linearisation: the window may be as long as ``[0, t]``, and the
-    longer it is, the smaller is the target's variance. Points and targets come from the buffer.
+    (:func:`path_shift_target`; Driver 1997, Wang 2014). No linearisation: the window may be as long
+    as ``[0, t]``, and the longer, the smaller the target's variance. Points and targets come from
+    the buffer.
 
     Args:
         diffusion: as in :func:`path_shift_target`: ``G G^T`` invertible, or a ``shift_target``.

@@ -1,4 +1,4 @@
-r"""Path-shift targets: an unbiased target for the score from a simulated path (ours).
+r"""Path-shift targets: an unbiased target for the score from a simulated path.
 
 Shift the whole path on a window ``[s, t]`` by ``w_r e``, with ``w_s = 0`` and ``w_t = I``. A
 translation has unit Jacobian, so for any drift with Jacobian ``J``
@@ -15,6 +15,10 @@ is a conditional-mean target for the score of the chain itself, so its only bias
 of the scheme. With ``J`` frozen at ``y_s`` and :func:`linearised_weight` it is local-DSM.
 ``w_{i+1}`` may also depend on the path up to ``y_i``: the map ``y_i -> y_i + w_i e`` is then
 triangular with unit diagonal. ``weight="adaptive"`` uses it to steer at the least cost.
+
+The continuous formula is an integration by parts of Driver (1997, J. Math. Pures Appl. 76) that
+Wang (2014, arXiv:1203.4023) derives by the same shift. The exact discrete form as a regression
+target on a window, and the weights, are ours as far as we know.
 """
 
 from collections.abc import Callable

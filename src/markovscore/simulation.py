@@ -179,6 +179,8 @@ def simulate(
     y = check_points(x0, getattr(diffusion, "dim", None), "x0")
     s, t = check_window(diffusion, s, t, len(y), empty=True)
     grid = make_grid(diffusion, s, t, check_steps(steps))
+    if not keep and torch.equal(s, t):  # the start of a window that reaches back to 0
+        return y
     watch, project = Watch(diffusion, y, grid), getattr(diffusion, "project", None)
     states = [y]
     for i, (time, h) in enumerate(grid.steps(y)):
