@@ -94,7 +94,8 @@ def test_restored_buffer_continues_as_if_nothing_had_happened(calls):
     for a, b in zip(expected, found, strict=True):
         assert torch.equal(a[0], b[0])
     other.restore({})
-    assert [len(field) for field in other.state().values()] == [0]
+    assert {name: field.numel() for name, field in other.state().items()} == {"order": 0, "left": 1}
+    assert other.state()["left"] == 0
 
 
 def test_rows_of_another_kind_are_forgotten():
@@ -106,10 +107,11 @@ def test_rows_of_another_kind_are_forgotten():
 
 
 def test_batches_of_changing_size():
-    buffer, source, picker = PathBuffer(1, 2), Source(), generator()
-    sizes = [8, 5, 8, 3]
+    buffer, source, picker = PathBuffer(2, 2), Source(), generator()
+    sizes = [8, 5, 8, 3, 100, 3]
     drawn = [buffer.draw(source, torch.zeros(n, 1, dtype=torch.float64), picker) for n in sizes]
     assert [len(rows[0]) for rows in drawn] == sizes
+    assert torch.cat([rows[0] for rows in drawn]).unique(return_counts=True)[1].max() <= 2
 
 
 @pytest.mark.parametrize("bad", [0, -1, 1.5, True])

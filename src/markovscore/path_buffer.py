@@ -50,7 +50,8 @@ class PathBuffer:
                 raise ValueError(f"{name}: expected an integer >= 1, found {value!r}")
         self.reuse, self.ahead = int(reuse), int(ahead)
         self._rows: Rows = ()
-        self._order = torch.zeros(0, dtype=torch.int64)  # of the rows still to be handed out
+        self._order = torch.zeros(0, dtype=torch.int64)  # of the rows still to be handed out,
+        self._left = 0  # and how many orders are to come after this one
 
     def __repr__(self) -> str:
         return f"PathBuffer(reuse={self.reuse}, ahead={self.ahead})"
@@ -66,24 +67,29 @@ class PathBuffer:
         """
         if self.reuse == self.ahead == 1:
             return simulate(x0)
-        if len(self._order) < len(x0) or _kind(self._rows[0]) != _kind(x0):
+        if self._rows and _kind(self._rows[0]) != _kind(x0):
+            self.restore({})
+        held = len(self._rows[0]) if self._rows else 0
+        if len(self._order) + self._left * held < len(x0):
             self._rows = simulate(x0.repeat(self.ahead, *[1] * (x0.ndim - 1)))
+            self._order, self._left = self._order[:0], self.reuse
+        while len(self._order) < len(x0):
             count, device = len(self._rows[0]), self._rows[0].device
-            orders = [
-                torch.randperm(count, generator=generator, device=device) for _ in range(self.reuse)
-            ]
-            self._order = torch.cat(orders)
+            again = torch.randperm(count, generator=generator, device=device)
+            self._order, self._left = torch.cat([self._order.to(device), again]), self._left - 1
         chosen, self._order = self._order[: len(x0)], self._order[len(x0) :]
         return tuple(field[chosen] for field in self._rows)
 
     def state(self) -> dict[str, Tensor]:
         """All that :meth:`restore` needs to go on as if nothing had happened, as named tensors."""
-        return {str(i): field for i, field in enumerate(self._rows)} | {"order": self._order}
+        named = {str(i): field for i, field in enumerate(self._rows)}
+        return named | {"order": self._order, "left": torch.tensor(self._left)}
 
     def restore(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
         """Continue from a :meth:`state`; an empty one empties the buffer."""
         self._order = state.get("order", self._order[:0]).to(device)
-        self._rows = tuple(state[str(i)].to(device) for i in range(len(state) - 1))
+        self._left = int(state.get("left", 0))
+        self._rows = tuple(state[str(i)].to(device) for i in range(len(state) - 2))
 
 
 def _kind(y: Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:
