@@ -25,7 +25,8 @@ PAPER_NAMES = {
 }
 SYMBOLS = {"<": "&lt;", "<=": "≤", ">": "&gt;", ">=": "≥"}
 VERDICTS = {"reproduced": "reproduced", "not-reproduced": "not reproduced", "beyond": "beyond"}
-ROLES = {"eq": "eq", "fig": "numref"} | dict.fromkeys(("def", "lem", "prop", "thm"), "prf:ref")
+PROOFS = ("alg", "def", "lem", "prop", "prp", "thm")
+ROLES = {"eq": "eq", "fig": "numref"} | dict.fromkeys(PROOFS, "prf:ref")
 KINDS = "Definition|Example|Lemma|Theorem|Proposition|Algorithm|Figure|Table"
 ITEM = re.compile(rf"({KINDS})s? (\d+(?:(?:, | and )\d+)*)")
 STATUSES = {"pass": "holds", "fail": "fails", "missing": "missing", "not-judged": "not judged"}
