@@ -146,6 +146,9 @@ class GaussianMixture:
             )
         self.means, self.scale = means, scale.expand(count)
         self.weights = weights / weights.sum()
+        height = self.dim * (self.scale.log() + 0.5 * LOG_2PI)
+        self._log_heights = (self.weights.log() - height)[:, None]
+        self._precision = self.scale[:, None].square().reciprocal()
 
     def _offset(self, x: Tensor) -> Tensor:
         """``mu_m - x``, shape ``(M, d, B)``: a long last axis makes the operations fast."""
@@ -153,19 +156,18 @@ class GaussianMixture:
 
     def _log_terms(self, offset: Tensor) -> Tensor:
         """``log w_m + log N(x; mu_m, sigma_m^2)``, ``(M, B)``."""
-        scale = self.scale.to(offset)
-        log_weight = self.weights.to(offset).log() - self.dim * (scale.log() + 0.5 * LOG_2PI)
-        return log_weight[:, None] - 0.5 * _contract(offset, offset) / scale[:, None].square()
+        heights, precision = self._log_heights.to(offset), self._precision.to(offset)
+        return torch.addcmul(heights, precision, _contract(offset, offset), value=-0.5)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density at ``x`` ``(B, d)``, shape ``(B,)``."""
         return torch.logsumexp(self._log_terms(self._offset(x)), dim=0)
 
     def _pull(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``p(m | x)`` ``(M, B)``, ``sigma_m^-2`` ``(M,)``, components' scores ``(M, d, B)``."""
+        """``p(m | x)`` ``(M, B)``, ``sigma_m^-2`` ``(M, 1)``, components' scores ``(M, d, B)``."""
         # Differences first: p @ means - x would cancel where the scale is small.
-        offset, precision = self._offset(x), self.scale.to(x).square().reciprocal()
-        return self._log_terms(offset).softmax(0), precision, precision[:, None, None] * offset
+        offset, precision = self._offset(x), self._precision.to(x)
+        return self._log_terms(offset).softmax(0), precision, precision[:, None] * offset
 
     def score(self, x: Tensor) -> Tensor:
         """``sum_m p(m | x) (mu_m - x) / sigma_m^2``, shape ``(B, d)``."""
@@ -177,7 +179,7 @@ class GaussianMixture:
         score), and ``E_p[sigma_m^-2]`` ``(B,)``."""
         p, precision, scores = self._pull(x)
         score = (p[:, None] * scores).sum(0)
-        return p, scores - score, score, precision @ p
+        return p, scores - score, score, (precision * p).sum(0)
 
     def hessian(self, x: Tensor) -> Tensor:
         """``Cov_p(s_m) - E_p[sigma_m^-2] I`` for the components' scores ``s_m``, ``(B, d, d)``."""
@@ -300,7 +302,8 @@ def _contract(a: Tensor, b: Tensor) -> Tensor:
     if a.shape[-2] > 8:
         return (a * b).sum(-2)
     # For a few coordinates a running sum is several times faster than a reduction.
-    total = a.select(-2, 0) * b.select(-2, 0)
-    for i in range(1, a.shape[-2]):
-        total = torch.addcmul(total, a.select(-2, i), b.select(-2, i))
+    u, v = a.unbind(-2), b.unbind(-2)
+    total = u[0] * v[0]
+    for one, other in zip(u[1:], v[1:], strict=True):
+        total = torch.addcmul(total, one, other)
     return total
