@@ -231,8 +231,8 @@ def test_a_path_without_length_stays_and_draws_nothing():
     """The start of a window that reaches back to 0; one row with length is enough to simulate."""
     y, generator = torch.randn(5, 1, dtype=torch.float64), torch.Generator().manual_seed(0)
     before = generator.get_state()
-    assert torch.equal(simulate(DoubleWell(), y, 0.3, 4, generator, s=0.3), y)
+    assert torch.equal(ms.simulate(ms.DoubleWell(), y, 0.3, 4, generator, s=0.3), y)
     assert torch.equal(generator.get_state(), before)
     ends = torch.tensor([0.0, 0.0, 0.2, 0.0, 0.0], dtype=torch.float64)
-    moved = simulate(DoubleWell(), y, ends, 4, generator)
+    moved = ms.simulate(ms.DoubleWell(), y, ends, 4, generator)
     assert ((moved != y)[:, 0] == (ends > 0)).all()

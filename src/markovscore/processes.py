@@ -210,14 +210,15 @@ class ActiveSwimmer(Diffusion):
 
 
 class TrappedParticles(Diffusion):
-    r"""``N`` attracting particles in a moving harmonic trap; exactly Gaussian, at any size.
+    r"""``N`` particles in a moving harmonic trap; exactly Gaussian, at any size.
 
     .. math:: dx_i = (-\tfrac12 x_i + \mu_t - \tfrac12 \bar x)\, dt + \sqrt{2D}\, dW_i, \qquad
               \mu_t = R\,(\cos \omega t, \sin \omega t), \qquad x_i \in \mathbb R^2
 
-    (Boffi and Vanden-Eijnden 2023, arXiv:2206.04642; Singhal et al. 2024, experiments). The centre
-    ``xbar`` relaxes at rate 1 towards the trap and the deviations from it at rate 1/2, so that from
-    an isotropic start the covariance is ``a(t)`` on the deviations and ``b(t)`` on the centre.
+    (Boffi and Vanden-Eijnden 2023, arXiv:2206.04642). The drift is ``mu_t - x_i`` plus
+    ``(x_i - xbar) / 2``: the particles repel each other. The centre ``xbar`` relaxes at rate 1 towards the trap and the
+    deviations from it at rate 1/2, so that from an isotropic start the covariance is ``a(t)`` on
+    the deviations and ``b(t)`` on the centre.
     A row holds ``x_1, y_1, x_2, y_2, ...``.
 
     Args:
