@@ -216,9 +216,9 @@ class TrappedParticles(Diffusion):
               \mu_t = R\,(\cos \omega t, \sin \omega t), \qquad x_i \in \mathbb R^2
 
     (Boffi and Vanden-Eijnden 2023, arXiv:2206.04642). The drift is ``mu_t - x_i`` plus
-    ``(x_i - xbar) / 2``: the particles repel each other. The centre ``xbar`` relaxes at rate 1 towards the trap and the
-    deviations from it at rate 1/2, so that from an isotropic start the covariance is ``a(t)`` on
-    the deviations and ``b(t)`` on the centre.
+    ``(x_i - xbar) / 2``: the particles repel each other. The centre ``xbar`` relaxes at rate 1
+    towards the trap and the deviations from it at rate 1/2, so that from an isotropic start the
+    covariance is ``a(t)`` on the deviations and ``b(t)`` on the centre.
     A row holds ``x_1, y_1, x_2, y_2, ...``.
 
     Args:
