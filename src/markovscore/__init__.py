@@ -10,7 +10,7 @@ from .objectives import DenoisingSM
 from .path_buffer import PathBuffer
 from .path_objectives import ImplicitSM, LocalDSM, PathShiftDSM
 from .path_shift import linearised_weight, path_shift_target
-from .priors import Gaussian, GaussianMixture, Logistic, UniformBox, UniformTorus
+from .priors import Gaussian, GaussianMixture, Logistic, ProductMixture, UniformBox, UniformTorus
 from .processes import ActiveSwimmer, DoubleWell, Langevin, TrappedParticles
 from .reference import FokkerPlanck, fokker_planck
 from .sampling import log_likelihood, sample_ode, sample_sde
@@ -18,6 +18,7 @@ from .simulation import Trajectory, simulate
 from .spectral import SpectralScore, SpectralWarning, fit_spectral
 from .training import TrainResult, train
 from .transitions import clock_window, fixed_window, local_target, local_transition
+from .variance_preserving import VariancePreserving
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "PathBuffer",
     "PathShiftDSM",
+    "ProductMixture",
     "ScoreMLP",
     "SpectralScore",
     "SpectralWarning",
@@ -51,6 +53,7 @@ __all__ = [
     "TrappedParticles",
     "UniformBox",
     "UniformTorus",
+    "VariancePreserving",
     "claims",
     "clock_window",
     "datasets",

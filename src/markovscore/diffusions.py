@@ -147,9 +147,7 @@ class _Driftless(_Separable):
         """``sqrt(2 t)``: the noise scale before it is wrapped or reflected."""
         return (2 * _time(t)).sqrt()
 
-    def sample_transition(
-        self, x0: Tensor, t: Time, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample_transition(self, x0: Tensor, t: Time, generator: Source = None) -> Tensor:
         """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, d)``, shape ``(B, d)``; ``t >= 0``."""
         return self.project(x0 + self._noise(x0, t, generator))
 
@@ -158,7 +156,7 @@ class OrnsteinUhlenbeck(_Separable):
     r"""``dY = -Y dt + sqrt2 dW``, stationary law ``N(0, I)``, eigenvalues ``-|k|_1``.
 
     The transition is :math:`\mathcal N(e^{-t} x_0, (1 - e^{-2t}) I)`. A VP schedule is this
-    process in the clock ``tau(t) = int_0^t beta / 2``.
+    process at the time ``int_0^t beta / 2``: ``VariancePreserving``.
     """
 
     def __init__(self, dim: int, horizon: float = 5.0) -> None:
@@ -177,9 +175,11 @@ class OrnsteinUhlenbeck(_Separable):
         """``sqrt(1 - e^{-2t})``, accurate for tiny ``t``."""
         return (-torch.expm1(-2 * _time(t))).sqrt()
 
-    def sample_transition(
-        self, x0: Tensor, t: Time, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def ou_time(self, t: Time) -> Tensor:
+        """``t`` in float64: the time of this process, as ``VariancePreserving.ou_time``."""
+        return _time(t).double()
+
+    def sample_transition(self, x0: Tensor, t: Time, generator: Source = None) -> Tensor:
         """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, d)``, shape ``(B, d)``; ``t >= 0``."""
         return torch.exp(-expand_like(t, x0)) * x0 + self._noise(x0, t, generator)
 

@@ -4,7 +4,6 @@ An objective has two methods, ``losses(score, x0, generator) -> (B,)`` and its m
 ``loss(score, x0, generator) -> ()``; ``score`` is any callable ``(x (B, d), t (B,)) -> (B, d)``.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ._fields import apply_dispersion
+from ._times import TimeSampler
+from ._times import check_time_range as check_time_range
 from ._validate import check_points, expand_like
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -31,24 +32,38 @@ class DenoisingSM:
     Args:
         diffusion: has ``sample_transition``, ``transition_score``, ``dispersion``, ``contains``,
             ``std``, ``dim`` and ``horizon`` (``OrnsteinUhlenbeck``, ``TorusBrownian``,
-            ``BoxBrownian``, ``LinearSDE``).
+            ``BoxBrownian``, ``LinearSDE``, ``VariancePreserving``).
         t_min: smallest time, positive: the variance of the target grows as ``1/t``.
         t_max: largest time ``T``; None is the diffusion's horizon.
         weighting: ``"likelihood"`` takes the norm ``|G(t)^T r|^2`` for the residual ``r``, which
             bounds the likelihood (Song et al. 2021, arXiv:2101.09258, theorem 1); ``"variance"``
             takes ``lambda(t) = std(t)^2``, the "simple" loss of DDPM (Ho et al. 2020,
             arXiv:2006.11239, equation 14).
-        times: how the integral over ``t`` is sampled. ``"uniform"``: ``t`` uniform. ``"log"``:
-            ``log t`` uniform, each term times ``t log(T / t_min) / (T - t_min)``, so that the
-            expected loss is the same integral. With the likelihood weighting and a variance
-            proportional to ``t``, every term is then the squared error of the predicted noise, each
-            decade of ``t`` counts alike, and small times are learnt best; with the variance
-            weighting the factor ``t`` leaves little weight there.
+        times: how the integral over ``t`` is sampled, one of the rows below. The expected loss is
+            the same integral for all three, each term being divided by the density of its time;
+            what changes is the variance, and what a network learns first.
+
+    ==============  =====================================  =========================================
+    times           density of ``t``                       with the likelihood weighting a term is
+    ==============  =====================================  =========================================
+    "uniform"       constant                               ``|G|^2 |r|^2``: the smallest times, with
+                                                           ``|r|^2`` as ``1 / std^2``, dominate
+    "log"           proportional to ``1 / t``              ``t |G|^2 |r|^2``: each decade of ``t``
+                                                           counts alike
+    "importance"    proportional to ``|G|^2 / std(t)^2``   a constant times ``std(t)^2 |r|^2``, the
+                                                           squared error of the predicted noise
+    ==============  =====================================  =========================================
+
+    ``"importance"`` (Song et al. 2021, arXiv:2101.09258, section on importance sampling) needs the
+    diffusion's ``std`` and a scalar dispersion. It is ``"log"`` where the variance is proportional
+    to ``t`` (Brownian motion), and the one to use where ``beta(t)`` varies. With the variance
+    weighting, ``"log"`` and ``"importance"`` leave little weight to small times.
 
     Raises:
-        TypeError: the diffusion has no exact transition.
-        ValueError: not ``0 < t_min < t_max``, or an unknown weighting or time sampler; at a call,
-            data that are malformed, not finite, or outside the diffusion's domain.
+        TypeError: the diffusion has no exact transition, or no ``std`` for ``"importance"``.
+        ValueError: not ``0 < t_min < t_max``, an unknown weighting or time sampler,
+            ``"importance"`` with a matrix dispersion; at a call, data that are malformed, not
+            finite, or outside the diffusion's domain.
     """
 
     def __init__(
@@ -64,12 +79,13 @@ class DenoisingSM:
                 raise TypeError(
                     "diffusion: expected an exact transition (sample_transition and "
                     f"transition_score), found {type(diffusion).__name__} without {method}: define "
-                    "it, or use OrnsteinUhlenbeck, TorusBrownian, BoxBrownian or LinearSDE"
+                    "it, or use OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian "
+                    "or LinearSDE"
                 )
-        low, high = check_time_range(diffusion, t_min, t_max, times)
+        self._times = TimeSampler(diffusion, t_min, t_max, times)
         if weighting not in ("likelihood", "variance"):
             raise ValueError(f"weighting: expected 'likelihood' or 'variance', found {weighting!r}")
-        self.diffusion, self.t_min, self.t_max = diffusion, low, high
+        self.diffusion, self.t_min, self.t_max = diffusion, self._times.low, self._times.high
         self.weighting, self.times = weighting, times
 
     def __repr__(self) -> str:
@@ -91,7 +107,7 @@ class DenoisingSM:
         dtype and device, and ``generator`` must be on that device.
         """
         x0 = check_data(self.diffusion, x0)
-        t, importance = draw_times(x0, generator, self.t_min, self.t_max, self.times)
+        t, importance = self._times.draw(x0, generator)
         y = self.diffusion.sample_transition(x0, t, generator)
         residual = score(y, t) - self.diffusion.transition_score(y, x0, t)
         return importance * self._squared_norm(residual, t)
@@ -105,26 +121,6 @@ class DenoisingSM:
 
 
 # What all objectives share
-
-
-def check_time_range(
-    diffusion: Any, t_min: float, t_max: float | None, times: str
-) -> tuple[float, float]:
-    """``t_min`` and ``t_max``, the diffusion's horizon where that is None.
-
-    Raises:
-        ValueError: not ``0 < t_min < t_max <= horizon``, or an unknown time sampler.
-    """
-    horizon = float(getattr(diffusion, "horizon", math.inf))
-    high = horizon if t_max is None else float(t_max)
-    if not 0 < t_min < high < math.inf:
-        raise ValueError(
-            f"expected 0 < t_min < t_max < inf, found t_min = {t_min}, t_max = {high}: "
-            "t_max=None takes the diffusion's horizon"
-        )
-    if times not in ("uniform", "log"):
-        raise ValueError(f"times: expected 'uniform' or 'log', found {times!r}")
-    return float(t_min), high
 
 
 def check_data(diffusion: Any, x0: Tensor) -> Tensor:
@@ -142,19 +138,6 @@ def check_data(diffusion: Any, x0: Tensor) -> Tensor:
             f"{row} = {x0[row].tolist()}: scale the data, or use diffusion.project(x0)"
         )
     return x0
-
-
-def draw_times(
-    x0: Tensor, generator: torch.Generator, t_min: float, t_max: float, times: str
-) -> tuple[Tensor, Tensor]:
-    """Times and their importance weights ``1 / ((t_max - t_min) density(t))``, ``(B,)`` each."""
-    u = torch.rand(len(x0), generator=generator, dtype=x0.dtype, device=x0.device)
-    span = t_max - t_min
-    if times == "uniform":
-        return t_min + span * u, torch.ones_like(u)
-    decades = math.log(t_max / t_min)
-    t = t_min * torch.exp(decades * u)
-    return t, t * (decades / span)
 
 
 def noise_part(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor
 
 from ._clock import clock_of
-from ._fields import apply_dispersion, check_field, pull_back
+from ._fields import check_field
+from ._states import draw_state as draw_state
+from ._states import score_and_trace as score_and_trace
+from ._times import TimeSampler
 from ._validate import check_steps
-from .objectives import Score, check_data, check_time_range, draw_times, noise_norm
+from .objectives import Score, check_data, noise_norm
 from .path_buffer import PathBuffer, Rows
 from .path_shift import WeightPath, path_shift_target
-from .simulation import noise_like, simulate
+from .simulation import simulate
 from .transitions import (
     Schedule,
     check_schedule,
@@ -49,7 +52,8 @@ class _PathObjective:
                     f"{type(diffusion).__name__} without {method}: define it"
                 )
         check_walls(diffusion)
-        self.t_min, self.t_max = check_time_range(diffusion, t_min, t_max, times)
+        self._times = TimeSampler(diffusion, t_min, t_max, times)
+        self.t_min, self.t_max = self._times.low, self._times.high
         self.diffusion, self.steps, self.times = diffusion, check_steps(steps), times
         self.buffer = PathBuffer(reuse, ahead)
 
@@ -88,9 +92,6 @@ class _PathObjective:
     def restore(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
         """Continue from ``state``; an empty one forgets all paths."""
         self.buffer.restore(state, device)
-
-    def _draw_times(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        return draw_times(x0, generator, self.t_min, self.t_max, self.times)
 
     def _settings(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -155,7 +156,7 @@ class LocalDSM(_PathObjective):
 
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
         """The first half of algorithm 1: a time, the start of its window, the process there."""
-        t, importance = self._draw_times(x0, generator)
+        t, importance = self._times.draw(x0, generator)
         s = window_start(self.diffusion, self.window, t)
         y_s = simulate(self.diffusion, x0, s, self.steps, generator)
         return y_s, s, t, importance
@@ -223,7 +224,7 @@ class PathShiftDSM(_PathObjective):
         return {"window": self.window, "weighting": self.weighting, "weight": self.weight}
 
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
-        t, importance = self._draw_times(x0, generator)
+        t, importance = self._times.draw(x0, generator)
         s = window_start(self.diffusion, self.window, t)
         y_s = simulate(self.diffusion, x0, s, self.steps, generator)
         y_t, target = path_shift_target(
@@ -286,7 +287,7 @@ class ImplicitSM(_PathObjective):
         return {"trace": self.trace}
 
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
-        t, importance = self._draw_times(x0, generator)
+        t, importance = self._times.draw(x0, generator)
         return draw_state(self.diffusion, x0, t, self.steps, generator), t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
@@ -296,36 +297,7 @@ class ImplicitSM(_PathObjective):
         return importance * (noise_norm(self.diffusion, s, t) + 2 * divergence)
 
 
-# Parts, some shared with the evidence bound
-
-
-def draw_state(
-    diffusion: Any, x0: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
-) -> Tensor:
-    """``Y_t`` given ``Y_0 = x0``, ``(B, d)``: exact where the diffusion can, else simulated."""
-    if hasattr(diffusion, "sample_transition"):
-        return diffusion.sample_transition(x0, t, generator)
-    return simulate(diffusion, x0, t, steps, generator)
-
-
-def score_and_trace(
-    diffusion: Any, score: Score, y: Tensor, t: Tensor, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``; with a generator, by one random probe."""
-    s, vjp = pull_back(lambda x, _: score(x, t), y, t)
-    G = torch.as_tensor(diffusion.dispersion(t), dtype=y.dtype, device=y.device)
-    if generator is not None:
-        signs = noise_like(G, y, generator).sign()
-        u = apply_dispersion(G, signs)
-        return s, (vjp(u) * u).sum(1)
-    trace = torch.zeros_like(y[:, 0])
-    columns = G.shape[-1] if G.ndim > 1 else y.shape[1]
-    for column in range(columns):
-        one_hot = y.new_zeros(len(y), columns)
-        one_hot[:, column] = 1
-        u = apply_dispersion(G, one_hot)
-        trace = trace + (vjp(u) * u).sum(1)
-    return s, trace
+# Parts
 
 
 def _check_weighting(weighting: str) -> str:

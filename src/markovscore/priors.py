@@ -11,38 +11,22 @@ Samples have ``dtype`` (default: torch's) and lie on ``device`` (default: the ge
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-LOG_2PI = math.log(2 * math.pi)
-
-Source = torch.Generator | None
-Type = torch.dtype | None
-Device = torch.device | str | None
-Parameter = float | Tensor
-
-
-def _placement(generator: Source, dtype: Type, device: Device) -> dict[str, Any]:
-    """Keyword arguments of torch's random functions: the generator decides where none is named."""
-    if device is None and generator is not None:
-        device = generator.device
-    return {"generator": generator, "dtype": dtype, "device": device}
-
-
-def _check_dim(dim: int) -> int:
-    if int(dim) != dim or dim < 1:
-        raise ValueError(f"dim: expected an integer >= 1, found {dim!r}: pass the number of axes")
-    return int(dim)
-
-
-def _check_positive(value: Any, name: str) -> Tensor:
-    """``value`` as a float64 tensor of finite positive numbers."""
-    value = torch.as_tensor(value, dtype=torch.float64)
-    if not bool((torch.isfinite(value) & (value > 0)).all()):
-        raise ValueError(f"{name}: expected finite positive numbers, found {value.tolist()}")
-    return value
+from ._prior_tools import (
+    LOG_2PI,
+    Device,
+    Parameter,
+    Source,
+    Type,
+    _check_dim,
+    _check_positive,
+    _placement,
+)
+from .product_priors import Logistic as Logistic
+from .product_priors import ProductMixture as ProductMixture
 
 
 class Gaussian:
@@ -202,43 +186,6 @@ class GaussianMixture:
         weights = self.weights.to(z.device)
         component = torch.multinomial(weights, n, replacement=True, generator=generator)
         return self.means.to(z)[component] + self.scale.to(z)[component, None] * z
-
-
-class Logistic:
-    r"""Independent logistic coordinates, density :math:`\prod_i \operatorname{sech}^2(x_i/2s)/4s`.
-
-    Its score is ``-tanh(x / (2 s)) / s``: bounded, with exponential tails.
-
-    Raises:
-        ValueError: ``dim < 1`` or a scale that is not one positive number.
-    """
-
-    def __init__(self, dim: int, scale: float = 1.0) -> None:
-        self.dim = _check_dim(dim)
-        self.scale = float(_check_positive(scale, "scale"))
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Log density at ``x`` ``(B, d)``, shape ``(B,)``; no overflow in the tails."""
-        u = x.abs() / self.scale
-        return -(u + 2 * torch.log1p(torch.exp(-u))).sum(1) - self.dim * math.log(self.scale)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Gradient of the log density, shape ``(B, d)``."""
-        return -torch.tanh(x / (2 * self.scale)) / self.scale
-
-    def hessian(self, x: Tensor) -> Tensor:
-        """Diagonal of the Hessian, ``-sech^2(x / (2 s)) / (2 s^2)``, shape ``(B, d)``."""
-        return (torch.tanh(x / (2 * self.scale)).square() - 1) / (2 * self.scale**2)
-
-    def sample(
-        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
-    ) -> Tensor:
-        """``n`` independent draws, shape ``(n, d)``, as a difference of two log-exponentials."""
-        # The inverse distribution function of a uniform draw would give inf for a draw of 0.
-        device = _placement(generator, dtype, device)["device"]
-        draws = torch.empty(2, n, self.dim, dtype=dtype, device=device)
-        first, second = draws.exponential_(generator=generator)
-        return self.scale * (second.log() - first.log())
 
 
 class _Uniform:

@@ -1,0 +1,156 @@
+"""Laws with independent, equal coordinates, whose Hessian is diagonal: priors for images.
+
+The protocol is that of ``markovscore.priors``, from which both names can be imported.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._prior_tools import (
+    LOG_2PI,
+    Device,
+    Parameter,
+    Source,
+    Type,
+    _check_dim,
+    _check_positive,
+    _placement,
+)
+
+
+class Logistic:
+    r"""Independent logistic coordinates, density :math:`\prod_i \operatorname{sech}^2(x_i/2s)/4s`.
+
+    Its score is ``-tanh(x / (2 s)) / s``: bounded, with exponential tails.
+
+    Raises:
+        ValueError: ``dim < 1`` or a scale that is not one positive number.
+    """
+
+    def __init__(self, dim: int, scale: float = 1.0) -> None:
+        self.dim = _check_dim(dim)
+        self.scale = float(_check_positive(scale, "scale"))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x`` ``(B, d)``, shape ``(B,)``; no overflow in the tails."""
+        u = x.abs() / self.scale
+        return -(u + 2 * torch.log1p(torch.exp(-u))).sum(1) - self.dim * math.log(self.scale)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Gradient of the log density, shape ``(B, d)``."""
+        return -torch.tanh(x / (2 * self.scale)) / self.scale
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """Diagonal of the Hessian, ``-sech^2(x / (2 s)) / (2 s^2)``, shape ``(B, d)``."""
+        return (torch.tanh(x / (2 * self.scale)).square() - 1) / (2 * self.scale**2)
+
+    def sample(
+        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
+    ) -> Tensor:
+        """``n`` independent draws, shape ``(n, d)``, as a difference of two log-exponentials."""
+        # The inverse distribution function of a uniform draw would give inf for a draw of 0.
+        device = _placement(generator, dtype, device)["device"]
+        draws = torch.empty(2, n, self.dim, dtype=dtype, device=device)
+        first, second = draws.exponential_(generator=generator)
+        return self.scale * (second.log() - first.log())
+
+
+class ProductMixture:
+    r"""Independent coordinates, each the mixture :math:`\sum_m w_m \mathcal N(\mu_m, \sigma_m^2)`.
+
+    In one dimension it is ``GaussianMixture``; in ``d`` dimensions it is the one with all ``M^d``
+    combinations of the means, at the price of ``M``. The Hessian is diagonal, so ``Langevin`` with
+    this prior has the closed forms of ``local_transition`` and of the adaptive path shift for any
+    ``d`` (Singhal, Goldstein and Ranganath 2024, image experiments with mixture priors; the product
+    over coordinates and the parameters are our choice).
+
+    Args:
+        dim: number of coordinates ``d``.
+        means: ``(M,)``.
+        scale: standard deviation of every component, or one for each ``(M,)``.
+        weights: ``(M,)``, positive; normalised to sum 1. Default: equal.
+
+    Raises:
+        ValueError: ``dim < 1``, wrong shapes, non-finite means, scales or weights that are not
+            positive.
+    """
+
+    def __init__(
+        self, dim: int, means: Tensor, scale: Parameter, weights: Tensor | None = None
+    ) -> None:
+        self.dim = _check_dim(dim)
+        means = torch.as_tensor(means, dtype=torch.float64)
+        if means.ndim != 1 or means.numel() == 0 or not bool(torch.isfinite(means).all()):
+            raise ValueError(
+                f"means: expected a finite (M,) tensor, found shape {tuple(means.shape)}: one "
+                "number per component; GaussianMixture takes means in d dimensions"
+            )
+        count, scale = len(means), _check_positive(scale, "scale")
+        weights = _check_positive([1.0] * count if weights is None else weights, "weights")
+        if scale.shape not in ((), (count,)) or weights.shape != (count,):
+            raise ValueError(
+                f"expected scale: a number or ({count},), and weights: ({count},), one for each "
+                f"mean; found {tuple(scale.shape)} and {tuple(weights.shape)}"
+            )
+        self.means, self.scale = means, scale.expand(count)
+        self.weights = weights / weights.sum()
+        self._centre = float(self.weights @ means)
+        self._precision = self.scale.square().reciprocal()
+        self._pull = self._precision * (means - self._centre)
+        self._log_heights = self.weights.log() - self.scale.log() - 0.5 * LOG_2PI
+        # log p_m(x) = a_m + b_m u - c_m u^2 / 2, u = x - centre; only differences matter for p(m|x)
+        a = self._log_heights - 0.5 * self._pull * (means - self._centre)
+        self._ratios = [v - v[0] for v in (a, self._pull, -0.5 * self._precision)]
+        self._curved = bool((self._ratios[2] != 0).any())
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density at ``x`` ``(B, d)``, shape ``(B,)``."""
+        heights, means, precision = (
+            v.to(x)[:, None] for v in (self._log_heights, self.means, self._precision)
+        )
+        squares = (x.reshape(-1) - means).square()
+        return torch.addcmul(heights, precision, squares, value=-0.5).logsumexp(0).view_as(x).sum(1)
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``p(m | x_i)`` ``(M, B d)``, ``u = x - centre`` ``(B d,)`` and the score ``(B d,)``.
+
+        One row a component, all points and coordinates along it: every operation is a long one.
+        """
+        u = x.reshape(-1) - self._centre
+        a, b, c = (v.to(x)[:, None] for v in self._ratios)
+        ratios = torch.addcmul(a, b, u)
+        p = (torch.addcmul(ratios, c, u.square()) if self._curved else ratios).softmax(0)
+        pull, precision = torch.stack([self._pull, self._precision]).to(x) @ p
+        return p, u, pull - precision * u
+
+    def score(self, x: Tensor) -> Tensor:
+        """``sum_m p(m | x_i) (mu_m - x_i) / sigma_m^2`` in each coordinate, shape ``(B, d)``."""
+        return self._posterior(x)[2].view_as(x)
+
+    def _score_and_hessian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        p, u, score = self._posterior(x)
+        pull, precision = self._pull.to(x)[:, None], self._precision.to(x)
+        # The components' scores less their mean: the difference of two means of squares cancels.
+        spread = torch.addcmul(pull - score, precision[:, None], u, value=-1)
+        return score.view_as(x), ((p * spread.square()).sum(0) - precision @ p).view_as(x)
+
+    def hessian(self, x: Tensor) -> Tensor:
+        """Diagonal of the Hessian, ``Var_p(s_m) - E_p[sigma_m^-2]`` for the components' scores
+        ``s_m``, shape ``(B, d)``."""
+        return self._score_and_hessian(x)[1]
+
+    def score_and_hessian_product(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The score, and the Hessian times ``v`` ``(B, d)``, from one pass; ``(B, d)`` each."""
+        score, hessian = self._score_and_hessian(x)
+        return score, hessian * v
+
+    def sample(
+        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
+    ) -> Tensor:
+        """``n`` independent draws, shape ``(n, d)``."""
+        z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
+        weights = self.weights.to(z.device)
+        m = torch.multinomial(weights, z.numel(), replacement=True, generator=generator).view_as(z)
+        return self.means.to(z)[m] + self.scale.to(z)[m] * z
