@@ -1,6 +1,8 @@
 """Scores of Markov diffusions: in closed form from the generator's spectrum, or by regression."""
 
 from . import claims, datasets, figures, metrics
+from .additive import AdditiveScore
+from .additive_moments import AdditiveMoments
 from .datasets import DiffusedMixture, mixture_1d, toy
 from .diffusions import BoxBrownian, Diffusion, LinearSDE, OrnsteinUhlenbeck, TorusBrownian
 from .eigenbasis import Cosine, Fourier, Hermite
@@ -24,6 +26,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActiveSwimmer",
+    "AdditiveMoments",
+    "AdditiveScore",
     "BoxBrownian",
     "Cosine",
     "DenoisingSM",

@@ -9,28 +9,23 @@ of eigenfunctions over the data, since ``P_t phi_k = e^{lambda_k t} phi_k``; its
 
 from __future__ import annotations
 
-import inspect
-import json
-import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Literal, overload
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from . import diffusions
+from ._score_files import read_score, write_score
 from ._validate import check_points, check_times
+from .additive import AdditiveScore, fit_additive
 from .eigenbasis import Eigenbasis
 from .moments import Moments
 from .selection import greedy
 from .shrinkage import shrink
 
-_FORMAT = "markovscore.SpectralScore/1"
 _POOL = 3
 _MAX_ENERGY_RATIO = 4.0
 _CHUNK = 4096  # points with a time of their own that are evaluated at once
@@ -40,28 +35,53 @@ class SpectralWarning(UserWarning):
     """The data cannot determine all the coefficients that were asked for."""
 
 
+@overload
 def fit_spectral(
-    x: Tensor,
+    x: Tensor, diffusion, n_functions: int, times=..., *, shrinkage: str = ...,
+    selection: str = ..., weights: Tensor | None = ..., wrap: bool = ...,
+) -> SpectralScore: ...  # fmt: skip
+@overload
+def fit_spectral(
+    x: Any, diffusion, *, times=..., features: Literal["additive"], order: int,
+    rotation: str | None = ..., generator: torch.Generator | None = ...,
+) -> AdditiveScore: ...  # fmt: skip
+def fit_spectral(
+    x: Any,
     diffusion,
-    n_functions: int,
+    n_functions: int | None = None,
     times=None,
     *,
+    features: str = "product",
+    order: int | None = None,
+    rotation: str | None = None,
     shrinkage: str = "none",
     selection: str = "eigenvalue",
     weights: Tensor | None = None,
     wrap: bool = False,
-) -> SpectralScore:
+    generator: torch.Generator | None = None,
+) -> SpectralScore | AdditiveScore:
     """Fit ``s(x,t) = grad log pi(x) + sum_k alpha_k(t) grad phi_k(x)``, ``alpha_t = A_t^{-1} b_t``.
 
-    Cost: ``O(N F^d)`` for the moments (``F`` features an axis), ``O(T K^3)`` for the solves.
+    Two families of eigenfunctions. ``features="product"``: products over the axes, for a few
+    dimensions; ``O(N F^d)`` for the moments (``F`` features an axis), ``O(T K^3)`` for the solves.
+    ``features="additive"``: functions of one coordinate each, for images; ``O(N d order)`` and
+    ``O(T d order^3)``, in memory that does not grow with ``N``
+    (:class:`~markovscore.AdditiveScore`; paper A, OISM(3) and OISM(6)).
 
     Args:
         x: data ``(N, d)``, floating point; sums are taken in double precision whatever the dtype.
+            Additive features also take an iterable of batches ``(B, d)``, or ``Images``.
         diffusion: ``OrnsteinUhlenbeck``, ``TorusBrownian`` or ``BoxBrownian``; anything that has an
-            ``eigenbasis`` and the stationary score as its drift.
+            ``eigenbasis`` and the stationary score as its drift. For additive features
+            ``VariancePreserving`` or ``OrnsteinUhlenbeck``.
         n_functions: number ``K`` of non-constant real eigenfunctions; even on the torus.
         times: increasing noise levels ``(T,)`` at which the coefficients are solved; by default 160
-            log-spaced ones from 0.002 to the horizon.
+            log-spaced ones from 0.002 to the horizon; for additive features 1,001 evenly spaced.
+        features: ``"product"`` or ``"additive"``.
+        order: of additive features, 1 to 9: the number of functions for each coordinate.
+        rotation: of additive features: ``"pca"`` takes the coordinates along the principal axes of
+            the data (ours); order 2 is then the score of a Gaussian with the data's mean and
+            covariance.
         shrinkage: how the moments are shrunk: ``"none"``, ``"james-stein"`` or ``"heat"``.
         selection: ``"eigenvalue"`` takes the slowest functions; ``"greedy"`` (ours) picks among
             three times as many those that lower the loss most
@@ -69,13 +89,25 @@ def fit_spectral(
         weights: quadrature weights ``(N,)`` of nodes ``x``, with sum one: exact expectations
             (OISM I in paper A, Figure 1) instead of sample means.
         wrap: bring points outside the torus or the box back into it instead of raising.
+        generator: dequantises ``Images``.
 
     Raises:
-        TypeError: integer or otherwise unusable points.
-        ValueError: points, weights, times, counts or names other than above.
+        TypeError: integer or otherwise unusable points; additive features of another process.
+        ValueError: points, weights, times, counts or names other than above, or an argument of the
+            other family.
 
     Warns with :class:`SpectralWarning` where the data leave coefficients undetermined.
     """
+    if features == "additive":
+        _refuse_all(n_functions=n_functions, weights=weights)
+        if (shrinkage, selection, wrap) != ("none", "eigenvalue", False):
+            raise ValueError("expected no shrinkage, selection or wrap with features='additive'")
+        return fit_additive(x, diffusion, order, times, rotation, generator)
+    if features != "product":
+        raise ValueError(f"features: expected 'product' or 'additive', found {features!r}")
+    _refuse_all(order=order, rotation=rotation)
+    if n_functions is None:
+        raise ValueError("n_functions: expected a number of eigenfunctions, found None")
     x = _check_data(x, diffusion, wrap)
     times = check_times(_default_times(diffusion) if times is None else times)
     _check_weights(weights, x, shrinkage)
@@ -87,6 +119,15 @@ def fit_spectral(
         raise ValueError(f"selection: expected 'eigenvalue' or 'greedy'; found {selection!r}")
     moments = shrink(basis.moments(x, weights), shrinkage)
     return SpectralScore(diffusion, basis, times.cpu().contiguous(), solve(moments, times))
+
+
+def _refuse_all(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: expected none with this family of features, found {value!r}: "
+                "n_functions and weights go with 'product', order and rotation with 'additive'"
+            )
 
 
 def solve(moments: Moments, times) -> Tensor:
@@ -257,29 +298,14 @@ class SpectralScore:
                 f"{float(t.max()):g}; fit with times that cover it"
             )
 
-    # -- files -------------------------------------------------------------------------------------
     def save(self, path) -> None:
         """Write a safetensors file, whole or not at all."""
-        names = inspect.signature(type(self.diffusion)).parameters
-        settings = {name: getattr(self.diffusion, name) for name in names}
-        metadata = {
-            "format": _FORMAT,
-            "diffusion": json.dumps({"class": type(self.diffusion).__name__, **settings}),
-        }
         tensors = {
             "times": self.times,
             "coefficients": self.coefficients,
             "indices": self.basis.indices,
         }
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_score(path, "SpectralScore", self.diffusion, tensors)
 
     @classmethod
     def load(cls, path) -> SpectralScore:
@@ -287,28 +313,9 @@ class SpectralScore:
 
         Raises ``FileNotFoundError``; ``ValueError`` for a corrupt file or one of another kind.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"{path}: expected a file written by SpectralScore.save, found none"
-            )
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path}: expected a safetensors file, found a corrupt one ({error}); save it again"
-            ) from error
-        if metadata.get("format") != _FORMAT:
-            raise ValueError(
-                f"{path}: expected format {_FORMAT}, found {metadata.get('format')}: not a "
-                f"SpectralScore"
-            )
-        settings = json.loads(metadata["diffusion"])
-        diffusion = getattr(diffusions, settings.pop("class"))(**settings)
-        basis = diffusion.eigenbasis(tensors["coefficients"].shape[1]).with_indices(
-            tensors["indices"]
-        )
+        diffusion, tensors = read_score(path, "SpectralScore")
+        basis = diffusion.eigenbasis(tensors["coefficients"].shape[1])
+        basis = basis.with_indices(tensors["indices"])
         return cls(diffusion, basis, tensors["times"], tensors["coefficients"])
 
 

@@ -1,5 +1,8 @@
 """The variance-preserving process: Ornstein-Uhlenbeck run at a speed that grows with time."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ._clock import make_clock
@@ -51,6 +54,12 @@ class VariancePreserving(_Separable):
         self.clock = make_clock(beta, self.horizon)
         self._unit = OrnsteinUhlenbeck(dim, float(self.ou_time(self.horizon)))
         self.dim, self.prior = self._unit.dim, self._unit.prior
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this process, for a file."""
+        beta = self.clock.rate(torch.tensor([0.0, self.horizon], dtype=torch.float64)).tolist()
+        return {"dim": self.dim, "beta": beta, "horizon": self.horizon}
 
     def beta(self, t: Time) -> Tensor:
         """``beta(t)``, float64, the shape of ``t``."""

@@ -1,0 +1,295 @@
+r"""OISM for many coordinates: one polynomial potential for each, at a cost linear in their number.
+
+.. math:: s(x, t) = -x + \nabla h_t(x), \qquad h_t(x) = \sum_i \sum_{n \le N} \alpha_{i,n}(t)\,
+          \phi_n(x_i)
+
+for a process with stationary law ``N(0, I)``. Gradients of functions of different coordinates are
+orthogonal, so ``A_t`` is block-diagonal *without* any assumption of independence: ``d`` systems of
+size ``N`` a noise level (paper A, OISM(N) on images; the block structure is our reading).
+
+Numerically each block is solved in the standardised variable ``u = (x_i - a c_i) / s_{i,t}``,
+``s_{i,t}^2 = a^2 s_i^2 + 1 - a^2``, ``a = e^{-t}``: under the process ``u`` is an
+Ornstein-Uhlenbeck process too, with ``r = a s_i / s_{i,t}`` in place of ``a``, so that
+``E phi_n(u_t) = r^n M_n``. For ``N >= 2`` the space of potentials is the same, hence the estimate;
+what changes is the condition of ``A_t``, which for a pixel of standard deviation 0.03 and ``N = 6``
+would pass 1e15.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ._score_files import read_score, write_score
+from ._validate import check_points, check_times, expand_like
+from .additive_moments import (
+    AdditiveMoments,
+    Covariance,
+    check_order,
+    solve_additive,
+    standard_scale,
+)
+
+DEFAULT_LEVELS = 1001
+_TENSORS = ("times", "table", "centre", "scale", "rotation")
+_BATCH = 2000  # rows read at a time from images
+
+
+def fit_additive(
+    x: Any,
+    diffusion: Any,
+    order: int | None,
+    times: Any = None,
+    rotation: str | None = None,
+    generator: torch.Generator | None = None,
+) -> AdditiveScore:
+    """Additive OISM: see :func:`markovscore.fit_spectral` with ``features="additive"``."""
+    order = check_order(order)
+    if not hasattr(diffusion, "ou_time"):
+        raise TypeError(
+            "diffusion: expected VariancePreserving or OrnsteinUhlenbeck, found "
+            f"{type(diffusion).__name__}: additive features need the stationary law N(0, I)"
+        )
+    times = _default_times(diffusion) if times is None else check_times(times).cpu()
+    if rotation is None:
+        moments = _moments(_batches(x, generator), order, diffusion.dim)
+        return _score(diffusion, moments, times, None)
+    if rotation != "pca":
+        raise ValueError(f"rotation: expected None or 'pca', found {rotation!r}")
+    if order > 2 and isinstance(x, Iterator):
+        raise ValueError(
+            "x: expected points that can be read twice, found an iterator: rotated features of "
+            "order > 2 need the axes first; pass a tensor, a list of batches, or Images"
+        )
+    covariance = _covariance(_batches(x, generator), diffusion.dim)
+    variances, axes = covariance.axes()
+    if order > 2:
+        turned = (batch.double() @ axes for batch in _batches(x, generator))
+        return _score(diffusion, _moments(turned, order, diffusion.dim), times, axes)
+    # Mean and variance along each axis are all that two functions need: no second reading.
+    scale = variances.sqrt().clamp(min=1e-12)
+    sums = torch.zeros(order + 1, diffusion.dim, dtype=torch.float64)
+    sums[0] = covariance.n_points
+    moments = AdditiveMoments(order, covariance.mean() @ axes, scale, sums, covariance.n_points)
+    return _score(diffusion, moments, times, axes)
+
+
+def _default_times(diffusion: Any) -> Tensor:
+    return torch.linspace(0, diffusion.horizon, DEFAULT_LEVELS, dtype=torch.float64)
+
+
+def _batches(x: Any, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Rows ``(B, d)`` of a tensor, of an iterable of batches, or of ``Images``, dequantised."""
+    if isinstance(x, Tensor) or (not isinstance(x, Iterable) and not hasattr(x, "batches")):
+        yield from check_points(x, None).split(_BATCH)
+    elif hasattr(x, "batches"):
+        yield from x.batches(_BATCH, generator)
+    else:
+        yield from x
+
+
+def _reading(batches: Iterator[Tensor], dim: int) -> Iterator[Tensor]:
+    for batch in batches:
+        yield check_points(batch, dim)
+
+
+def _moments(batches: Iterator[Tensor], order: int, dim: int) -> AdditiveMoments:
+    moments = None
+    for batch in _reading(batches, dim):
+        moments = moments or AdditiveMoments.empty(order, batch)
+        moments.update(batch)
+    return _some(moments)
+
+
+def _covariance(batches: Iterator[Tensor], dim: int) -> Covariance:
+    covariance = None
+    for batch in _reading(batches, dim):
+        covariance = covariance or Covariance.empty(batch)
+        covariance.update(batch)
+    return _some(covariance)
+
+
+def _some(found: Any) -> Any:
+    if found is None:
+        raise ValueError("x: expected at least one batch of points, found none")
+    return found
+
+
+def _score(
+    diffusion: Any, moments: AdditiveMoments, times: Tensor, rotation: Tensor | None
+) -> AdditiveScore:
+    return AdditiveScore(
+        diffusion,
+        times,
+        solve_additive(moments, diffusion.ou_time(times)),
+        moments.centre,
+        moments.scale,
+        rotation,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class AdditiveScore:
+    """The fitted score ``s(x, t)`` and its divergence; made by ``fit_spectral``.
+
+    Attributes:
+        diffusion: with stationary law ``N(0, I)`` and ``ou_time``.
+        times: ``(T,)`` float64, the fitted noise levels, in the diffusion's (normalised) time.
+        table: ``(T, max(N, 2), d)`` float64, coefficients in the standardised variable
+            (:func:`solve_additive`), interpolated linearly in time (paper A, Figure 5).
+        centre, scale: ``(d,)`` float64, of the coordinates at time zero.
+        rotation: None, or ``(d, d)``, principal axes as columns: coordinates are ``x @ rotation``.
+
+    Evaluation follows dtype and device of ``x``; copies of the tables are kept for each.
+    """
+
+    diffusion: Any
+    times: Tensor
+    table: Tensor
+    centre: Tensor
+    scale: Tensor
+    rotation: Tensor | None = None
+    _copies: dict = field(default_factory=dict, repr=False)
+
+    def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """``s(x, t)`` ``(B, d)`` at points ``(B, d)`` and a time, or one for each point ``(B,)``.
+
+        Raises:
+            TypeError, ValueError: malformed points, a time outside the fitted range.
+        """
+        u, s_t, g = self._standardise(x, t)
+        return self._turn_back(_series(u, g)[0] / s_t)
+
+    def divergence(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """``div s(x, t)`` ``(B,)``."""
+        return self.score_and_divergence(x, t)[1]
+
+    def score_and_divergence(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``, which a rotation does not change."""
+        u, s_t, g = self._standardise(x, t)
+        value, slope = _series(u, g)
+        return self._turn_back(value / s_t), (slope / s_t.square()).sum(1)
+
+    def _standardise(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``u`` ``(B, d)``, ``s_t`` ``(B or 1, d)`` and ``g`` ``(K, B or 1, d)``."""
+        x = check_points(x, len(self.centre))
+        t = torch.as_tensor(t, dtype=torch.float64)
+        if t.ndim and len(t) not in (1, len(x)):
+            raise ValueError(f"t: expected a number or shape ({len(x)},), found {tuple(t.shape)}")
+        a, s_t, _ = standard_scale(self._as(x, "scale"), expand_like(self.diffusion.ou_time(t), x))
+        z = x if self.rotation is None else x @ self._as(x, "rotation")
+        u = (z - a * self._as(x, "centre")) / s_t
+        return u, s_t, self._interpolate(self._as(x, "table"), t)
+
+    def _turn_back(self, score: Tensor) -> Tensor:
+        return score if self.rotation is None else score @ self._as(score, "rotation").T
+
+    def _as(self, x: Tensor, name: str) -> Tensor:
+        """The table ``name`` with dtype and device of ``x``, converted once."""
+        key = (name, x.dtype, x.device)
+        if key not in self._copies:
+            self._copies[key] = getattr(self, name).to(x)
+        return self._copies[key]
+
+    def _interpolate(self, table: Tensor, t: Tensor) -> Tensor:
+        """``g(t)``, ``(K, B or 1, d)``."""
+        t = t.reshape(-1).cpu()
+        if bool((t == t[0]).all()):  # one time for all points, as samplers pass it
+            t = t[:1]
+        self._check_range(t)
+        if len(self.times) == 1:
+            return table[0][:, None]
+        upper = torch.searchsorted(self.times, t).clamp(1, len(self.times) - 1)
+        left, right = self.times[upper - 1], self.times[upper]
+        share = ((t - left) / (right - left)).clamp(0, 1).to(table)
+        upper = upper.to(table.device)
+        return torch.lerp(table[upper - 1], table[upper], share[:, None, None]).transpose(0, 1)
+
+    def _check_range(self, t: Tensor) -> None:
+        first, last = float(self.times[0]), float(self.times[-1])
+        slack = 1e-6 * last  # a time that went through float32 may miss the end by its rounding
+        if not bool(((t >= first - slack) & (t <= last + slack)).all()):
+            raise ValueError(
+                f"t: expected times in the fitted range [{first:g}, {last:g}], found "
+                f"{float(t.min()):g} to {float(t.max()):g}: fit with times that cover it"
+            )
+
+    @property
+    def coefficients(self) -> Tensor:
+        """:meth:`at` the fitted times, ``(T, K, d)``."""
+        return self.at(self.times)
+
+    def at(self, t: float | Tensor) -> Tensor:
+        r"""``alpha(t)`` ``(T, K, d)`` at ``(T,)`` times, in the Hermite functions of the paper.
+
+        By projection, ``alpha_n = n^{-1/2} E_{z ~ N(0,1)} phi_{n-1}(z) (s(z, t) + z)``, exact with
+        Gauss-Hermite nodes (paper A, Figure 5). ``K = max(N, 2)``; a rotated fit's are those of the
+        rotated coordinates.
+        """
+        t = torch.as_tensor(t, dtype=torch.float64).reshape(-1)
+        count = self.table.shape[1]
+        points, weights = np.polynomial.hermite_e.hermegauss(count + 1)
+        z = torch.from_numpy(points)[:, None, None]
+        a, s_t, _ = standard_scale(self.scale, self.diffusion.ou_time(t)[:, None])
+        g = torch.cat([self._interpolate(self.table, one) for one in t], 1)
+        value = _series((z - a * self.centre) / s_t, g[:, None])[0] / s_t + z
+        phi = torch.stack(list(_hermite(z[:, 0, 0], count)))
+        n = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
+        share = phi * torch.from_numpy(weights / weights.sum()) / n.sqrt()
+        return torch.einsum("nq,qtd->tnd", share, value)
+
+    def save(self, path: Any) -> None:
+        """Write a safetensors file, whole or not at all."""
+        write_score(path, "AdditiveScore", self.diffusion, self._tensors())
+
+    @classmethod
+    def load(cls, path: Any) -> AdditiveScore:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: a corrupt file, or one of another kind.
+        """
+        diffusion, tensors = read_score(path, "AdditiveScore")
+        rotation = tensors.pop("rotation", None)
+        return cls(diffusion, *(tensors[name] for name in _TENSORS[:-1]), rotation)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {name: getattr(self, name) for name in _TENSORS}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def __deepcopy__(self, memo: dict) -> AdditiveScore:
+        return self  # immutable: averaged copies of a network share it
+
+    @property
+    def checksum(self) -> str:
+        """Identifies the fit in the checkpoints of networks that are trained on top of it."""
+        crc = 0
+        for tensor in self._tensors().values():
+            crc = zlib.crc32(tensor.contiguous().cpu().numpy().tobytes(), crc)
+        return f"AdditiveScore {tuple(self.table.shape)} crc32 {crc:08x}"
+
+
+def _hermite(u: Tensor, count: int) -> Iterator[Tensor]:
+    """``phi_0(u), ..., phi_{count-1}(u)``."""
+    below, now = torch.zeros_like(u), torch.ones_like(u)
+    for n in range(count):
+        yield now
+        below, now = now, (u * now - math.sqrt(n) * below) / math.sqrt(n + 1)
+
+
+def _series(u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """``sum_n g_n phi_n(u)`` and its derivative, ``phi_n' = sqrt(n) phi_{n-1}``."""
+    value, slope, below = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u)
+    for n, phi in enumerate(_hermite(u, len(g))):
+        value = value + g[n] * phi
+        slope = slope + (math.sqrt(n) * g[n]) * below
+        below = phi
+    return value, slope

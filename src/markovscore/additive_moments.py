@@ -1,0 +1,223 @@
+r"""Moments of one coordinate at a time, streamed: what additive OISM needs of any number of points.
+
+With ``u = (x_i - c_i) / s_i`` for a fixed centre and scale the averages
+
+.. math:: M_{i,n} = E\, \phi_n(u_i), \qquad \phi_n = He_n / \sqrt{n!}, \quad n \le \max(N, 2N - 2),
+
+determine the score-matching problem at all noise levels. Centre and scale come from the first
+batch; they set the conditioning of what follows, not its result.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._validate import check_finite, check_points
+
+MAX_ORDER = 9  # beyond, moments in double precision no longer determine the score at small noise
+# A coordinate that (almost) never changes: shorter scales are not resolved by any noise level.
+MIN_SCALE = 1e-3
+# A pivot below this share of its diagonal is rounding: the data do not determine that function.
+_MIN_PIVOT = 1e-11
+_BLOCK = 2**17  # entries of a working block: 1 MiB, so that the recurrence stays in cache
+
+
+def check_order(order: int | None) -> int:
+    """``order`` as an integer in ``1..MAX_ORDER``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if order is None or isinstance(order, bool) or int(order) != order or not 1 <= order <= 9:
+        raise ValueError(
+            f"order: expected an integer from 1 to {MAX_ORDER}, found {order!r}: higher moments "
+            "lose the score in double precision"
+        )
+    return int(order)
+
+
+@dataclass
+class AdditiveMoments:
+    """Running sums of ``He_n(u_i)``, ``(degree + 1, d)`` float64, over any number of batches.
+
+    Constant memory. Two of them merge if they share centre and scale: give every worker a copy of
+    an :meth:`empty` one.
+    """
+
+    order: int
+    centre: Tensor
+    scale: Tensor
+    sums: Tensor
+    n_points: int = 0
+
+    @classmethod
+    def empty(cls, order: int, first: Tensor) -> "AdditiveMoments":
+        """No points yet; centre and scale ``(d,)`` from the points ``first`` ``(B, d)``.
+
+        Raises:
+            TypeError, ValueError: malformed points, or an order outside ``1..9``.
+        """
+        order = check_order(order)
+        first = check_points(first, None).double()
+        scale = first.std(0, correction=0).clamp(min=MIN_SCALE)
+        sums = first.new_zeros(max(order, 2 * order - 2) + 1, first.shape[1])
+        return cls(order, first.mean(0), scale, sums)
+
+    def update(self, x: Tensor) -> None:
+        """Add the points ``x`` ``(B, d)``; any floating dtype, sums in double precision.
+
+        Raises:
+            TypeError, ValueError: malformed points.
+        """
+        x = check_points(x, self.sums.shape[1])
+        for rows in x.split(max(1, _BLOCK // x.shape[1])):
+            self._add((rows.double() - self.centre) / self.scale)
+        self.n_points += len(x)
+
+    def _add(self, u: Tensor) -> None:
+        """``He_{n+1} = u He_n - n He_{n-1}``, in place."""
+        below, now = torch.ones_like(u), u.clone()
+        self.sums[0] += len(u)
+        for n in range(1, len(self.sums)):
+            self.sums[n] += now.sum(0)
+            below.mul_(-n).addcmul_(u, now)
+            below, now = now, below
+
+    def merge(self, other: "AdditiveMoments") -> None:
+        """Add the points that ``other`` has seen.
+
+        Raises:
+            ValueError: another order, centre or scale.
+        """
+        same = self.order == other.order and self.sums.shape == other.sums.shape
+        if not (
+            same and torch.equal(self.centre, other.centre) and torch.equal(self.scale, other.scale)
+        ):
+            raise ValueError(
+                "expected moments with one order, centre and scale, found different ones: start "
+                "every worker from a copy of the same AdditiveMoments.empty"
+            )
+        self.sums += other.sums
+        self.n_points += other.n_points
+
+    def mean(self) -> Tensor:
+        """``M`` ``(degree + 1, d)``, averages of the normalised polynomials.
+
+        Raises:
+            ValueError: no points yet.
+        """
+        if self.n_points == 0:
+            raise ValueError("expected at least one point, found none: call update first")
+        norms = [math.sqrt(math.factorial(n)) for n in range(len(self.sums))]
+        return self.sums / self.n_points / self.sums.new_tensor(norms)[:, None]
+
+
+@dataclass
+class Covariance:
+    """Running mean and covariance of rows, float64: ``d^2`` memory, whatever their number."""
+
+    shift: Tensor
+    sums: Tensor
+    products: Tensor
+    n_points: int = 0
+
+    @classmethod
+    def empty(cls, first: Tensor) -> "Covariance":
+        """No points yet; sums are taken about the mean of ``first`` ``(B, d)``."""
+        first = check_points(first, None).double()
+        d = first.shape[1]
+        return cls(first.mean(0), first.new_zeros(d), first.new_zeros(d, d))
+
+    def update(self, x: Tensor) -> None:
+        """Add the points ``x`` ``(B, d)``."""
+        offset = check_points(x, len(self.shift)).double() - self.shift
+        self.sums += offset.sum(0)
+        self.products.addmm_(offset.T, offset)
+        self.n_points += len(x)
+
+    def mean(self) -> Tensor:
+        """``(d,)``."""
+        return self.shift + self.sums / self.n_points
+
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Variances ``(d,)``, decreasing, and principal axes ``(d, d)``, one a column."""
+        offset = self.sums / self.n_points
+        covariance = self.products / self.n_points - torch.outer(offset, offset)
+        check_finite(covariance, "covariance")
+        variances, axes = torch.linalg.eigh(covariance)
+        return variances.flip(0).clamp(min=0), axes.flip(1).contiguous()
+
+
+def solve_additive(moments: AdditiveMoments, ou_times: Tensor) -> Tensor:
+    r"""Coefficients ``g`` ``(T, N, d)`` of the total score in the standardised variable.
+
+    .. math:: s_i = \frac{1}{s_{i,t}} \sum_{n < \max(N, 2)} g_{i,n}(t)\, \phi_n(u_i)
+
+    from ``A_t[j,k] = sqrt(jk) E phi_{j-1} phi_{k-1}`` and ``b_t[k] = k r^k M_k``, both by the
+    product formula of Hermite polynomials (paper A, Example 6), ``-u`` added.
+    ``ou_times`` ``(T,)`` float64: times of the unit Ornstein-Uhlenbeck process.
+    """
+    mean, order = moments.mean(), moments.order
+    if order == 1:  # the slope -1 of the stationary law is kept: the variable must not be scaled
+        return _first_order(mean, moments, ou_times)
+    products = _product_table(order).to(mean)
+    k = torch.arange(1, order + 1).to(mean)
+    out = mean.new_empty(len(ou_times), order, mean.shape[1])
+    for g, t in zip(out, ou_times, strict=True):
+        r = standard_scale(moments.scale, t)[2]
+        decayed = mean * r ** torch.arange(len(mean)).to(mean)[:, None]
+        energy = (products @ decayed[: 2 * order - 1]).reshape(order, order, -1)
+        slope = k[:, None] * decayed[1 : order + 1]
+        root = k.sqrt()[:, None]
+        g[:] = root * _solve(root[:, None] * root * energy, slope)
+        g[1] -= 1
+    return out
+
+
+def _first_order(mean: Tensor, moments: AdditiveMoments, ou_times: Tensor) -> Tensor:
+    """``s = a E x - x``: at order one ``A_t`` is one, ``alpha = a E x``."""
+    out = mean.new_empty(len(ou_times), 2, mean.shape[1])
+    for g, t in zip(out, ou_times, strict=True):
+        a, scale, _ = standard_scale(moments.scale, t)
+        g[0] = a * moments.scale * mean[1] * scale
+        g[1] = -(scale**2)
+    return out
+
+
+def standard_scale(scale: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``a``, ``s_t`` and ``r = a s / s_t`` at times ``t`` of the unit process."""
+    a = torch.exp(-t)
+    now = (a.square() * scale.square() - torch.expm1(-2 * t)).sqrt()
+    return a, now, a * scale / now
+
+
+def _product_table(order: int) -> Tensor:
+    """``phi_i phi_j = sum_p table[i order + j, p] phi_p`` for ``i, j < order``."""
+    table = torch.zeros(order, order, 2 * order - 1, dtype=torch.float64)
+    for i in range(order):
+        for j in range(order):
+            for m in range(min(i, j) + 1):
+                top = math.factorial(i) * math.factorial(j) * math.factorial(i + j - 2 * m)
+                bottom = math.factorial(m) * math.factorial(i - m) * math.factorial(j - m)
+                table[i, j, i + j - 2 * m] = math.sqrt(top) / bottom
+    return table.reshape(order * order, -1)
+
+
+def _solve(A: Tensor, b: Tensor) -> Tensor:
+    """``A^{-1} b`` for ``A`` ``(N, N, d)`` positive semi-definite and ``b`` ``(N, d)``.
+
+    Elimination without pivoting, all coordinates at once: LAPACK's call for each small matrix takes
+    longer than its arithmetic. A function that earlier ones determine gets the coefficient zero.
+    """
+    size, floor = len(A), _MIN_PIVOT * A.diagonal().T
+    b, inverse = b.clone(), torch.empty_like(b)
+    for k in range(size):
+        inverse[k] = torch.where(A[k, k] > floor[k], 1 / A[k, k], 0.0)
+        factor = A[k + 1 :, k] * inverse[k]
+        A[k + 1 :, k + 1 :] -= factor[:, None] * A[k, k + 1 :]
+        b[k + 1 :] -= factor * b[k]
+    for k in reversed(range(size)):
+        b[k] = (b[k] - (A[k, k + 1 :] * b[k + 1 :]).sum(0)) * inverse[k]
+    return b

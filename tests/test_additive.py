@@ -1,0 +1,295 @@
+"""Additive OISM: the general fit in one dimension, brute force in two, Gaussians, 60 digits."""
+
+import copy
+import itertools
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+
+import markovscore as ms
+from markovscore._fields import value_and_divergence
+from markovscore.additive_moments import AdditiveMoments, Covariance
+
+TIMES = [0.0, 0.01, 0.1, 0.4, 1.0]
+
+
+def points(n=400, d=3, seed=0):
+    """Skewed, correlated, of very different scales."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.rand(n, d, generator=g, dtype=torch.float64) ** 2
+    mix = torch.eye(d, dtype=torch.float64) + 0.4 * torch.rand(
+        d, d, generator=g, dtype=torch.float64
+    )
+    return (z @ mix - 0.7) * torch.logspace(0, -1, d, dtype=torch.float64)
+
+
+def fit(x, order, times=TIMES, **settings):
+    process = ms.VariancePreserving(x.shape[1] if isinstance(x, torch.Tensor) else 3)
+    return ms.fit_spectral(x, process, times=times, features="additive", order=order, **settings)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 6])
+def test_one_coordinate_equals_the_general_fit(order):
+    x = points(d=1)
+    ou = ms.OrnsteinUhlenbeck(1)
+    general = ms.fit_spectral(x, ou, order, [0.01, 0.1, 1.0])
+    additive = ms.fit_spectral(x, ou, times=general.times, features="additive", order=order)
+    torch.testing.assert_close(
+        additive.coefficients[:, :order, 0], general.coefficients, rtol=1e-7, atol=1e-9
+    )
+    y = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
+    for t in (0.01, 0.1, 1.0):
+        torch.testing.assert_close(additive(y, t), general(y, t), rtol=1e-8, atol=1e-8)
+
+
+def test_blocks_are_the_whole_problem_although_the_data_are_correlated():
+    """All functions of both coordinates at once, by quadrature over the noise, dense solve."""
+    x, order, t = points(n=60, d=2), 3, 0.3
+    ou = ms.OrnsteinUhlenbeck(2)
+    score = ms.fit_spectral(x, ou, times=[t], features="additive", order=order)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
+    grid = torch.tensor(list(itertools.product(nodes, nodes)))
+    w = torch.tensor([a * b for a, b in itertools.product(weights, weights)]) / (2 * math.pi)
+    y = (math.exp(-t) * x[:, None] + math.sqrt(-math.expm1(-2 * t)) * grid).reshape(-1, 2)
+    w = w.repeat(len(x)) / len(x)
+
+    def he(v, n):
+        return torch.from_numpy(np.polynomial.hermite_e.hermeval(v.numpy(), [0] * n + [1]))
+
+    gradients, generators = [], []
+    for axis, n in itertools.product(range(2), range(1, order + 1)):
+        gradient = torch.zeros_like(y)
+        gradient[:, axis] = n * he(y[:, axis], n - 1) / math.sqrt(math.factorial(n))
+        gradients.append(gradient)
+        generators.append(-n * he(y[:, axis], n) / math.sqrt(math.factorial(n)))
+    G = torch.stack(gradients)
+    A = torch.einsum("jbi,kbi,b->jk", G, G, w)
+    b = -(torch.stack(generators) @ w)
+    alpha = torch.linalg.lstsq(A, b[:, None]).solution[:, 0].reshape(2, order)
+    torch.testing.assert_close(score.coefficients[0].T, alpha, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.05, 0.4, 1.0])
+def test_two_functions_along_principal_axes_are_the_gaussian_score(t):
+    x = points(n=300, d=5)
+    score = fit(x, 2, times=[t], rotation="pca")
+    process = ms.VariancePreserving(5)
+    tau = process.ou_time(t)
+    mean = torch.exp(-tau) * x.mean(0)
+    covariance = torch.exp(-2 * tau) * torch.cov(x.T, correction=0)
+    covariance -= torch.expm1(-2 * tau) * torch.eye(5, dtype=torch.float64)
+    y = torch.randn(20, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    exact = -torch.linalg.lstsq(covariance, (y - mean).T).solution.T
+    torch.testing.assert_close(score(y, t), exact, rtol=1e-8, atol=1e-8)
+    trace = -torch.linalg.inv(covariance).trace()
+    torch.testing.assert_close(score.divergence(y, t), trace.expand(20), rtol=1e-8, atol=0)
+
+
+def test_a_rotation_of_higher_order_is_the_plain_fit_of_rotated_points():
+    x = points()
+    score = fit(x, 4, rotation="pca")
+    axes = score.rotation
+    torch.testing.assert_close(axes.T @ axes, torch.eye(3, dtype=torch.float64))
+    plain = fit(x @ axes, 4)
+    y = torch.randn(30, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(score(y, 0.1), plain(y @ axes, 0.1) @ axes.T)
+
+
+def exact_score(x, order, tau, y):
+    """Example 6 for one coordinate, 60 digits, at points ``y``."""
+    with mpmath.workdps(60):
+        a, b = mpmath.exp(-tau), mpmath.sqrt(1 - mpmath.exp(-2 * tau))
+
+        def he(n, u):
+            below, now = mpmath.mpf(0), mpmath.mpf(1)
+            for k in range(n):
+                below, now = now, u * now - k * below
+            return now
+
+        data = [mpmath.mpf(float(v)) for v in x]
+        he_mean = [a**n * mpmath.fsum(he(n, v) for v in data) / len(data) for n in range(2 * order)]
+        A, slope = mpmath.matrix(order, order), mpmath.matrix(order, 1)
+        fact = mpmath.factorial
+        for j, k in itertools.product(range(1, order + 1), repeat=2):
+            A[j - 1, k - 1] = j * k * mpmath.fsum(
+                fact(j - 1) * fact(k - 1) / fact(m) / fact(j - 1 - m) / fact(k - 1 - m)
+                * he_mean[j + k - 2 - 2 * m] for m in range(min(j, k))
+            )  # fmt: skip
+            slope[k - 1] = k * he_mean[k]
+        alpha = mpmath.lu_solve(A, slope)
+        assert b > 0
+        return [
+            float(-v + mpmath.fsum(alpha[n - 1] * n * he(n - 1, v) for n in range(1, order + 1)))
+            for v in map(mpmath.mpf, y)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("order", "spread", "tolerance"), [(3, 1.0, 1e-12), (6, 1.0, 1e-9), (6, 0.03, 1e-9),
+                                       (9, 1.0, 1e-4), (9, 0.03, 1e-4)],
+)  # fmt: skip
+def test_narrow_coordinates_and_high_orders_against_sixty_digits(order, spread, tolerance):
+    """In the unscaled variable the narrow case has a condition number of 1e15 and more."""
+    x = spread * (points(n=80, d=1)) - 0.8
+    t = 0.02
+    process = ms.VariancePreserving(1)
+    score = ms.fit_spectral(x, process, times=[t], features="additive", order=order)
+    noise = float(process.std(torch.tensor(t, dtype=torch.float64)))
+    y = x[:20] + noise * torch.linspace(-2, 2, 20, dtype=torch.float64)[:, None]
+    tau = float(process.ou_time(t))
+    exact = torch.from_numpy(np.array(exact_score(x[:, 0], order, tau, y[:, 0].tolist())))
+    error = (score(y, t)[:, 0] - exact).norm() / exact.norm()
+    assert error < tolerance
+
+
+def test_a_coordinate_that_never_changes_gets_the_score_of_a_point():
+    x = points()
+    x[:, 1] = -1.0
+    score = fit(x, 6, times=torch.linspace(0, 1, 1001))
+    assert score.table.isfinite().all()
+    process, t = ms.VariancePreserving(3), 0.3
+    y = torch.tensor([[0.1, -0.6, 0.0]], dtype=torch.float64)
+    tau = process.ou_time(t)
+    exact = -(y[0, 1] + torch.exp(-tau)) / -torch.expm1(-2 * tau)
+    torch.testing.assert_close(score(y, t)[0, 1], exact, rtol=1e-5, atol=0)
+
+
+def test_a_coordinate_with_two_values():
+    """Four functions at t = 0 are more than two values determine: finite, and exact later on."""
+    x = points()
+    x[:, 0] = (x[:, 0] > 0).double() - 0.5
+    score = fit(x, 4)
+    assert score.table.isfinite().all()
+
+
+def test_divergence_is_that_of_autograd():
+    score = fit(points(), 5)
+    y = torch.randn(10, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    t = torch.linspace(0.02, 0.9, 10, dtype=torch.float64)
+    for rotated in (score, fit(points(), 3, rotation="pca")):
+        for s in (0.0, 0.05):
+            trace = value_and_divergence(rotated, y, s)[1]
+            value, divergence = rotated.score_and_divergence(y, s)
+            torch.testing.assert_close(divergence, trace)
+            torch.testing.assert_close(value, rotated(y, s))
+    rows = torch.cat([score(y[i : i + 1], float(t[i])) for i in range(10)])
+    torch.testing.assert_close(score(y, t), rows)
+
+
+def test_streams_and_merges_to_the_same_moments():
+    x = points(n=1000)
+    whole = AdditiveMoments.empty(6, x)
+    whole.update(x)
+    parts = [AdditiveMoments.empty(6, x) for _ in range(3)]
+    for part, rows in zip(parts, x.split([1, 600, 399]), strict=True):
+        for batch in rows.split(128):
+            part.update(batch)
+    for part in parts[1:]:
+        parts[0].merge(part)
+    assert parts[0].n_points == 1000
+    torch.testing.assert_close(parts[0].mean(), whole.mean(), rtol=1e-12, atol=1e-12)
+    u = (x - whole.centre) / whole.scale
+    torch.testing.assert_close(whole.mean()[3], ((u**3 - 3 * u) / math.sqrt(6)).mean(0))
+    with pytest.raises(ValueError, match=r"one order, centre and scale.*AdditiveMoments.empty"):
+        parts[0].merge(AdditiveMoments.empty(6, x[:10]))
+    with pytest.raises(ValueError, match="at least one point"):
+        AdditiveMoments.empty(2, x).mean()
+
+
+def test_the_first_batch_sets_the_conditioning_and_not_the_result():
+    x = points(n=1000)
+    y = x[:20]
+    one = fit(x, 5)
+    for batches in (x.split(50), iter(x.split(333))):
+        torch.testing.assert_close(fit(batches, 5)(y, 0.1), one(y, 0.1), rtol=1e-8, atol=1e-8)
+    turned = fit(x.split(50), 4, rotation="pca")
+    torch.testing.assert_close(turned(y, 0.1), fit(x, 4, rotation="pca")(y, 0.1))
+
+
+def test_covariance_is_streamed():
+    x = points(n=1000) + 5
+    covariance = Covariance.empty(x[:7])
+    for batch in x.split(64):
+        covariance.update(batch)
+    variances, axes = covariance.axes()
+    torch.testing.assert_close(covariance.mean(), x.mean(0))
+    torch.testing.assert_close(axes @ variances.diag() @ axes.T, torch.cov(x.T, correction=0))
+    assert (variances.diff() <= 0).all()
+
+
+def test_interpolation_is_of_second_order_in_the_levels():
+    x, y = points(), points(seed=1)[:50]
+    t, errors = 0.3, []
+    exact = fit(x, 4, times=[t])(y, t)
+    for gap in (0.04, 0.02, 0.01):  # t is the middle of an interval
+        levels = torch.tensor([t - gap / 2, t + gap / 2], dtype=torch.float64)
+        errors.append((fit(x, 4, times=levels)(y, t) - exact).norm())
+    rates = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+    assert all(abs(rate - 2) < 0.2 for rate in rates), rates
+
+
+def test_dtype_follows_the_points_and_the_defaults_reach_over_all_times():
+    x = points()
+    score = fit(x, 3, times=None)
+    assert len(score.times) == 1001 and float(score.times[-1]) == 1.0
+    y = x[:8].float()
+    assert score(y, 0.5).dtype == torch.float32
+    torch.testing.assert_close(score(y, 0.5).double(), score(x[:8], 0.5), rtol=1e-4, atol=1e-5)
+    t = torch.rand(8)
+    torch.testing.assert_close(score(y, t).double(), score(x[:8], t.double()), rtol=1e-4, atol=1e-4)
+
+
+def test_files_and_identity(tmp_path):
+    score = fit(points(), 3, rotation="pca")
+    score.save(tmp_path / "fit.safetensors")
+    again = ms.AdditiveScore.load(tmp_path / "fit.safetensors")
+    y = points(seed=1)[:5]
+    assert torch.equal(again(y, 0.3), score(y, 0.3))
+    assert again.checksum == score.checksum != fit(points(), 3).checksum
+    assert copy.deepcopy(score) is score
+    ms.fit_spectral(points(), ms.OrnsteinUhlenbeck(3), 3).save(tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="not a AdditiveScore"):
+        ms.AdditiveScore.load(tmp_path / "other.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "fit.safetensors").read_bytes()[:200])
+    with pytest.raises(ValueError, match="corrupt"):
+        ms.AdditiveScore.load(tmp_path / "cut.safetensors")
+    with pytest.raises(FileNotFoundError):
+        ms.AdditiveScore.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"order": 10}, "order: expected an integer from 1 to 9, found 10"),
+        ({"order": None}, "order: expected an integer"),
+        ({"order": 0}, "order: expected"),
+        ({"rotation": "ica"}, "rotation: expected None or 'pca'"),
+        ({"n_functions": 5}, "n_functions: expected none"),
+        ({"shrinkage": "heat"}, "no shrinkage"),
+        ({"x": points() / 0}, "finite"),
+        ({"x": points(d=2)}, "expected shape"),
+        ({"x": []}, "at least one batch"),
+        ({"x": iter([points()]), "order": 3, "rotation": "pca"}, "read twice"),
+        ({"features": "sum"}, "features: expected 'product' or 'additive'"),
+        ({"features": "product"}, "order: expected none"),
+        ({"features": "product", "order": None}, "n_functions: expected a number"),
+    ],
+)
+def test_bad_arguments(change, message):
+    settings = {"x": points(), "order": 2, "features": "additive"} | change
+    x = settings.pop("x")
+    with pytest.raises(ValueError, match=message):
+        ms.fit_spectral(x, ms.VariancePreserving(3), **settings)
+
+
+def test_bad_calls():
+    with pytest.raises(TypeError, match=r"VariancePreserving or OrnsteinUhlenbeck.*TorusBrownian"):
+        ms.fit_spectral(points(), ms.TorusBrownian(3), features="additive", order=2)
+    score = fit(points(), 2, times=[0.1, 0.5])
+    with pytest.raises(ValueError, match=r"fitted range \[0.1, 0.5\]"):
+        score(points(), 0.05)
+    with pytest.raises(ValueError, match="expected a number or shape"):
+        score(points(n=4), torch.tensor([0.2, 0.3]))
