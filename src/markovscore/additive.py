@@ -156,7 +156,7 @@ class AdditiveScore:
     centre: Tensor
     scale: Tensor
     rotation: Tensor | None = None
-    _copies: dict = field(default_factory=dict, repr=False)
+    _copies: dict = field(default_factory=dict, repr=False, init=False)
 
     def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
         """``s(x, t)`` ``(B, d)`` at points ``(B, d)`` and a time, or one for each point ``(B,)``.
@@ -258,8 +258,7 @@ class AdditiveScore:
             ValueError: a corrupt file, or one of another kind.
         """
         diffusion, tensors = read_score(path, "AdditiveScore")
-        rotation = tensors.pop("rotation", None)
-        return cls(diffusion, *(tensors[name] for name in _TENSORS[:-1]), rotation)
+        return cls(diffusion, **tensors)
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {name: getattr(self, name) for name in _TENSORS}
