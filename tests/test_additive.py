@@ -162,7 +162,7 @@ def test_a_coordinate_with_two_values():
     x = points()
     x[:, 0] = (x[:, 0] > 0).double() - 0.5
     score = fit(x, 4)
-    assert score.table.isfinite().all()
+    assert score.table.abs().max() < 1e3  # rounding, divided by, would give 1e15
 
 
 def test_divergence_is_that_of_autograd():
