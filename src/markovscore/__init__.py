@@ -15,11 +15,13 @@ from .path_shift import linearised_weight, path_shift_target
 from .priors import Gaussian, GaussianMixture, Logistic, ProductMixture, UniformBox, UniformTorus
 from .processes import ActiveSwimmer, DoubleWell, Langevin, TrappedParticles
 from .reference import FokkerPlanck, fokker_planck
+from .residual import ResidualScore
 from .sampling import log_likelihood, sample_ode, sample_sde
 from .simulation import Trajectory, simulate
 from .spectral import SpectralScore, SpectralWarning, fit_spectral
 from .training import TrainResult, train
 from .transitions import clock_window, fixed_window, local_target, local_transition
+from .unet import ScoreUNet
 from .variance_preserving import VariancePreserving
 
 __version__ = "0.1.0"
@@ -48,7 +50,9 @@ __all__ = [
     "PathBuffer",
     "PathShiftDSM",
     "ProductMixture",
+    "ResidualScore",
     "ScoreMLP",
+    "ScoreUNet",
     "SpectralScore",
     "SpectralWarning",
     "TorusBrownian",

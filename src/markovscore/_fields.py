@@ -64,6 +64,17 @@ def value_and_divergence(field: Field, x: Tensor, t: Time) -> tuple[Tensor, Tens
     return value, divergence
 
 
+def value_and_probe(field: Field, x: Tensor, t: Time, signs: Tensor) -> tuple[Tensor, Tensor]:
+    """``field(x, t)`` ``(B, d)`` and an unbiased estimate of its divergence ``(B,)``.
+
+    The mean of ``v^T J v`` over the ``P`` rows ``v`` of ``signs`` ``(B, P, d)``, which have
+    independent entries of +-1 (Hutchinson 1990): one backward pass each.
+    """
+    value, vjp = pull_back(field, x, t)
+    estimates = [(vjp(v) * v).sum(1) for v in signs.to(x).unbind(1)]
+    return value, torch.stack(estimates).mean(0)
+
+
 def apply_dispersion(G: Time, z: Tensor) -> Tensor:
     """``G z`` for ``z`` ``(B, m)`` and ``G`` of any of the four shapes of ``dispersion(t)``."""
     G = torch.as_tensor(G, dtype=z.dtype, device=z.device)

@@ -9,6 +9,7 @@ approximately, unlike a ``SpectralScore``.
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ T_FLOOR = 1e-6
 # Angular frequencies of the sinusoidal features of log t: the slowest makes under half a period
 # over eight decades, the fastest one in a factor of eight; twice as fast did worse in trials.
 N_FREQUENCIES, SLOWEST, FASTEST = 16, 0.1, 3.0
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
 class ScoreMLP(nn.Module):
@@ -73,21 +75,18 @@ class ScoreMLP(nn.Module):
             generator = torch.Generator().manual_seed(0)
         self.dim, self.periodic, self.std = dim, periodic, std
         sizes = [2 * dim if periodic else dim] + [width] * depth
-        self.hidden = nn.ModuleList(_linear(a, b, generator) for a, b in pairwise(sizes))
+        self.hidden = nn.ModuleList(linear(a, b, generator) for a, b in pairwise(sizes))
         # One matrix product makes the shifts of all the layers.
-        self.time = _linear(2 * N_FREQUENCIES, depth * width, generator)
-        self.out = _linear(width, dim, generator, gain=0.01)
-        frequencies = torch.logspace(math.log10(SLOWEST), math.log10(FASTEST), N_FREQUENCIES)
-        self.register_buffer("frequencies", frequencies)
+        self.time = linear(2 * N_FREQUENCIES, depth * width, generator)
+        self.out = linear(width, dim, generator, gain=0.01)
+        self.register_buffer("frequencies", time_frequencies())
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Score ``(B, d)`` at the points ``x`` ``(B, d)`` and times ``t``, a number or ``(B,)``."""
         self._check(x)
         # One time for all points stays one row: its features are then computed once.
         t = expand_like(t, x)
-        phase = torch.log(t + T_FLOOR) * self.frequencies
-        embedding = torch.cat([phase.sin(), phase.cos()], dim=-1)
-        shifts = self.time(embedding).chunk(len(self.hidden), dim=-1)
+        shifts = self.time(time_features(t, self.frequencies)).chunk(len(self.hidden), dim=-1)
         h = torch.cat([x.cos(), x.sin()], dim=-1) if self.periodic else x
         for layer, shift in zip(self.hidden, shifts, strict=True):
             h = silu(layer(h) + shift)
@@ -107,10 +106,30 @@ class ScoreMLP(nn.Module):
             )
 
 
-def _linear(inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0) -> nn.Linear:
+# Parts shared by all networks
+
+
+def time_frequencies() -> Tensor:
+    """The 16 geometric angular frequencies of :func:`time_features`."""
+    return torch.logspace(math.log10(SLOWEST), math.log10(FASTEST), N_FREQUENCIES)
+
+
+def time_features(t: Tensor, frequencies: Tensor) -> Tensor:
+    """Sines and cosines of ``log t``, ``(..., 2 F)`` for times ``(..., 1)``."""
+    phase = torch.log(t + T_FLOOR) * frequencies
+    return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+def linear(inputs: int, outputs: int, generator: torch.Generator, gain: float = 1.0) -> nn.Linear:
     """A linear layer with weights ``N(0, gain^2 / inputs)`` from ``generator`` and zero bias."""
     # skip_init: the usual constructor would draw from the global random state.
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs), generator=generator)
-    nn.init.zeros_(layer.bias)
+    return initialise(layer, gain / math.sqrt(inputs), generator)
+
+
+def initialise(layer: Layer, std: float, generator: torch.Generator) -> Layer:
+    """``layer`` with weights ``N(0, std^2)`` from ``generator`` and zero bias."""
+    nn.init.normal_(layer.weight, std=std, generator=generator)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

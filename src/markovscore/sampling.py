@@ -11,7 +11,8 @@ forward process ``dY = f dt + G dW`` with marginals ``rho_t`` (Song et al., 2021
 
 The time grid is ``times`` where given; else the score's own ``times`` if it has them; else
 ``steps`` log-spaced steps from 1e-3 to the diffusion's horizon. With ``steps`` given, the grid is
-log-spaced over the score's fitted range. Densities and samples are those at the first time ``t_0``:
+log-spaced over the score's fitted range, which is that of its ``times`` or its ``time_range``
+``(first, last)``. Densities and samples are those at the first time ``t_0``:
 for ``t_0 > 0`` they are those of ``rho_{t_0}``, the data smoothed by the process up to ``t_0`` (our
 choice: the map from 0 to ``t_0`` is taken as the identity). The last time plays the horizon: there
 the law is taken to be ``diffusion.prior``. No gradients are kept.
@@ -24,16 +25,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fields import Field, Time, apply_covariance_rate, apply_dispersion, value_and_divergence
+from ._blocks import (
+    explain_memory,
+    field_and_divergence,
+    random_signs,
+    same_shape,
+    score_and_divergence,
+    score_values,
+)
+from ._fields import Field, Time, apply_covariance_rate, apply_dispersion
 from ._solvers import Projection, check_state, solver
 from ._validate import check_points, check_times, expand_like
 
 T_MIN = 1e-3
 DEFAULT_STEPS = 200
-# Rows differentiated at once: bounds the activations that a network keeps for its backward passes.
-_TRACE_ROWS = 16_384
+_FEWER_POINTS = "ask for a smaller n, several times with the same generator"
 
 
+@explain_memory(_FEWER_POINTS)
 @torch.no_grad()
 def sample_ode(
     score: Field,
@@ -69,6 +78,8 @@ def sample_ode(
     Raises:
         ValueError: an unknown method, fewer than one step or point, times outside the score's
             range, no prior and no ``x_T``, or a state that stops being finite.
+        torch.OutOfMemoryError: memory ran out; the score is evaluated on blocks of rows, so what
+            grows with ``n`` is a few copies of the points.
     """
     solve = solver(method, rtol, atol)
     times = _time_grid(score, diffusion, times, steps)
@@ -80,6 +91,7 @@ def sample_ode(
     return solve(rates, x, times.flip(0).tolist(), _projection(diffusion))[0]
 
 
+@explain_memory(_FEWER_POINTS)
 @torch.no_grad()
 def sample_sde(
     score: Field,
@@ -109,6 +121,7 @@ def sample_sde(
     return x
 
 
+@explain_memory("pass fewer rows of x a call, or fewer probes")
 @torch.no_grad()
 def log_likelihood(
     score: Field,
@@ -120,29 +133,46 @@ def log_likelihood(
     method: str = "heun",
     rtol: float = 1e-5,
     atol: float = 1e-6,
+    trace: str = "exact",
+    generator: torch.Generator | None = None,
+    probes: int = 1,
 ) -> Tensor:
     """``log rho(x)``: flow from the first time to the last, ``log prior(x_T) + int div v dt``.
+
+    With ``trace="hutchinson"`` ``div v`` is estimated by ``v^T (Dv) v`` with random signs, one draw
+    for each point along its whole flow (Grathwohl et al. 2019, arXiv:1810.01367), so the result is
+    a random number whose mean is the exact one, and the flow itself is unchanged. What has a closed
+    form (the drift's divergence, a ``SpectralScore``, the base of a ``ResidualScore``) keeps it.
 
     Args:
         x: points ``(B, d)`` in the state space.
         score, diffusion, times, steps, method, rtol, atol: as in :func:`sample_ode`.
+        trace: ``"exact"``, ``d`` backward passes an evaluation where the score has no divergence of
+            its own; ``"hutchinson"``, one for each probe.
+        generator: source of the signs, on the device of ``x``.
+        probes: draws of signs averaged at each point; the variance falls as one over their number.
 
     Returns:
         ``(B,)`` natural logarithms, dtype and device of ``x``; the density is that of the first
         time's law, second order in the step for "heun".
 
     Raises:
-        TypeError, ValueError: bad points, points outside the state space, no prior, and as in
-            :func:`sample_ode`.
+        TypeError, ValueError: bad points, points outside the state space, no prior, an unknown
+            trace, ``probes < 1``, and as in :func:`sample_ode`.
+        torch.OutOfMemoryError: as in :func:`sample_ode`.
     """
     x = check_points(x, diffusion.dim)
     _check_inside(diffusion, x)
+    check_trace(trace)
+    if isinstance(probes, bool) or int(probes) != probes or probes < 1:
+        raise ValueError(f"probes: expected an integer >= 1, found {probes!r}")
     solve = solver(method, rtol, atol)
     times = _time_grid(score, diffusion, times, steps)
     prior = _prior(diffusion, "log_likelihood needs its log_prob")
+    signs = random_signs(x, int(probes), generator) if trace == "hutchinson" else None
 
     def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        return _flow_and_divergence(score, diffusion, x, t)
+        return _flow_and_divergence(score, diffusion, x, t, signs)
 
     x_T, change = solve(rates, x, times.tolist(), _projection(diffusion))
     return prior.log_prob(x_T) + change
@@ -151,21 +181,11 @@ def log_likelihood(
 # The flow
 
 
-def _like(value: Tensor, x: Tensor, name: str) -> Tensor:
-    """``value``, after a check that it has the shape of ``x``: a wrong one might broadcast."""
-    if value.shape != x.shape:
-        raise ValueError(
-            f"{name}: expected shape {tuple(x.shape)}, found {tuple(value.shape)}: "
-            "return one row per point"
-        )
-    return value
-
-
 def _forces(score: Field, diffusion: Any, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
     """Drift ``(B, d)``, ``G(t)`` and ``G G^T s`` ``(B, d)``."""
     G = torch.as_tensor(diffusion.dispersion(t), dtype=x.dtype, device=x.device)
-    drift = _like(diffusion.drift(x, t), x, "drift")
-    return drift, G, apply_covariance_rate(G, _like(score(x, t), x, "score"))
+    drift = same_shape(diffusion.drift(x, t), x, "drift")
+    return drift, G, apply_covariance_rate(G, score_values(score, x, t))
 
 
 def _flow(score: Field, diffusion: Any, x: Tensor, t: Time) -> Tensor:
@@ -174,51 +194,44 @@ def _flow(score: Field, diffusion: Any, x: Tensor, t: Time) -> Tensor:
     return drift - 0.5 * pull
 
 
-def _flow_and_divergence(score: Field, diffusion: Any, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-    """The flow ``(B, d)`` and its divergence ``(B,)``."""
+def _flow_and_divergence(
+    score: Field, diffusion: Any, x: Tensor, t: Time, signs: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The flow ``(B, d)`` and its divergence ``(B,)``, exact or by the probes ``signs``."""
     G = torch.as_tensor(diffusion.dispersion(t), dtype=x.dtype, device=x.device)
     if G.ndim > 1:
         # tr(G G^T Ds) is not a multiple of div s, so the flow itself is differentiated.
-        return _exact_trace(lambda x, t: _flow(score, diffusion, x, t), x, t)
-    s, s_divergence = _score_and_divergence(score, x, t)
+        return field_and_divergence(lambda x, t: _flow(score, diffusion, x, t), x, t, signs)
+    s, s_divergence = score_and_divergence(score, x, t, signs)
+    same_shape(s, x, "score")
     if hasattr(diffusion, "drift_divergence"):
         f, f_divergence = diffusion.drift(x, t), diffusion.drift_divergence(x, t)
     else:
-        f, f_divergence = value_and_divergence(diffusion.drift, x, t)
+        f, f_divergence = field_and_divergence(diffusion.drift, x, t, signs)
     rate = 0.5 * G.square()
     return f - expand_like(rate, s) * s, f_divergence - rate * s_divergence
-
-
-def _score_and_divergence(score: Any, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-    """The score's own divergence where it has one, else the exact trace."""
-    if hasattr(score, "score_and_divergence"):
-        value, divergence = score.score_and_divergence(x, t)
-        return _like(value, x, "score"), divergence
-    if hasattr(score, "divergence"):
-        return _like(score(x, t), x, "score"), score.divergence(x, t)
-    return _exact_trace(score, x, t)
-
-
-def _exact_trace(field: Field, x: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-    """:func:`value_and_divergence` over blocks of rows."""
-    blocks = [value_and_divergence(field, rows, t) for rows in x.split(_TRACE_ROWS)]
-    values, divergences = zip(*blocks, strict=True)
-    return torch.cat(values), torch.cat(divergences)
 
 
 # Entry checks
 
 
+def check_trace(trace: str) -> None:
+    """Raise ``ValueError`` for a name other than "exact" and "hutchinson"."""
+    if trace not in ("exact", "hutchinson"):
+        raise ValueError(f"trace: expected 'exact' or 'hutchinson', found {trace!r}")
+
+
 def _time_grid(score: Any, diffusion: Any, times: Any, steps: int | None) -> Tensor:
     """The increasing time grid that the arguments ask for, 1-D float64."""
-    fitted = getattr(score, "times", None)
+    fitted, own = getattr(score, "times", None), getattr(score, "time_range", None)
+    name, fitted = ("score.times", fitted) if fitted is not None else ("score.time_range", own)
     if fitted is not None:
-        fitted = check_times(fitted, "score.times").cpu()
+        fitted = check_times(fitted, name).cpu()
     if steps is not None and (int(steps) != steps or steps < 1):
         raise ValueError(f"steps: expected an integer >= 1, found {steps}")
     if times is not None:
         grid = check_times(times).cpu()
-    elif fitted is not None and steps is None:
+    elif name == "score.times" and steps is None:
         grid = fitted
     else:
         grid = _log_grid(fitted, diffusion, DEFAULT_STEPS if steps is None else int(steps))
