@@ -12,6 +12,7 @@ from markovscore import (
     Gaussian,
     GaussianMixture,
     Langevin,
+    LinearSDE,
     OrnsteinUhlenbeck,
     elbo,
 )
@@ -149,9 +150,112 @@ def test_number_of_rows_held_does_not_change_the_law(monkeypatch):
     assert bool((sigmas(found, process.start(0.3)) < 6).all())
 
 
+SHEAR = torch.tensor([[1.0, 0.9], [-0.3, 1.2]], dtype=torch.float64)
+
+
+class Sheared:
+    """A score whose Jacobian is not diagonal, so that probes of signs are not exact."""
+
+    def __call__(self, y, t):
+        return -(y + 0.5 * torch.sin(y)) @ SHEAR
+
+
+class ShearedClosed(Sheared):
+    """The same with its divergence, and no derivative to fall back on."""
+
+    def __call__(self, y, t):
+        with torch.no_grad():
+            return super().__call__(y, t)
+
+    def divergence(self, y, t):
+        return -((1 + 0.5 * torch.cos(y)) * SHEAR.diagonal()).sum(1)
+
+
+class ShearedProbe(ShearedClosed):
+    def probe_divergence(self, y, t, probe):
+        own = (1 + 0.5 * torch.cos(y)) * probe * (probe @ SHEAR.T)
+        return self(y, t), -own.sum(1)
+
+
+MATRIX = LinearSDE([[-1.0, 0.2], [0.1, -0.8]], [[0.9, 0.4], [0.0, 0.7]], horizon=2.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "process"),
+    [
+        (Sheared(), Exact()),
+        (ShearedClosed(), Exact()),
+        (ShearedProbe(), Exact()),
+        (Sheared(), MATRIX),
+    ],
+    ids=["autograd", "closed form", "own probe", "matrix"],
+)
+def test_hutchinson_is_unbiased(score, process):
+    draw = {"t_min": 0.3}
+    exact = estimates(Sheared(), process, **draw)
+    found = estimates(score, process, 2, trace="hutchinson", **draw)
+    error = (exact.var(0) + found.var(0)).sqrt() / math.sqrt(COPIES)
+    assert bool(((exact.mean(0) - found.mean(0)).abs() < 6 * error).all())
+    assert float(error.max()) < 0.2
+    again = estimates(score, process, 2, trace="hutchinson", **draw)
+    assert torch.equal(found, again)
+
+
+def test_closed_form_divergence_replaces_the_trace():
+    process, draw = Exact(), {"t_min": 0.3}
+    torch.testing.assert_close(
+        estimates(ShearedClosed(), process, **draw), estimates(Sheared(), process, **draw)
+    )
+
+
+@pytest.mark.parametrize("settings", [{"trace": "hutchinson"}, {}, {"form": "local"}])
+def test_score_sees_blocks_of_rows(settings, monkeypatch):
+    rows = []
+
+    def score(y, t):
+        rows.append(len(y))
+        assert t.shape == (len(y),)
+        return -y * (1 + t[:, None])
+
+    def bound():
+        draw = {"samples": 5, "generator": generator(4), **settings}
+        return elbo(score, Exact(), POINTS.repeat(8, 1), **draw)
+
+    whole = bound()
+    assert max(rows) == 80
+    rows.clear()
+    monkeypatch.setattr("markovscore._blocks._VALUES", 2 * 9)
+    monkeypatch.setattr("markovscore._blocks._TRACE_VALUES", 2 * 9)
+    torch.testing.assert_close(bound(), whole)
+    assert max(rows) == 9
+
+
+def test_values_held_are_bounded_for_large_points():
+    most = 0
+
+    class Large(OrnsteinUhlenbeck):
+        def sample_transition(self, x0, t, generator=None):
+            nonlocal most
+            most = max(most, x0.numel())
+            return super().sample_transition(x0, t, generator)
+
+    x = torch.randn(3, 3072, generator=generator())
+    elbo(lambda y, t: -y, Large(3072), x, samples=300, trace="hutchinson", generator=generator(1))
+    assert 2**20 < most <= 2**21
+
+
+def test_out_of_memory_names_the_knob():
+    def score(y, t):
+        raise torch.OutOfMemoryError("tried 8 GiB")
+
+    with pytest.raises(torch.OutOfMemoryError, match="fewer rows of x a call"):
+        elbo(score, OrnsteinUhlenbeck(2), POINTS)
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        ({"trace": "other"}, ValueError, "trace: expected 'exact' or 'hutchinson'"),
         ({"form": "other"}, ValueError, "form: expected 'trace' or 'local'"),
         ({"samples": 0}, ValueError, "samples: expected an integer >= 1"),
         ({"steps": 0}, ValueError, "steps: expected an integer >= 1"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from markovscore._blocks import block_rows, trace_rows
 from markovscore._fields import value_and_divergence
 from markovscore._linear import linear_transition
 from markovscore.diffusions import (
@@ -24,6 +25,7 @@ MEANS = torch.tensor([[1.5, 0.0], [-1.0, 0.8], [-0.3, -1.2]], dtype=F64)
 SCALES = torch.tensor([0.5, 0.35, 0.6], dtype=F64)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
 T = 3.0
+OU = OrnsteinUhlenbeck(2)
 
 
 def mixture_log_prob(x: Tensor, t: float) -> Tensor:
@@ -333,6 +335,196 @@ def test_dtype_follows_the_score():
     assert sample_ode(fitted, OrnsteinUhlenbeck(2), 3, steps=2).dtype == F64
 
 
+# Hutchinson's trace: one draw of signs a point, for the whole flow
+
+C0 = torch.tensor([[1.0, 0.6, -0.2], [0.6, 0.8, 0.1], [-0.2, 0.1, 0.5]], dtype=F64)
+
+
+def correlated(end=2.0):
+    """OU in three dimensions from ``N(0, C0)``, whose prior is the exact law at ``end``."""
+    diffusion = OrnsteinUhlenbeck(3)
+
+    def covariance(t):
+        return math.exp(-2 * t) * C0 + (1 - math.exp(-2 * t)) * torch.eye(3, dtype=F64)
+
+    precision = functools.cache(lambda t: torch.linalg.inv(covariance(t)))
+    diffusion.prior = Gaussian(3, 0.0, torch.linalg.cholesky(covariance(end)))
+    return diffusion, lambda x, t: -x @ precision(float(t)), precision
+
+
+def repeated(x, copies):
+    """Bounds at one point ``(3,)``, with independent signs in each of ``copies`` rows."""
+    return x.expand(copies, 3).clone()
+
+
+@pytest.mark.parametrize("probes", [1, 4])
+def test_hutchinson_has_the_exact_mean_and_the_variance_of_one_fixed_probe(probes):
+    """``v^T M v`` with ``M = int precision dt`` has variance ``4 sum_{i<j} M_ij^2``; probes drawn
+    anew at each of the 80 steps would have a small part of it. Exact mean: the Gaussian's."""
+    diffusion, score, precision = correlated()
+    times = torch.linspace(0, 2**0.5, 81, dtype=F64) ** 2
+    x, n = torch.tensor([0.7, -0.4, 1.1], dtype=F64), 4000
+    found = log_likelihood(
+        score, diffusion, repeated(x, n), times=times, trace="hutchinson", probes=probes,
+        generator=torch.Generator().manual_seed(3),
+    )  # fmt: skip
+    law = Gaussian(3, 0.0, torch.linalg.cholesky(C0))
+    exact = log_likelihood(score, diffusion, x[None], times=times)
+    error = found.std() / math.sqrt(n)
+    assert (exact - law.log_prob(x[None])).abs() < 6e-3  # Heun's error on this grid, order two
+    assert (found.mean() - exact).abs() < 6 * error
+    assert 0 < error < 0.02
+    u = (torch.arange(2000, dtype=F64) + 0.5) / 2000
+    M = 2 * torch.stack([precision(2 * float(s) ** 2) * 2 * float(s) for s in u]).mean(0)
+    variance = 4 * torch.triu(M, 1).square().sum() / probes
+    squares = (found - exact).square()
+    assert (squares.mean() - variance).abs() < 6 * squares.std() / math.sqrt(n)
+
+
+def test_hutchinson_is_seeded_and_leaves_closed_forms_exact():
+    x = points(8)
+    draw = {"steps": 20, "trace": "hutchinson"}
+    one, again, other = (
+        log_likelihood(mixture_score, OU, x, generator=torch.Generator().manual_seed(k), **draw)
+        for k in (1, 1, 2)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    for both in (False, True):
+        closed = log_likelihood(WithDivergence(both), OU, x, **draw)
+        torch.testing.assert_close(closed, log_likelihood(mixture_score, OU, x, steps=20))
+
+
+def test_hutchinson_takes_the_score_s_own_probe():
+    class Probed:
+        def __call__(self, x, t):
+            raise AssertionError("the probe's value serves")
+
+        score_and_divergence = __call__
+
+        def probe_divergence(self, x, t, probe):
+            assert bool((probe.abs() == 1).all()) and probe.shape == x.shape
+            return mixture_score(x, t), 7 + probe[:, 0] * probe[:, 1]
+
+    x, n, times = points(1).expand(4000, 2), 4000, [0.5, 0.6]
+    found = log_likelihood(Probed(), OU, x, times=times, trace="hutchinson", probes=2)
+
+    def constant(x, t):
+        return mixture_score(x, t), x.new_full((len(x),), 7.0)
+
+    closed = WithDivergence()
+    closed.score_and_divergence = constant
+    exact = log_likelihood(closed, OU, x[:1], times=times)
+    # Two independent products of signs, averaged, over a time of 0.1.
+    assert (found.mean() - exact).abs() < 6 * 0.1 / math.sqrt(2 * n)
+    assert found.std() == pytest.approx(0.1 / math.sqrt(2), rel=0.1)
+
+
+@pytest.mark.parametrize("drift_divergence", [False, True])
+def test_hutchinson_with_a_matrix_dispersion(drift_divergence):
+    """The probe sees ``G G^T Ds`` and, where there is no closed form, the drift."""
+    diffusion = UserProcess(G)
+    diffusion.prior = gaussian_law(diffusion, 2.0)
+    if drift_divergence:
+        diffusion.drift_divergence = lambda y, t: torch.full_like(y[:, 0], float(F.trace()))
+    x, n = torch.tensor([[0.4, -0.9]], dtype=F64), 2000
+    draw = {"times": torch.linspace(0, 2**0.5, 41, dtype=F64) ** 2}
+    score = gaussian_score(diffusion)
+    found = log_likelihood(
+        score, diffusion, x.expand(n, 2), trace="hutchinson",
+        generator=torch.Generator().manual_seed(0), **draw,
+    )  # fmt: skip
+    exact = log_likelihood(score, diffusion, x, **draw)
+    error = found.std() / math.sqrt(n)
+    assert (found.mean() - exact).abs() < 6 * error
+    assert 0 < error < 0.2
+
+
+def test_hutchinson_through_a_drift_without_divergence():
+    """Number ``G``, correlated drift: the mean is the exact trace's, and it does vary."""
+    diffusion = UserProcess(torch.tensor(0.9))
+    x, n = points(1), 4000
+    found = log_likelihood(
+        lambda x, t: -x, diffusion, x.expand(n, 2), steps=10, trace="hutchinson",
+        generator=torch.Generator().manual_seed(0), probes=2,
+    )  # fmt: skip
+    exact = log_likelihood(lambda x, t: -x, diffusion, x, steps=10)
+    assert (found.mean() - exact).abs() < 1e-9  # F's off-diagonal parts cancel: v^T F v = tr F
+    assert found.std() < 1e-9
+
+
+# Memory
+
+
+class Watched:
+    """A score that notes the most rows it was given."""
+
+    rows = 0
+
+    def __call__(self, x, t):
+        self.rows = max(self.rows, len(x))
+        return mixture_score(x, t)
+
+
+def test_blocks_of_rows_bound_what_the_score_sees_and_change_nothing(monkeypatch):
+    x = points(50)
+
+    def results():
+        score = Watched()
+        g = torch.Generator().manual_seed(1)
+        yield sample_ode(score, OU, 50, steps=4, x_T=x), score.rows
+        yield sample_sde(score, OU, 50, steps=4, x_T=x, generator=g), score.rows
+        score = Watched()
+        yield log_likelihood(score, OU, x, steps=4), score.rows
+        yield log_likelihood(score, OU, x, steps=4, trace="hutchinson", generator=g), score.rows
+
+    whole = list(results())
+    assert [rows for _, rows in whole] == [50] * 4
+    monkeypatch.setattr("markovscore._blocks._VALUES", 2 * 20)
+    monkeypatch.setattr("markovscore._blocks._TRACE_VALUES", 2 * 7)
+    blocks = list(results())
+    assert [rows for _, rows in blocks] == [20, 20, 7, 7]
+    for (expected, _), (found, _) in zip(whole, blocks, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_rows_of_a_block_fall_with_the_size_of_a_point():
+    for d, plain, traced in (
+        (2, 2**18, 16_384),
+        (8, 2**16, 16_384),
+        (3072, 170, 42),
+        (2**20, 1, 1),
+    ):
+        x = torch.empty(1, d)
+        assert (block_rows(x), trace_rows(x)) == (plain, traced)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("tried 8 GiB"), MemoryError("8 GiB")])
+def test_out_of_memory_names_the_knob(error):
+    def score(x, t):
+        raise error
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"smaller n, several times.*8 GiB"):
+        sample_ode(score, OU, 3)
+    with pytest.raises(torch.OutOfMemoryError, match="smaller n"):
+        sample_sde(score, OU, 3)
+    with pytest.raises(torch.OutOfMemoryError, match="fewer rows of x a call, or fewer probes"):
+        log_likelihood(score, OU, points(3))
+
+
+def test_out_of_memory_on_the_cpu_is_told_from_other_errors():
+    def huge(x, t):
+        return torch.empty(2**55)
+
+    def wrong(x, t):
+        raise RuntimeError("another trouble")
+
+    with pytest.raises(torch.OutOfMemoryError, match="smaller n"):
+        sample_ode(huge, OU, 3)
+    with pytest.raises(RuntimeError, match=r"^another trouble$"):
+        sample_ode(wrong, OU, 3)
+
+
 # Grids and bad input
 
 
@@ -368,7 +560,6 @@ def test_grid():
     assert inside[0] == torch.tensor(0.1).item() > 0.1
 
 
-OU = OrnsteinUhlenbeck(2)
 FITTED = SimpleNamespace(times=torch.tensor([0.1, 1.0]))
 
 
@@ -390,6 +581,8 @@ FITTED = SimpleNamespace(times=torch.tensor([0.1, 1.0]))
         (lambda: log_likelihood(mixture_score, TorusBrownian(2), torch.tensor([[0.0, 4.0]])),
          "state space of TorusBrownian, found row 0"),
         (lambda: sample_ode(lambda x, t: x[:, 0], OU, 2), "score: expected shape"),
+        (lambda: log_likelihood(mixture_score, OU, points(2), trace="no"), "trace: expected 'ex"),
+        (lambda: log_likelihood(mixture_score, OU, points(2), probes=0), "probes: expected an int"),
         (lambda: sample_sde(lambda x, t: x[:, :1], OU, 2), "score: expected shape"),
     ],
 )  # fmt: skip

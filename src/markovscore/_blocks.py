@@ -51,7 +51,7 @@ def by_blocks(
     return tuple(torch.cat(columns) for columns in zip(*parts, strict=True))
 
 
-def score_values(score: Field, x: Tensor, t: Time) -> Tensor:
+def score_values(score: Callable[..., Tensor], x: Tensor, t: Time) -> Tensor:
     """``score(x, t)``, shape ``(B, d)``."""
     return by_blocks(lambda x, t: (same_shape(score(x, t), x, "score"),), block_rows(x), x, t)[0]
 
@@ -125,8 +125,8 @@ def explain_memory(knob: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # A failed allocation on the CPU is a plain RuntimeError.
-        host = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        # A failed allocation on the CPU is a plain RuntimeError that names its allocator.
+        host = isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)
         if not (host or isinstance(error, torch.OutOfMemoryError)):
             raise
         raise torch.OutOfMemoryError(

@@ -66,9 +66,9 @@ class ResidualScore(nn.Module):
 
     @property
     def time_range(self) -> Tensor | None:
-        """First and last time ``(2,)`` of the base, or None."""
+        """First and last time ``(2,)`` of the base, or None (``(1,)`` if it has but one)."""
         times = getattr(self.base, "times", None)
-        return None if times is None else torch.as_tensor(times)[[0, -1]]
+        return None if times is None else torch.unique(torch.as_tensor(times)[[0, -1]])
 
     @property
     def checksum(self) -> str:

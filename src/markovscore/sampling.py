@@ -223,15 +223,15 @@ def check_trace(trace: str) -> None:
 
 def _time_grid(score: Any, diffusion: Any, times: Any, steps: int | None) -> Tensor:
     """The increasing time grid that the arguments ask for, 1-D float64."""
-    fitted, own = getattr(score, "times", None), getattr(score, "time_range", None)
-    name, fitted = ("score.times", fitted) if fitted is not None else ("score.time_range", own)
+    own_grid = getattr(score, "times", None)
+    fitted = getattr(score, "time_range", None) if own_grid is None else own_grid
     if fitted is not None:
-        fitted = check_times(fitted, name).cpu()
+        fitted = check_times(fitted, "score.times").cpu()
     if steps is not None and (int(steps) != steps or steps < 1):
         raise ValueError(f"steps: expected an integer >= 1, found {steps}")
     if times is not None:
         grid = check_times(times).cpu()
-    elif name == "score.times" and steps is None:
+    elif own_grid is not None and fitted is not None and steps is None:
         grid = fitted
     else:
         grid = _log_grid(fitted, diffusion, DEFAULT_STEPS if steps is None else int(steps))

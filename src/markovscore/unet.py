@@ -140,7 +140,7 @@ class ScoreUNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """``h + conv(silu(norm(conv(silu(norm(h))) + shift)))``; ``h`` through a 1x1 layer if needed."""
+    """``h + conv(silu(norm(conv(silu(norm(h))) + shift)))``; ``h`` by a 1x1 layer if it widens."""
 
     def __init__(self, inputs: int, outputs: int, generator: torch.Generator):
         super().__init__()

@@ -1,0 +1,207 @@
+"""Base plus network: value, divergence, gradients; what belongs to it and what does not."""
+
+import copy
+import functools
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from markovscore import (
+    DenoisingSM,
+    ImplicitSM,
+    OrnsteinUhlenbeck,
+    ResidualScore,
+    ScoreMLP,
+    ScoreUNet,
+    fit_spectral,
+    log_likelihood,
+    sample_ode,
+    train,
+)
+
+F64 = torch.float64
+OU = OrnsteinUhlenbeck(2)
+FITTED_TIMES = torch.logspace(-2, 0.6, 20, dtype=F64)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def data(n=500, seed=1, dtype=torch.float32):
+    z = torch.randn(n, 2, generator=generator(seed), dtype=F64)
+    return (z @ torch.tensor([[0.6, 0.3], [0.0, 0.4]], dtype=F64) + 0.5).to(dtype)
+
+
+def spectral(seed=1):
+    return fit_spectral(data(seed=seed), OU, 5, FITTED_TIMES)
+
+
+def network(dtype=torch.float32):
+    net = ScoreMLP(2, width=16, std=OU.std)
+    with torch.no_grad():
+        net.out.weight.mul_(100)
+    return net.to(dtype)
+
+
+class Bare:
+    """A base that is a plain callable, with a full Jacobian and no divergence."""
+
+    def __call__(self, x, t):
+        return torch.sin(x.flip(1)) - x
+
+
+def test_value_and_exact_divergence():
+    for base in (spectral(), Bare()):
+        score, x = ResidualScore(base, network(F64)), data(7, dtype=F64)
+        for t in (0.3, torch.linspace(0.1, 1.0, 7, dtype=F64)):
+            torch.testing.assert_close(score(x, t), base(x, t) + score.network(x, t))
+            value, divergence = score.score_and_divergence(x, t)
+            torch.testing.assert_close(value, score(x, t))
+            jacobian = torch.autograd.functional.jacobian(functools.partial(score, t=t), x)
+            each = torch.stack([jacobian[b, :, b].trace() for b in range(7)])
+            torch.testing.assert_close(divergence, each)
+
+
+def test_probe_averages_to_the_divergence_and_leaves_the_base_exact():
+    """Over all four sign vectors the mean is the trace, whatever the Jacobian."""
+    x, t = data(5, dtype=F64), torch.linspace(0.1, 1.0, 5, dtype=F64)
+    signs = [torch.tensor(s, dtype=F64).expand(5, 2) for s in itertools.product((-1, 1), repeat=2)]
+    for base in (spectral(), Bare()):
+        score = ResidualScore(base, network(F64).requires_grad_(False))
+        estimates = [score.probe_divergence(x, t, v) for v in signs]
+        value, divergence = score.score_and_divergence(x, t)
+        for found, _ in estimates:
+            torch.testing.assert_close(found, value)
+        torch.testing.assert_close(torch.stack([e for _, e in estimates]).mean(0), divergence)
+        assert float((estimates[0][1] - estimates[1][1]).abs().min()) > 1e-3
+    silent = ResidualScore(spectral(), network(F64))
+    nn.init.zeros_(silent.network.out.weight)
+    for v in signs:
+        torch.testing.assert_close(silent.probe_divergence(x, t, v)[1], spectral().divergence(x, t))
+
+
+def test_likelihood_by_probes_has_the_exact_mean():
+    score, x, n = ResidualScore(spectral(), network(F64)), data(1, dtype=F64), 1000
+    draw = {"times": torch.logspace(-1, 0.5, 20, dtype=F64)}
+    exact = log_likelihood(score, OU, x, **draw)
+    found = log_likelihood(
+        score, OU, x.expand(n, 2), trace="hutchinson", generator=generator(), **draw
+    )
+    error = found.std() / n**0.5
+    assert float(error) > 0
+    assert (found.mean() - exact).abs() < 6 * error
+
+
+def test_image_network_as_residual():
+    """Rows of 64 pixels; the network's derivative is taken in blocks that it may choose."""
+    process = OrnsteinUhlenbeck(16)
+    score = ResidualScore(lambda x, t: -x, ScoreUNet((1, 4, 4), channels=8, std=process.std))
+    x = torch.randn(3, 16, generator=generator())
+    value = log_likelihood(score, process, x, steps=3, trace="hutchinson", generator=generator(1))
+    exact = log_likelihood(score, process, x, steps=3)
+    assert value.shape == (3,)
+    torch.testing.assert_close(value, exact, rtol=0, atol=1.0)
+    assert not torch.equal(value, exact)
+
+
+def test_base_is_nobody_s_parameter():
+    frozen = network().requires_grad_(False)
+    for base in (spectral(), frozen):
+        score = ResidualScore(base, network())
+        own = dict(score.network.named_parameters())
+        assert {n.removeprefix("network.") for n, _ in score.named_parameters()} == set(own)
+        assert all(name.startswith("network.") for name in score.state_dict())
+        assert [name for name, _ in score.named_buffers()] == ["network.frequencies"]
+        assert len(list(score.children())) == 1
+        twin = copy.deepcopy(score)
+        assert twin.base is base
+        assert twin.network is not score.network
+        assert torch.equal(twin(data(3), 0.3), score(data(3), 0.3))
+        with torch.no_grad():
+            twin.network.out.weight.add_(1.0)
+        assert not torch.equal(twin(data(3), 0.3), score(data(3), 0.3))
+        score.eval()
+        assert not copy.deepcopy(score).training
+    moved = ResidualScore(spectral(), network()).double()
+    assert moved(data(3, dtype=F64), 0.3).dtype == F64
+
+
+def test_training_starts_at_the_base_and_shares_it_with_the_average():
+    objective = DenoisingSM(OU, t_min=0.05, t_max=2.0)
+    base, points = spectral(), data()
+    score = ResidualScore(base, ScoreMLP(2, width=32, std=OU.std))
+    losses = [objective.losses(s, points, generator(2)).detach().mean() for s in (score, base)]
+    assert float(losses[0]) == pytest.approx(float(losses[1]), rel=0.05)
+    before = base.coefficients.clone()
+    run = train(score, objective, points, 5, batch_size=32, progress=False)
+    assert run.score.base is base
+    assert torch.equal(base.coefficients, before)
+    assert not torch.equal(run.score(points, 0.3), score(points, 0.3))
+
+
+def test_gradient_reaches_x_through_the_base():
+    """Implicit score matching: the trace of the base counts, though it has no gradient."""
+    objective = ImplicitSM(OU, t_min=0.05, t_max=2.0)
+    score, seen = ResidualScore(spectral(), network()), []
+
+    def recorded(x, t):
+        seen.append((x, t))
+        return score(x, t)
+
+    found = objective.losses(recorded, data(64), generator(5))
+    y, t = (value.detach() for value in seen[0])
+    s, divergence = score.score_and_divergence(y, t)  # of the base in closed form; G G^T = 2 I
+    torch.testing.assert_close(found, 2 * s.square().sum(1) + 4 * divergence, rtol=1e-4, atol=1e-3)
+    found.mean().backward()
+    assert all(p.grad is not None for p in score.parameters())
+    tracked = data(4).requires_grad_()
+    total = torch.autograd.grad(score(tracked, 0.3).sum(), tracked)[0]
+    each = [torch.autograd.grad(s(tracked, 0.3).sum(), tracked)[0]
+            for s in (score.base, score.network)]  # fmt: skip
+    torch.testing.assert_close(total, each[0] + each[1])
+    assert float(each[0].abs().min()) > 0
+
+
+def test_checksum_tells_bases_apart():
+    score = ResidualScore(spectral(), network())
+    assert score.checksum == ResidualScore(spectral(), ScoreMLP(2)).checksum
+    assert score.checksum != ResidualScore(spectral(seed=2), network()).checksum
+    assert score.checksum.startswith("SpectralScore crc32 ")
+    assert ResidualScore(Bare(), network()).checksum == ResidualScore(Bare(), network()).checksum
+    named = Bare()
+    named.checksum = 1234
+    assert ResidualScore(named, network()).checksum == "1234"
+
+
+def test_samplers_stay_in_the_range_of_the_base_with_a_grid_of_their_own():
+    score = ResidualScore(spectral(), network())
+    assert not hasattr(score, "times")
+    torch.testing.assert_close(score.time_range, FITTED_TIMES[[0, -1]])
+    seen = []
+    score.network.register_forward_hook(lambda net, args, out: seen.append(float(args[1])))
+    sample_ode(score, OU, 2, generator=generator())
+    assert len(set(seen)) == 201
+    assert min(seen) == float(FITTED_TIMES[0])
+    assert max(seen) == float(FITTED_TIMES[-1])
+    with pytest.raises(ValueError, match=r"fitted range \[0.01, 3.98"):
+        sample_ode(score, OU, 2, times=[0.001, 1.0])
+    assert ResidualScore(Bare(), network()).time_range is None
+    assert sample_ode(ResidualScore(Bare(), network()), OU, 2, steps=2).shape == (2, 2)
+
+
+def test_bad_input():
+    with pytest.raises(TypeError, match="base: expected a callable"):
+        ResidualScore(torch.zeros(2), network())
+    with pytest.raises(TypeError, match=r"torch.nn.Module, found function.*the order is"):
+        ResidualScore(network().requires_grad_(False), lambda x, t: x)
+    with pytest.raises(ValueError, match=r"no trainable parameters.*requires_grad_"):
+        ResidualScore(network(), network())
+    with pytest.raises(ValueError, match="base: expected shape"):
+        ResidualScore(lambda x, t: x[:, :1], network())(data(3), 0.1)
+    with pytest.raises(ValueError, match="probe: expected shape"):
+        ResidualScore(Bare(), network()).probe_divergence(data(3), 0.1, torch.ones(3))
+    with pytest.raises(ValueError, match="fitted range"):
+        ResidualScore(spectral(), network())(data(3), 1e-3)
