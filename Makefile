@@ -43,7 +43,7 @@ lint: $(READY) ## ruff (check and format) over src, tests and the chapters' cell
 lock: ## resolve pyproject.toml again into requirements.lock
 	@$(PYTHON) -m venv _build/lock && _build/lock/bin/pip install --quiet uv
 	@_build/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --python-version 3.11 \
-	  --extra book --extra test --extra bench --extra dev --no-annotate --no-header \
+	  --extra images --extra book --extra test --extra bench --extra dev --no-annotate --no-header \
 	  --index-strategy unsafe-best-match --output-file _build/lock/requirements.txt
 	@grep -vE '^(nvidia|cuda|triton|--)' _build/lock/requirements.txt | sed 's/+cpu//' > requirements.lock
 	@echo "requirements.lock: $$(wc -l < requirements.lock) packages; now run make book && make test"

@@ -27,7 +27,7 @@ def locked():
 
 
 def declared():
-    names = [name for extra in ("book", "test", "bench", "dev") for name in EXTRAS[extra]]
+    names = [name for extra in ("images", "book", "test", "bench", "dev") for name in EXTRAS[extra]]
     return [Requirement(text) for text in PROJECT["dependencies"] + names]
 
 

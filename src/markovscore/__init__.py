@@ -7,6 +7,7 @@ from .datasets import DiffusedMixture, mixture_1d, toy
 from .diffusions import BoxBrownian, Diffusion, LinearSDE, OrnsteinUhlenbeck, TorusBrownian
 from .eigenbasis import Cosine, Fourier, Hermite
 from .evidence import elbo
+from .images import Images
 from .networks import ScoreMLP
 from .objectives import DenoisingSM
 from .path_buffer import PathBuffer
@@ -41,6 +42,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Hermite",
+    "Images",
     "ImplicitSM",
     "Langevin",
     "LinearSDE",

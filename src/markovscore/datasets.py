@@ -1,4 +1,7 @@
-"""Data: two-dimensional toy sets, and mixtures whose law is known at every time of a diffusion."""
+"""Data: two-dimensional toy sets, and mixtures whose law is known at every time of a diffusion.
+
+The images, :func:`load_digits` and :func:`load_cifar10`, are defined in :mod:`markovscore.images`.
+"""
 
 import math
 from typing import Any
@@ -7,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ._validate import check_points, expand_like
+from .images import load_cifar10 as load_cifar10
+from .images import load_digits as load_digits
 
 TOY_NAMES = (
     "8gaussians",
