@@ -1,73 +1,31 @@
-"""Training: a loop by hand as the oracle, bit-for-bit resumption, and every kind of bad file."""
+"""Training: a loop by hand as the oracle, parts of a batch, data, signals, and bad settings."""
 
-import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
+import threading
 
 import pytest
-import safetensors.torch
 import torch
+from runs import (
+    STEPS,
+    Buffered,
+    Pixels,
+    data,
+    objective,
+    pixel_net,
+    pixel_run,
+    run,
+    same,
+    small,
+    weights,
+)
 
-from markovscore.datasets import DiffusedMixture, toy
+from markovscore.datasets import DiffusedMixture
 from markovscore.diffusions import OrnsteinUhlenbeck, TorusBrownian
 from markovscore.metrics import relative_fisher_divergence
 from markovscore.networks import ScoreMLP
 from markovscore.objectives import DenoisingSM
 from markovscore.training import train
-
-STEPS, EVERY = 40, 7
-
-
-def data(n=500, dtype=torch.float32):
-    return 0.5 * toy("moons", n, torch.Generator().manual_seed(0), dtype)
-
-
-def small(seed=0, **settings):
-    return ScoreMLP(
-        2, width=16, periodic=True, generator=torch.Generator().manual_seed(seed), **settings
-    )
-
-
-def objective():
-    return DenoisingSM(TorusBrownian(2), 0.01)
-
-
-def run(net=None, **changes):
-    settings = {"batch_size": 32, "checkpoint_every": EVERY, "progress": False} | changes
-    net = small() if net is None else net
-    return net, train(net, settings.pop("objective", objective()), data(), STEPS, **settings)
-
-
-def weights(net):
-    return [p.detach().clone() for p in net.parameters()]
-
-
-def same(a, b):
-    """Equal results, bit for bit: network, average and losses."""
-    (net_a, result_a), (net_b, result_b) = a, b
-    tensors = zip(
-        weights(net_a) + weights(result_a.score) + [result_a.losses],
-        weights(net_b) + weights(result_b.score) + [result_b.losses],
-        strict=True,
-    )
-    return all(torch.equal(x, y) for x, y in tensors)
-
-
-class Stop(Exception):
-    """An interruption from outside."""
-
-
-def stop_at(step):
-    def callback(now, score):
-        if now == step:
-            raise Stop
-
-    return callback
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
@@ -118,6 +76,111 @@ def test_deterministic_given_the_seed():
     assert torch.equal(before, torch.get_rng_state())
 
 
+class Batches:
+    """Remembers what each call was given; the loss is that of the wrapped objective."""
+
+    def __init__(self):
+        self.inner, self.batches, self.states = objective(), [], []
+
+    def loss(self, score, x0, generator):
+        self.batches.append(x0.clone())
+        self.states.append(generator.get_state())
+        return self.inner.loss(score, x0, generator)
+
+
+def test_shards_are_independent_parts_whose_gradients_are_averaged():
+    """The first step by hand: each part from its own generator, the gradient of the mean loss."""
+    seen, net = Batches(), small()
+    _, result = run(net, objective=seen, shards=4, seed=3)
+    first, states = seen.batches[:4], seen.states[:4]
+    assert [len(b) for b in first] == [8] * 4
+    assert torch.equal(first[0], drawn(data(), 8, torch.Generator().manual_seed(3)))
+    assert len({tuple(b.flatten().tolist()) for b in first}) == 4
+    assert len({tuple(b.flatten().tolist()) for b in seen.batches}) == 4 * STEPS
+    whole, losses = small(), []
+    for x, state in zip(first, states, strict=True):
+        generator = torch.Generator()
+        generator.set_state(state)
+        losses.append(objective().loss(whole, x, generator))
+    mean = torch.stack(losses).mean()
+    torch.testing.assert_close(result.losses[0], mean.detach().double(), rtol=1e-6, atol=0)
+    mean.backward()
+    one = small()
+    train(one, objective(), data(), 1, seed=3, batch_size=32, shards=4, progress=False)
+    for a, b in zip(one.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
+
+
+def drawn(x, size, generator):
+    return x[torch.randint(len(x), (size,), generator=generator)]
+
+
+def test_shards_depend_on_the_seed_and_on_nothing_else():
+    assert same(run(seed=1, shards=4), run(seed=1, shards=4))
+    seen = [Batches() for _ in range(2)]
+    for seed, one in enumerate(seen):
+        run(objective=one, seed=seed, shards=2)
+    for a, b in zip(*(one.batches for one in seen), strict=True):
+        assert not torch.equal(a, b)
+
+
+def test_every_shard_has_paths_of_its_own():
+    """With a buffer in common, a shard would be handed the rows of another's batch."""
+    net, loss = pixel_net(), Buffered()
+    one, other = pixel_run(net=net, objective=loss, shards=2), pixel_run(shards=2)
+    assert same(one, other)
+    assert loss.calls == STEPS  # the other shard's calls went to a copy
+
+
+def test_data_that_make_their_own_batches():
+    """The same points as a tensor would give, if the noise is drawn after the rows."""
+
+    class Plain(Pixels):
+        def batch(self, rows, generator):
+            assert rows.shape == (24,) or rows.tolist() == [0]
+            return self.pixels[rows].float() / 128 - 1
+
+    plain = Plain()
+    tensor = plain.batch(torch.arange(200).reshape(-1, 1)[:1, 0], None)
+    assert tensor.shape == (1, 6)
+    whole = plain.pixels.float() / 128 - 1
+    assert same(pixel_run(data=plain), pixel_run(data=whole))
+    assert not same(pixel_run(data=Pixels()), pixel_run(data=whole))
+    assert same(pixel_run(), pixel_run())
+
+
+class Hungry:
+    """Asks for more memory than there is, in the third step."""
+
+    def __init__(self, error=None):
+        self.inner, self.calls, self.error = objective(), 0, error
+
+    def loss(self, score, x0, generator):
+        self.calls += 1
+        if self.calls == 3 and self.error is not None:
+            raise self.error
+        if self.calls == 3:
+            torch.empty(2**56)
+        return self.inner.loss(score, x0, generator)
+
+
+def test_out_of_memory_names_the_knob():
+    for error in (None, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")):
+        with pytest.raises(torch.OutOfMemoryError, match=r"step 3: raise shards \(now 1\).*32"):
+            run(objective=Hungry(error))
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        run(objective=Hungry(RuntimeError("something else")))
+
+
+def test_signals_outside_the_main_thread_are_left_alone():
+    before, outcome = signal.getsignal(signal.SIGTERM), []
+    thread = threading.Thread(target=lambda: outcome.append(run()))
+    thread.start()
+    thread.join()
+    assert same(outcome[0], run())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_result_is_ready_to_use():
     net, result = run()
     assert not result.score.training
@@ -147,209 +210,6 @@ def test_callback_sees_every_step_and_changes_nothing():
     assert seen == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("step", [1, EVERY - 1, EVERY, EVERY + 1, 30, STEPS - 1])
-def test_resumed_equals_uninterrupted(tmp_path, step):
-    path = tmp_path / "deep" / "run.safetensors"
-    with pytest.raises(Stop):
-        run(checkpoint=path, callback=stop_at(step))
-    # The interrupted step itself may have been saved already: the callback comes after.
-    assert path.exists() == (step >= EVERY)
-    resumed = run(net=small(seed=9) if step >= EVERY else None, checkpoint=path)
-    assert same(resumed, run())
-
-
-def test_resumed_twice_and_then_finished_at_once(tmp_path):
-    path = tmp_path / "run.safetensors"
-    for step in (10, 25):
-        with pytest.raises(Stop):
-            run(checkpoint=path, callback=stop_at(step))
-    first = run(checkpoint=path)
-    assert same(first, run())
-
-    def never(step, score):
-        raise AssertionError("a finished run must not train")
-
-    again = run(checkpoint=path, callback=never)
-    assert same(first, again)
-    assert torch.equal(first[1].seconds, again[1].seconds)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.safetensors"]
-
-
-def test_seconds_accumulate_over_interruptions(tmp_path):
-    path = tmp_path / "run.safetensors"
-    with pytest.raises(Stop):
-        run(checkpoint=path, callback=stop_at(2 * EVERY))
-    saved = safetensors.torch.load_file(path)["seconds"]
-    _, result = run(checkpoint=path)
-    assert torch.equal(result.seconds[: 2 * EVERY], saved[: 2 * EVERY])
-    assert (result.seconds.diff() > 0).all()
-
-
-SCRIPT = """
-import torch
-from markovscore.datasets import toy
-from markovscore.diffusions import TorusBrownian
-from markovscore.networks import ScoreMLP
-from markovscore.objectives import DenoisingSM
-from markovscore.training import train
-
-torch.set_num_threads(1)
-data = 0.5 * toy("moons", 500, torch.Generator().manual_seed(0))
-net = ScoreMLP(2, width=16, periodic=True)
-started = lambda step, score: print("step", step, flush=True)
-result = train(net, DenoisingSM(TorusBrownian(2), 0.01), data, {steps}, batch_size=32,
-               checkpoint={path!r}, checkpoint_every=3, progress=False, callback=started)
-"""
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_process_leaves_a_checkpoint_that_resumes_exactly(tmp_path, how):
-    """Saving every third step of a long run, the kill falls near or inside a write."""
-    path, steps = tmp_path / "run.safetensors", 3000
-    source = textwrap.dedent(SCRIPT).format(path=str(path), steps=steps)
-    package = str(Path(sys.modules["markovscore"].__file__).parents[1])
-    process = subprocess.Popen(
-        [sys.executable, "-c", source],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"},
-    )
-    for line in process.stdout:
-        if line.startswith("step 50"):
-            process.send_signal(how)
-            break
-    process.stdout.close()
-    assert process.wait() == -how
-    with safetensors.safe_open(path, framework="pt") as file:
-        step = int(file.metadata()["step"])
-    assert 48 <= step < steps
-    # Resume with a stop a few checkpoints later; compare with the same steps of a fresh run.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        outcomes = []
-        for checkpoint, last in ((path, step + 10), (None, step + 10)):
-            net, losses = small(), []
-            with pytest.raises(Stop):
-                train(
-                    net,
-                    _Recorder(objective(), losses),
-                    data(),
-                    steps,
-                    batch_size=32,
-                    checkpoint=checkpoint,
-                    checkpoint_every=3,
-                    progress=False,
-                    callback=stop_at(last),
-                )
-            outcomes.append((weights(net), losses[-10:]))
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(a, b) for a, b in zip(outcomes[0][0], outcomes[1][0], strict=True))
-    assert outcomes[0][1] == outcomes[1][1]
-
-
-class _Recorder:
-    """An objective that remembers its losses; its repr is the wrapped objective's."""
-
-    def __init__(self, objective, losses):
-        self.objective, self.losses = objective, losses
-
-    def __repr__(self):
-        return repr(self.objective)
-
-    def loss(self, score, x0, generator):
-        value = self.objective.loss(score, x0, generator)
-        self.losses.append(value.item())
-        return value
-
-
-def test_a_failing_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "run.safetensors"
-    with pytest.raises(Stop):
-        run(checkpoint=path, callback=stop_at(EVERY))
-    before = path.read_bytes()
-
-    def full_disk(file):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        run(checkpoint=path)
-    assert path.read_bytes() == before
-    monkeypatch.undo()
-    assert same(run(checkpoint=path), run())
-
-
-@pytest.fixture
-def finished(tmp_path):
-    path = tmp_path / "run.safetensors"
-    run(checkpoint=path)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 5}, "seed was 0 and is now 5"),
-        ({"lr": 2e-3}, "lr was 0.001 and is now 0.002"),
-        ({"batch_size": 64}, "batch_size was 32 and is now 64"),
-        ({"ema": 0.9}, "ema was 0.995"),
-        ({"schedule": "constant"}, "schedule was 'cosine'"),
-        ({"objective": DenoisingSM(TorusBrownian(2), 0.02)}, "t_min=0.02"),
-        ({"objective": DenoisingSM(OrnsteinUhlenbeck(2), 0.01)}, "OrnsteinUhlenbeck"),
-        ({"net": ScoreMLP(2, width=8, periodic=True)}, "network was"),
-    ],
-)
-def test_refuses_the_checkpoint_of_another_run(finished, change, message):
-    with pytest.raises(ValueError, match=f"other settings.*{message}"):
-        run(checkpoint=finished, **change)
-
-
-def test_refuses_other_data_and_other_steps(finished):
-    settings = {"batch_size": 32, "progress": False, "checkpoint": finished}
-    with pytest.raises(ValueError, match="data was"):
-        train(small(), objective(), data().flip(0), STEPS, **settings)
-    with pytest.raises(ValueError, match="steps was 40 and is now 41"):
-        train(small(), objective(), data(), STEPS + 1, **settings)
-
-
-def corrupt(path, how):
-    content = bytearray(path.read_bytes())
-    if how == "truncated":
-        content = content[: len(content) // 2]
-    elif how == "empty":
-        content = b""
-    elif how == "noise":
-        content = b"not a checkpoint at all" * 10
-    elif how == "flipped bit":
-        content[-5] ^= 1
-    path.write_bytes(bytes(content))
-
-
-@pytest.mark.parametrize("how", ["truncated", "empty", "noise", "flipped bit"])
-def test_a_corrupt_checkpoint_is_a_clear_error(finished, how):
-    corrupt(finished, how)
-    with pytest.raises(ValueError, match=r"checkpoint: .*run\.safetensors.*move it away"):
-        run(checkpoint=finished)
-
-
-def test_a_foreign_file_or_a_folder_is_a_clear_error(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    safetensors.torch.save_file({"a": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="no format mark"):
-        run(checkpoint=path)
-    with pytest.raises(ValueError, match="cannot read"):
-        run(checkpoint=tmp_path)
-
-
-def test_the_metadata_are_json(finished):
-    with safetensors.safe_open(finished, framework="pt") as file:
-        metadata = file.metadata()
-    assert json.loads(metadata["settings"])["steps"] == STEPS
-    assert metadata["step"] == str(STEPS)
-
-
 class Breaks:
     """A loss that is not finite from the sixth step on."""
 
@@ -377,6 +237,10 @@ def test_a_loss_that_is_not_finite_stops_with_the_step():
         ({"ema": 1.0}, "ema: expected"),
         ({"schedule": "linear"}, "schedule: expected 'cosine'"),
         ({"checkpoint_every": 0}, "checkpoint_every: expected"),
+        ({"log_every": 0}, "log_every: expected"),
+        ({"checkpoint_minutes": 0.0}, "checkpoint_minutes: expected a positive"),
+        ({"shards": 0}, "shards: expected an integer >= 1"),
+        ({"shards": 3}, "batch_size: expected a multiple of shards = 3 .*found 32.*batch_size=33"),
     ],
 )
 def test_rejects_bad_settings(change, message):
@@ -395,6 +259,33 @@ def test_rejects_bad_data():
         train(small(), objective(), data()[:0], 5)
     with pytest.raises(ValueError, match="row 1"):
         train(small(), objective(), torch.tensor([[0.0, 0.0], [0.0, math.inf]]), 5)
+
+
+def test_rejects_bad_data_that_make_their_own_batches():
+    class Bytes(Pixels):
+        def batch(self, rows, generator):
+            return self.pixels[rows]
+
+    class Flat(Pixels):
+        def batch(self, rows, generator):
+            return super().batch(rows, generator)[:, 0]
+
+    class Broken(Pixels):
+        def batch(self, rows, generator):
+            return super().batch(rows, generator) / 0
+
+    with pytest.raises(
+        TypeError, match=r"data.batch: expected a floating-point .*found torch.uint8"
+    ):
+        pixel_run(data=Bytes())
+    with pytest.raises(ValueError, match=r"data.batch: expected shape \(N, d\)"):
+        pixel_run(data=Flat())
+    with pytest.raises(ValueError, match=r"data.batch: expected finite"):
+        pixel_run(data=Broken())
+    with pytest.raises(ValueError, match="at least one row, found an empty Pixels"):
+        pixel_run(data=Pixels(n=0))
+    with pytest.raises(TypeError, match=r"or an object with len, batch.* found list"):
+        pixel_run(data=[1.0])
 
 
 def test_progress_bar_counts_the_steps(capsys):

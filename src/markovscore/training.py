@@ -1,26 +1,31 @@
 """One training loop: Adam, cosine rate, average of the weights, checkpoint and resume."""
 
-import json
+import copy
+import functools
+import hashlib
 import math
 import os
-import re
+import sys
 import time
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ._validate import check_finite
+from . import checkpoints
+from ._distributed import World, joined
+from ._termination import Termination
+from ._training_log import TrainingLog
+from ._training_plan import Plan, check_data, check_settings, check_shards
+from .checkpoints import Run, Shard
 
-FORMAT = "markovscore-training-1"
+TERMINATED = 143  # what the shell reports of a process that SIGTERM ended: 128 + 15
 
 
 @dataclass(frozen=True)
@@ -39,24 +44,10 @@ class TrainResult:
     seconds: Tensor
 
 
-@dataclass
-class _Run:
-    """The complete state of a run after ``step`` steps: what a checkpoint holds."""
-
-    net: nn.Module
-    average: AveragedModel
-    optimizer: torch.optim.Adam
-    objective: Any
-    generator: torch.Generator
-    losses: Tensor
-    seconds: Tensor
-    step: int = 0
-
-
 def train(
     net: nn.Module,
     objective: Any,
-    data: Tensor,
+    data: Any,
     steps: int,
     seed: int = 0,
     *,
@@ -64,8 +55,12 @@ def train(
     lr: float = 1e-3,
     ema: float = 0.995,
     schedule: str = "cosine",
+    shards: int | None = None,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int = 1000,
+    checkpoint_minutes: float | None = None,
+    log: str | os.PathLike | None = None,
+    log_every: int = 100,
     progress: bool = True,
     callback: Callable[[int, nn.Module], None] | None = None,
 ) -> TrainResult:
@@ -75,242 +70,265 @@ def train(
     arXiv:1412.6980) with rate ``lr (1 + cos(pi i / steps)) / 2``, and updates the average
     ``w <- ema w + (1 - ema) w_net``, which starts at the weights after the first step.
 
+    **Several processes.** ``torchrun --nproc_per_node=W script.py`` starts ``W`` processes that run
+    the same script; here they share every batch, and all end with the same network, the one that
+    a single process finds with the same ``shards`` (to rounding; where each has one shard and there
+    are two, bit for bit on a CPU). Put the network on the process's own GPU first,
+    ``net.to(f"cuda:{os.environ['LOCAL_RANK']}")``. It starts from the weights of rank 0, which
+    alone shows progress, calls ``callback``, and writes ``checkpoint`` and ``log``; the checkpoint
+    is read by all.
+
+    **SIGTERM** (in the main thread) ends training after the current step, in all processes after
+    the same one: the checkpoint is written, and ``SystemExit(143)`` raised. The same call goes on.
+
     Args:
         net: called as ``net(x, t)`` with ``x`` ``(B, d)`` and ``t`` ``(B,)``; trained in place. It
             has the dtype and device of ``data``, and its training mode must use no randomness of
-            its own (no dropout), or resuming is not exact.
+            its own (no dropout), or resuming is not exact. If it has an attribute ``checksum``, a
+            string, a checkpoint belongs to networks with this one only: for what the network is
+            built on but does not store among its parameters and buffers.
         objective: has ``loss(score, x0, generator)``, e.g. ``DenoisingSM``. One that keeps tensors
             from call to call (the simulated paths of ``LocalDSM``) has ``state()``, a dictionary of
-            them, and ``restore(state, device)``: it starts empty, and checkpoints hold its state.
-        data: ``(N, d)`` (or ``(N, ...)``, as the objective takes it), floating point, finite.
+            them, and ``restore(state, device)``: it starts empty, every shard but the first has a
+            copy of its own, and checkpoints hold its states.
+        data: ``(N, d)`` (or ``(N, ...)``, as the objective takes it), floating point, finite. Or an
+            object such as ``Images`` with ``len(data)``, ``data.batch(rows, generator)``, which
+            makes ``(B, d)`` floating-point points on the generator's device of the rows ``(B,)``
+            int64, and may draw from the generator, and ``data.checksum``, a string.
         steps: number of steps.
-        seed: of the one generator (on the device of ``data``) behind batches and noise. The same
-            seed, network and data give the same result on the same machine with as many threads.
+        seed: of the generator (on the device of ``data``, or of ``net`` where ``data`` is no
+            tensor) behind batches and noise of the first shard; the others' are derived from
+            ``(seed, shard)``. The same seed, shards, network and data give the same result on the
+            same machine with as many threads.
         batch_size: points a step.
         lr: learning rate, positive.
         ema: decay of the average, in ``[0, 1)``; 0 means no averaging.
         schedule: ``"cosine"`` as above, or ``"constant"`` for the rate ``lr`` throughout.
+        shards: a batch is made of so many parts of ``batch_size / shards`` points, whose gradients
+            are averaged. Each process works on ``shards / W`` of them, one after the other: more
+            shards need less memory. None: as many as there are processes.
         checkpoint: a path. The complete state is written there every ``checkpoint_every`` steps and
             at the end, as one safetensors file that is replaced whole, so that an interruption at
             any moment leaves the last one intact. If the file exists the run continues from it, and
             ends where an uninterrupted run ends, bit for bit (``seconds`` apart); a finished run
-            returns at once.
+            returns at once. The number of processes may be another one than before.
         checkpoint_every: steps between checkpoints.
+        checkpoint_minutes: write one as well when so many minutes have passed since the last.
+        log: a path. Every ``log_every`` steps and after the last, one line of comma-separated
+            values is added, under a header: ``step``; ``seconds`` as in the result; ``loss``, the
+            mean since the last line; ``items_per_second``, the points trained on since then, over
+            the time; ``lr``, the rate of the last step; ``ema_distance``, the distance between the
+            averaged weights and the network's, relative to the norm of the network's. A file that
+            exists is cut back to the step from which the run continues (to its header, if from
+            none), so that no step comes twice. ``numpy.genfromtxt(log, delimiter=",", names=True)``
+            reads it.
+        log_every: steps between lines.
         progress: show a progress bar.
         callback: called as ``callback(step, score)`` after each step, ``step = 1, 2, ...``, with
             the averaged network in evaluation mode; after a resumption, for the remaining steps
             only.
 
     Raises:
-        TypeError: data that are not a floating-point tensor.
-        ValueError: malformed settings or data; a checkpoint that is corrupt, foreign, or of a run
-            with other settings (the message lists what differs).
+        TypeError: data that are neither a floating-point tensor nor such an object.
+        ValueError: malformed settings or data; ``shards`` that do not divide the batch, or that the
+            processes do not divide; a checkpoint that is corrupt, foreign, of another version, or
+            of a run with other settings (the message lists what differs); a log that is something
+            else; processes that were given different things.
         FloatingPointError: the loss is not finite (the message names the step); weights and
             checkpoint are those of the last good step.
+        torch.OutOfMemoryError: a step needs more memory than there is; the message says what to
+            change.
+        SystemExit: SIGTERM, as above.
     """
-    _check_settings(steps, batch_size, lr, ema, schedule, checkpoint_every)
-    _check_data(data)
-    run = _start(net, objective, data, steps, seed, lr, ema)
-    settings: dict[str, Any] = {}
-    if checkpoint is not None:
-        checkpoint = Path(checkpoint)
-        settings = {"steps": steps, "seed": seed, "batch_size": batch_size, "lr": lr, "ema": ema}
-        settings |= {"schedule": schedule, "objective": _describe(objective)}
-        settings |= {"network": _describe_network(net), "data": _describe_data(data)}
-        if checkpoint.exists():
-            _load(checkpoint, settings, run)
+    counts = {"steps": steps, "batch_size": batch_size}
+    counts |= {"checkpoint_every": checkpoint_every, "log_every": log_every}
+    check_settings(counts, lr, ema, schedule, checkpoint_minutes)
+    first = data if isinstance(data, Tensor) else next(net.parameters(), torch.empty(0))
+    device = first.device
+    check_data(data, device)
+    with joined(device) as world, Termination() as termination:
+        shards = check_shards(shards, batch_size, world.size)
+        plan = Plan(data, steps, seed, batch_size, shards, lr, ema, schedule)
+        settings: dict[str, Any] = {}
+        if checkpoint is not None or world.size > 1:
+            settings = plan.describe(net, objective) | {"device": device.type}
+            world.agree(settings, "pass the same arguments in every process")
+        world.broadcast(net)
+        run = _start(net, objective, plan, world, device)
+        place = None if checkpoint is None else Path(checkpoint)
+        keeper = _Keeper(world, place, settings, checkpoint_every, checkpoint_minutes)
+        keeper.resume(run)
+        if log is not None and world.rank == 0:
+            keeper.log = TrainingLog(Path(log), log_every, run.step)
+        stopped = _loop(run, plan, keeper, termination, progress, callback)
+        world.wait()  # for what rank 0 writes
+    if stopped or termination.requested:
+        _stop(run, place, world)
+    return TrainResult(run.average.module, run.losses, run.seconds)
+
+
+@dataclass
+class _Keeper:
+    """What outlives the process: the checkpoint (all processes give their shards) and the log."""
+
+    world: World
+    path: Path | None
+    settings: dict[str, Any]
+    every: int
+    minutes: float | None
+    log: TrainingLog | None = None
+    written: float = 0.0  # when, on the clock that only goes forward
+
+    def resume(self, run: Run) -> None:
+        """Put the state of the checkpoint, if there is one, into ``run``."""
+        self.written = time.monotonic()
+        if self.path is None:
+            return
+        if self.path.exists():
+            run.restore(*checkpoints.load(self.path, self.settings))
         else:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=steps, initial=run.step, disable=not progress, unit="step") as bar:
-        while run.step < steps:
-            rate = lr if schedule == "constant" else _cosine(lr, run.step, steps)
-            _advance(run, data, batch_size, rate)
-            due = run.step % checkpoint_every == 0 or run.step == steps
-            if checkpoint is not None and due:
-                _save(checkpoint, settings, run)
-            if callback is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        fix = f"put the checkpoint {self.path} where all processes see the same file"
+        self.world.agree({"first step": run.step}, fix)
+
+    def overdue(self) -> bool:
+        """Whether so many minutes have passed that rank 0, whose clock counts, asks to save."""
+        waited = time.monotonic() - self.written
+        return self.world.rank == 0 and self.minutes is not None and waited >= 60 * self.minutes
+
+    def keep(self, run: Run, batch_size: int, asked: bool) -> None:
+        """Write what is due after a step, or the checkpoint if ``asked``."""
+        if self.log is not None:  # before the checkpoint: lines that it does not know are cut
+            self.log.add(run, batch_size)
+        due = asked or run.step % self.every == 0 or run.step == len(run.losses)
+        if self.path is None or not due:
+            return
+        shards = self.world.gather(run.shard_tensors())
+        if self.world.rank == 0:
+            checkpoints.save(self.path, self.settings, run.step, run.tensors() | shards)
+        self.written = time.monotonic()
+
+
+def _start(net: nn.Module, objective: Any, plan: Plan, world: World, device: torch.device) -> Run:
+    if hasattr(objective, "restore"):
+        objective.restore({})  # else the run would depend on what was trained before
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(plan.ema))
+    average.module.eval().requires_grad_(False)
+    stateful = hasattr(objective, "state")
+    return Run(
+        net=net,
+        average=average,
+        # fused: one kernel for all parameters, half the time of the default on small networks.
+        optimizer=torch.optim.Adam(net.parameters(), lr=plan.lr, fused=True),
+        shards={
+            i: Shard(
+                torch.Generator(device=device).manual_seed(_seed(plan.seed, i)),
+                copy.deepcopy(objective) if stateful and i > 0 else objective,
+            )
+            for i in world.share(plan.shards)
+        },
+        losses=torch.full((plan.steps,), math.nan, dtype=torch.float64),
+        seconds=torch.full((plan.steps,), math.nan, dtype=torch.float64),
+    )
+
+
+def _seed(seed: int, shard: int) -> int:
+    """``seed`` itself for the first shard; for the others the first 8 bytes of a hash of both."""
+    if shard == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} {shard}".encode()).digest()[:8], "big")
+
+
+def _loop(
+    run: Run,
+    plan: Plan,
+    keeper: _Keeper,
+    termination: Termination,
+    progress: bool,
+    callback: Callable[[int, nn.Module], None] | None,
+) -> bool:
+    """All steps, or those until SIGTERM: then true."""
+    world, stop = keeper.world, False
+    hidden = not progress or world.rank > 0
+    with tqdm(total=plan.steps, initial=run.step, disable=hidden, unit="step") as bar:
+        while run.step < plan.steps and not stop:
+            stop, overdue = _advance(
+                run, plan, world, lambda: (termination.requested, keeper.overdue())
+            )
+            keeper.keep(run, plan.batch_size, asked=stop or overdue)
+            if callback is not None and world.rank == 0:
                 with torch.no_grad():
                     callback(run.step, run.average.module)
             bar.update()
             if run.step % 100 == 0:
                 bar.set_postfix(loss=f"{run.losses[run.step - 100 : run.step].mean():.4g}")
-    return TrainResult(run.average.module, run.losses, run.seconds)
+    return stop
 
 
-def _check_settings(
-    steps: int, batch_size: int, lr: float, ema: float, schedule: str, checkpoint_every: int
-) -> None:
-    for name, value in (
-        ("steps", steps),
-        ("batch_size", batch_size),
-        ("checkpoint_every", checkpoint_every),
-    ):
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name}: expected an integer >= 1, found {value!r}")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr: expected a finite positive number, found {lr}")
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema: expected 0 <= ema < 1, found {ema}: 0 averages nothing")
-    if schedule not in ("cosine", "constant"):
-        raise ValueError(f"schedule: expected 'cosine' or 'constant', found {schedule!r}")
+def _stop(run: Run, path: Path | None, world: World) -> NoReturn:
+    if world.rank == 0:
+        kept = "without a checkpoint" if path is None else f"{path} continues from there"
+        print(f"train: SIGTERM, stopped after step {run.step}: {kept}", file=sys.stderr)
+    raise SystemExit(TERMINATED)
 
 
-def _check_data(data: Tensor) -> None:
-    if not isinstance(data, Tensor) or not data.is_floating_point():
-        found = data.dtype if isinstance(data, Tensor) else type(data).__name__
-        raise TypeError(
-            f"data: expected a floating-point tensor, found {found}: "
-            "convert with torch.as_tensor(data, dtype=torch.float32)"
-        )
-    if data.ndim < 2 or len(data) == 0:
-        raise ValueError(f"data: expected shape (N, d) with N >= 1, found {tuple(data.shape)}")
-    check_finite(data, "data")
+def _advance(
+    run: Run, plan: Plan, world: World, flags: Callable[[], tuple[bool, bool]]
+) -> list[bool]:
+    """One step: ``run.step`` grows by one unless the loss is not finite, which raises.
 
-
-def _start(
-    net: nn.Module, objective: Any, data: Tensor, steps: int, seed: int, lr: float, ema: float
-) -> _Run:
-    if hasattr(objective, "restore"):
-        objective.restore({})  # else the run would depend on what was trained before
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema))
-    average.module.eval().requires_grad_(False)
-    return _Run(
-        net=net,
-        average=average,
-        # fused: one kernel for all parameters, half the time of the default on small networks.
-        optimizer=torch.optim.Adam(net.parameters(), lr=lr, fused=True),
-        objective=objective,
-        generator=torch.Generator(device=data.device).manual_seed(seed),
-        losses=torch.full((steps,), math.nan, dtype=torch.float64),
-        seconds=torch.full((steps,), math.nan, dtype=torch.float64),
-    )
-
-
-def _cosine(lr: float, step: int, steps: int) -> float:
-    return lr * (1 + math.cos(math.pi * step / steps)) / 2
-
-
-def _advance(run: _Run, data: Tensor, batch_size: int, rate: float) -> None:
-    """One step: ``run.step`` grows by one unless the loss is not finite, which raises."""
+    Returns which of the ``flags``, read late in the step, any process raised.
+    """
     started = time.perf_counter()
-    run.net.train()
-    rows = torch.randint(len(data), (batch_size,), generator=run.generator, device=data.device)
-    loss = run.objective.loss(run.net, data[rows], run.generator)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"expected a finite loss, found {value} at step {run.step + 1}: lower lr (now "
-            f"{rate:.2g}), raise the objective's smallest time, or divide the network's output by "
-            f"the noise scale, ScoreMLP(std=diffusion.std); weights are as after step {run.step}"
-        )
-    run.optimizer.param_groups[0]["lr"] = rate
-    run.optimizer.zero_grad()
-    loss.backward()
-    run.optimizer.step()
-    run.average.update_parameters(run.net)
+    with _advice(run, plan):
+        loss = _accumulate(run, plan)
+        sums = [*(p.grad for p in run.net.parameters() if p.grad is not None), loss]
+        raised = world.sum_(sums, flags())
+        if plan.shards > 1:
+            torch._foreach_div_(sums, plan.shards)
+        value, rate = loss.item(), plan.rate(run.step)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"expected a finite loss, found {value} at step {run.step + 1}: lower lr (now "
+                f"{rate:.2g}), raise the objective's smallest time, or divide the network's output "
+                f"by the noise scale, ScoreMLP(std=diffusion.std); weights are as after step "
+                f"{run.step}"
+            )
+        run.optimizer.param_groups[0]["lr"] = rate
+        run.optimizer.step()
+        run.average.update_parameters(run.net)
     before = float(run.seconds[run.step - 1]) if run.step > 0 else 0.0
     run.losses[run.step] = value
     run.seconds[run.step] = before + time.perf_counter() - started
     run.step += 1
+    return raised
 
 
-def _describe(objective: object) -> str:
-    # An object without its own repr prints its address, which differs between processes.
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(objective))
+def _accumulate(run: Run, plan: Plan) -> Tensor:
+    """The sum of the losses of this process's shards, 0-dim, and of their gradients in ``grad``."""
+    run.net.train()
+    run.optimizer.zero_grad()
+    losses = []
+    for shard in run.shards.values():
+        loss = shard.objective.loss(run.net, plan.batch(shard.generator), shard.generator)
+        loss.backward()
+        losses.append(loss.detach())
+    return functools.reduce(torch.add, losses[1:], losses[0].clone())
 
 
-def _describe_network(net: nn.Module) -> str:
-    tensors = {name: f"{tuple(v.shape)} {v.dtype}" for name, v in net.state_dict().items()}
-    return f"{type(net).__name__} {json.dumps(tensors)}"
-
-
-def _describe_data(data: Tensor) -> str:
-    return f"{tuple(data.shape)} {data.dtype} crc32 {_crc32(data):08x}"
-
-
-def _crc32(tensor: Tensor, start: int = 0) -> int:
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return zlib.crc32(content.numpy().tobytes(), start)
-
-
-def _tensors(run: _Run) -> dict[str, Tensor]:
-    """The state as named tensors on the CPU; ``_restore`` is the inverse."""
-    named = {"generator": run.generator.get_state(), "losses": run.losses, "seconds": run.seconds}
-    named |= {f"net.{k}": v for k, v in run.net.state_dict().items()}
-    named |= {f"average.{k}": v for k, v in run.average.state_dict().items()}
-    if hasattr(run.objective, "state"):
-        named |= {f"objective.{k}": v for k, v in run.objective.state().items()}
-    for i, slots in run.optimizer.state_dict()["state"].items():
-        named |= {f"optimizer.{i}.{k}": v for k, v in slots.items()}
-    return {k: v.detach().cpu().contiguous() for k, v in named.items()}
-
-
-def _restore(run: _Run, named: dict[str, Tensor], step: int) -> None:
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in named.items() if k.startswith(prefix)}
-
-    run.net.load_state_dict(part("net."))
-    run.average.load_state_dict(part("average."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in part("optimizer.").items():
-        index, slot = name.split(".", 1)
-        state.setdefault(int(index), {})[slot] = value
-    groups = run.optimizer.state_dict()["param_groups"]
-    run.optimizer.load_state_dict({"state": state, "param_groups": groups})
-    if hasattr(run.objective, "restore"):
-        run.objective.restore(part("objective."), run.generator.device)
-    run.generator.set_state(named["generator"])
-    run.losses, run.seconds, run.step = named["losses"], named["seconds"], step
-
-
-def _checksum(named: dict[str, Tensor]) -> str:
-    crc = 0
-    for name in sorted(named):
-        crc = _crc32(named[name], zlib.crc32(name.encode(), crc))
-    return f"{crc:08x}"
-
-
-def _save(path: Path, settings: dict, run: _Run) -> None:
-    """Write the state whole or not at all: a temporary file in the same folder, then a rename."""
-    named = _tensors(run)
-    metadata = {
-        "format": FORMAT,
-        "step": str(run.step),
-        "settings": json.dumps(settings),
-        "checksum": _checksum(named),
-    }
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(safetensors.torch.save(named, metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _load(path: Path, settings: dict, run: _Run) -> None:
-    """Put the state in ``path`` into ``run``, or raise: unreadable, foreign, or of another run."""
-    remedy = "move it away to start anew, or pass another path"
+@contextmanager
+def _advice(run: Run, plan: Plan) -> Iterator[None]:
+    """Say what to change where memory does not suffice."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"checkpoint: cannot read {path} ({error}): {remedy}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"checkpoint: expected a file of format {FORMAT}, found "
-            f"{metadata.get('format', 'no format mark')} in {path}: {remedy}"
-        )
-    if metadata["checksum"] != _checksum(named):
-        raise ValueError(f"checkpoint: the content of {path} fails its checksum: {remedy}")
-    stored = json.loads(metadata["settings"])
-    different = [
-        f"{key} was {stored.get(key)!r} and is now {value!r}"
-        for key, value in settings.items()
-        if stored.get(key) != value
-    ]
-    if different:
-        raise ValueError(
-            f"checkpoint: {path} is of a run with other settings, {'; '.join(different)}: {remedy}"
-        )
-    _restore(run, named, int(metadata["step"]))
+        yield
+    except RuntimeError as error:
+        # The allocator of the CPU has no exception of its own.
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(
+            error
+        ):
+            raise
+        raise torch.OutOfMemoryError(
+            f"out of memory in step {run.step + 1}: raise shards (now {plan.shards}), which splits "
+            f"the batch into parts done one after the other, or lower batch_size (now "
+            f"{plan.batch_size}); it was: {error}"
+        ) from error
