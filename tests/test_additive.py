@@ -1,6 +1,7 @@
 """Additive OISM: the general fit in one dimension, brute force in two, Gaussians, 60 digits."""
 
 import copy
+import dataclasses
 import itertools
 import math
 
@@ -41,8 +42,24 @@ def test_one_coordinate_equals_the_general_fit(order):
         additive.coefficients[:, :order, 0], general.coefficients, rtol=1e-7, atol=1e-9
     )
     y = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
+    everywhere = dataclasses.replace(additive, low=additive.low - 9, high=additive.high + 9)
     for t in (0.01, 0.1, 1.0):
-        torch.testing.assert_close(additive(y, t), general(y, t), rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(everywhere(y, t), general(y, t), rtol=1e-8, atol=1e-8)
+
+
+def test_out_of_reach_of_the_data_the_score_continues_with_a_gaussians_slope():
+    x = points()
+    score, t = fit(x, 3, times=[0.1]), 0.1
+    process = ms.VariancePreserving(3)
+    a, b = torch.exp(-process.ou_time(t)), float(process.std(torch.tensor(t).double()))
+    edge, step = a * x.amax(0) + 4 * b, 0.5
+    inside, outside = (score((edge + s)[None], t)[0] for s in (-1e-9, step))
+    variance = a**2 * x.var(0, correction=0) + b**2
+    torch.testing.assert_close(outside, inside - step / variance, rtol=1e-6, atol=1e-6)
+    far = torch.tensor([[50.0, -0.5, -80.0]], dtype=torch.float64)
+    trace = value_and_divergence(score, far, t)[1]
+    torch.testing.assert_close(score.divergence(far, t), trace)
+    assert float((score(far, t) * far)[0, ::2].max()) < 0  # pulled back, whatever the cubic says
 
 
 def test_blocks_are_the_whole_problem_although_the_data_are_correlated():

@@ -38,7 +38,9 @@ from .additive_moments import (
 )
 
 DEFAULT_LEVELS = 1001
-_TENSORS = ("times", "table", "centre", "scale", "rotation")
+_TENSORS = ("times", "table", "centre", "scale", "low", "high", "rotation")
+# Noise reaches this many standard deviations beyond the data: once in 16,000 times more.
+_REACH = 4.0
 _BATCH = 2000  # rows read at a time from images
 
 
@@ -77,7 +79,8 @@ def fit_additive(
     scale = variances.sqrt().clamp(min=1e-12)
     sums = torch.zeros(order + 1, diffusion.dim, dtype=torch.float64)
     sums[0] = covariance.n_points
-    moments = AdditiveMoments(order, covariance.mean() @ axes, scale, sums, covariance.n_points)
+    centre = covariance.mean() @ axes
+    moments = AdditiveMoments(order, centre, scale, sums, centre, centre, covariance.n_points)
     return _score(diffusion, moments, times, axes)
 
 
@@ -125,12 +128,15 @@ def _some(found: Any) -> Any:
 def _score(
     diffusion: Any, moments: AdditiveMoments, times: Tensor, rotation: Tensor | None
 ) -> AdditiveScore:
+    reach = 0.0 if moments.order > 2 else torch.inf  # of what is linear
     return AdditiveScore(
         diffusion,
         times,
         solve_additive(moments, diffusion.ou_time(times)),
         moments.centre,
         moments.scale,
+        moments.low - reach,
+        moments.high + reach,
         rotation,
     )
 
@@ -145,6 +151,10 @@ class AdditiveScore:
         table: ``(T, max(N, 2), d)`` float64, coefficients in the standardised variable
             (:func:`solve_additive`), interpolated linearly in time (paper A, Figure 5).
         centre, scale: ``(d,)`` float64, of the coordinates at time zero.
+        low, high: ``(d,)`` float64, range of the coordinates at time zero (infinite where the score
+            is linear). Beyond four standard deviations of noise from it the polynomial is
+            continued by the Gaussian's slope, ``-1 / s_{i,t}^2``: there it is extrapolation, and a
+            flow that goes with it leaves the numbers (our choice).
         rotation: None, or ``(d, d)``, principal axes as columns: coordinates are ``x @ rotation``.
 
     Evaluation follows dtype and device of ``x``; copies of the tables are kept for each.
@@ -155,6 +165,8 @@ class AdditiveScore:
     table: Tensor
     centre: Tensor
     scale: Tensor
+    low: Tensor
+    high: Tensor
     rotation: Tensor | None = None
     _copies: dict = field(default_factory=dict, repr=False, init=False)
 
@@ -164,8 +176,8 @@ class AdditiveScore:
         Raises:
             TypeError, ValueError: malformed points, a time outside the fitted range.
         """
-        u, s_t, g = self._standardise(x, t)
-        return self._turn_back(_series(u, g)[0] / s_t)
+        u, excess, s_t, g = self._standardise(x, t)
+        return self._turn_back((_series(u, g)[0] - excess) / s_t)
 
     def divergence(self, x: Tensor, t: float | Tensor) -> Tensor:
         """``div s(x, t)`` ``(B,)``."""
@@ -173,20 +185,26 @@ class AdditiveScore:
 
     def score_and_divergence(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``, which a rotation does not change."""
-        u, s_t, g = self._standardise(x, t)
+        u, excess, s_t, g = self._standardise(x, t)
         value, slope = _series(u, g)
-        return self._turn_back(value / s_t), (slope / s_t.square()).sum(1)
+        slope = torch.where(excess == 0, slope, -1.0)
+        return self._turn_back((value - excess) / s_t), (slope / s_t.square()).sum(1)
 
-    def _standardise(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``u`` ``(B, d)``, ``s_t`` ``(B or 1, d)`` and ``g`` ``(K, B or 1, d)``."""
+    def _standardise(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, ...]:
+        """``u`` ``(B, d)`` within reach of the data, what exceeds it, ``s_t`` ``(B or 1, d)`` and
+        ``g`` ``(K, B or 1, d)``."""
         x = check_points(x, len(self.centre))
         t = torch.as_tensor(t, dtype=torch.float64)
         if t.ndim and len(t) not in (1, len(x)):
             raise ValueError(f"t: expected a number or shape ({len(x)},), found {tuple(t.shape)}")
-        a, s_t, _ = standard_scale(self._as(x, "scale"), expand_like(self.diffusion.ou_time(t), x))
+        ou = expand_like(self.diffusion.ou_time(t), x)
+        a, s_t, _ = standard_scale(self._as(x, "scale"), ou)
         z = x if self.rotation is None else x @ self._as(x, "rotation")
-        u = (z - a * self._as(x, "centre")) / s_t
-        return u, s_t, self._interpolate(self._as(x, "table"), t)
+        reach = _REACH * (-torch.expm1(-2 * ou)).sqrt()
+        low, high = a * self._as(x, "low") - reach, a * self._as(x, "high") + reach
+        inside = torch.clamp(z, low, high)
+        u = (inside - a * self._as(x, "centre")) / s_t
+        return u, (z - inside) / s_t, s_t, self._interpolate(self._as(x, "table"), t)
 
     def _turn_back(self, score: Tensor) -> Tensor:
         return score if self.rotation is None else score @ self._as(score, "rotation").T

@@ -42,6 +42,7 @@ def check_order(order: int | None) -> int:
 class AdditiveMoments:
     """Running sums of ``He_n(u_i)``, ``(degree + 1, d)`` float64, over any number of batches.
 
+    Beside them ``low`` and ``high`` ``(d,)``, the range of each coordinate.
     Constant memory. Two of them merge if they share centre and scale: give every worker a copy of
     an :meth:`empty` one.
     """
@@ -50,6 +51,8 @@ class AdditiveMoments:
     centre: Tensor
     scale: Tensor
     sums: Tensor
+    low: Tensor
+    high: Tensor
     n_points: int = 0
 
     @classmethod
@@ -63,7 +66,8 @@ class AdditiveMoments:
         first = check_points(first, None).double()
         scale = first.std(0, correction=0).clamp(min=MIN_SCALE)
         sums = first.new_zeros(max(order, 2 * order - 2) + 1, first.shape[1])
-        return cls(order, first.mean(0), scale, sums)
+        infinite = torch.full_like(scale, torch.inf)
+        return cls(order, first.mean(0), scale, sums, infinite, -infinite)
 
     def update(self, x: Tensor) -> None:
         """Add the points ``x`` ``(B, d)``; any floating dtype, sums in double precision.
@@ -74,6 +78,8 @@ class AdditiveMoments:
         x = check_points(x, self.sums.shape[1])
         for rows in x.split(max(1, _BLOCK // x.shape[1])):
             self._add((rows.double() - self.centre) / self.scale)
+        low, high = x.aminmax(dim=0)
+        self.low, self.high = self.low.minimum(low), self.high.maximum(high)
         self.n_points += len(x)
 
     def _add(self, u: Tensor) -> None:
@@ -100,6 +106,8 @@ class AdditiveMoments:
                 "every worker from a copy of the same AdditiveMoments.empty"
             )
         self.sums += other.sums
+        self.low = self.low.minimum(other.low)
+        self.high = self.high.maximum(other.high)
         self.n_points += other.n_points
 
     def mean(self) -> Tensor:
