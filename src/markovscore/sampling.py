@@ -12,7 +12,7 @@ forward process ``dY = f dt + G dW`` with marginals ``rho_t`` (Song et al., 2021
 The time grid is ``times`` where given; else the score's own ``times`` if it has them; else
 ``steps`` log-spaced steps from 1e-3 to the diffusion's horizon. With ``steps`` given, the grid is
 log-spaced over the score's fitted range, which is that of its ``times`` or its ``time_range``
-``(first, last)``. Densities and samples are those at the first time ``t_0``:
+``(first, last)``; of the latter it starts at 1e-3 where it reaches back to 0. Densities and samples are those at the first time ``t_0``:
 for ``t_0 > 0`` they are those of ``rho_{t_0}``, the data smoothed by the process up to ``t_0`` (our
 choice: the map from 0 to ``t_0`` is taken as the identity). The last time plays the horizon: there
 the law is taken to be ``diffusion.prior``. No gradients are kept.
@@ -234,6 +234,9 @@ def _time_grid(score: Any, diffusion: Any, times: Any, steps: int | None) -> Ten
     elif own_grid is not None and fitted is not None and steps is None:
         grid = fitted
     else:
+        if own_grid is None and fitted is not None:
+            # A base in closed form may reach back to 0, where the network beside it does not.
+            fitted = torch.where(fitted == 0, T_MIN, fitted)
         grid = _log_grid(fitted, diffusion, DEFAULT_STEPS if steps is None else int(steps))
     if len(grid) < 2:
         raise ValueError(f"times: expected two or more, found {len(grid)}: the grid needs a step")
