@@ -85,6 +85,7 @@ def _claims(profile: str) -> bool:
     counts = report["summary"]
     wrong = counts["fail"] + counts["missing"]
     judged = "" if counts["not-judged"] == 0 else f", {counts['not-judged']} recorded, not judged"
+    judged += "" if counts["skipped"] == 0 else f", {counts['skipped']} skipped for want of data"
     print(f"claims    {counts['pass']} hold, {wrong} fail or are missing{judged}")
     for problem in report["problems"]:
         print(f"          {problem}")

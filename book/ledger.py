@@ -29,7 +29,13 @@ PROOFS = ("alg", "def", "lem", "prop", "prp", "thm")
 ROLES = {"eq": "eq", "fig": "numref"} | dict.fromkeys(PROOFS, "prf:ref")
 KINDS = "Definition|Example|Lemma|Theorem|Proposition|Algorithm|Figure|Table"
 ITEM = re.compile(rf"({KINDS})s? (\d+(?:(?:, | and )\d+)*)")
-STATUSES = {"pass": "holds", "fail": "fails", "missing": "missing", "not-judged": "not judged"}
+STATUSES = {
+    "pass": "holds",
+    "fail": "fails",
+    "missing": "missing",
+    "not-judged": "not judged",
+    "skipped": "not measured",
+}
 
 
 def badge(row: Row) -> str:
@@ -80,6 +86,12 @@ def summary(report: Report) -> str:
             f"; {report.count('not-judged')} were recorded and not judged, "
             "because this profile's sizes are too small"
         )
+    needed = sorted({str(row.claim.needs) for row in report.rows if row.status == "skipped"})
+    if needed:
+        sentence += (
+            f"; {report.count('skipped')} could not be measured, "
+            f"for want of optional data ({', '.join(needed)})"
+        )
     by_chapter = {page: [r for r in report.rows if r.claim.chapter == page] for page in toc_pages()}
     rows = [
         (chapter_link(page), str(len(found_rows)), str(sum(r.status == "pass" for r in found_rows)))
@@ -116,6 +128,10 @@ def _ledger_row(row: Row) -> tuple[str, ...]:
     text = (
         f"{anchor}{claim.sentence} *{claim.item}; measured:* {claim.quantity}. {claim_link(claim)}"
     )
+    if claim.needs:
+        text += f" *Needs {claim.needs}.*"
+    if row.status == "skipped" and record:
+        value = record.note
     return badge(row), text, value, threshold(claim), chapter_link(claim.chapter)
 
 

@@ -47,6 +47,13 @@ def check(tmp_path, *records, chapter="part/chapter", profile="ci", declared=(CL
     return claims.verify({chapter: path}, declared, profile)
 
 
+OPTIONAL = replace(CLAIM, needs="cifar10")
+
+
+def left_out(id=CLAIM.id):
+    return {"id": id, "value": None, "stderr": None, "note": "CIFAR-10 is not here"}
+
+
 @pytest.fixture
 def shown(monkeypatch):
     """What ``record`` displays."""
@@ -85,6 +92,24 @@ def test_record_stores_plain_numbers(shown, value):
 def test_record_refuses(shown, arguments, words):
     with pytest.raises(claims.ClaimsError, match=words):
         claims.record(**arguments)
+    assert shown == []
+
+
+def test_skip_stores_the_reason(shown):
+    claims.skip("a.b", " no <data> ")
+    (bundle,) = shown
+    assert bundle[claims.MIME] == {"id": "a.b", "value": None, "stderr": None, "note": "no <data>"}
+    assert "not measured" in bundle["text/plain"]
+    assert 'id="claim-a.b"' in bundle["text/html"] and "no &lt;data&gt;" in bundle["text/html"]
+
+
+@pytest.mark.parametrize(
+    ("id", "reason", "words"),
+    [("a.b", "", "reason"), ("a.b", " ", "reason"), ("a.b", None, "reason"), ("A", "x", "lower")],
+)
+def test_skip_refuses(shown, id, reason, words):
+    with pytest.raises(claims.ClaimsError, match=words):
+        claims.skip(id, reason)
     assert shown == []
 
 
@@ -152,6 +177,73 @@ def test_smoke_judges_presence_only(tmp_path):
     assert not check(tmp_path, stored(9.0), stored(9.0, id="a.b"), profile="smoke").ok
 
 
+@pytest.mark.parametrize("profile", ["ci", "smoke"])
+def test_an_optional_claim_may_be_skipped(tmp_path, profile):
+    report = check(tmp_path, left_out(), declared=[OPTIONAL], profile=profile)
+    assert report.problems == ()
+    assert [row.status for row in report.rows] == ["skipped"]
+    assert report.rows[0].record.note == "CIFAR-10 is not here"
+    stated = json.loads(json.dumps(report.as_dict()))
+    assert stated["summary"] == {
+        "declared": 1,
+        "pass": 0,
+        "fail": 0,
+        "missing": 0,
+        "not-judged": 0,
+        "skipped": 1,
+    }
+    assert stated["claims"][0]["claim"]["needs"] == "cifar10"
+
+
+@pytest.mark.parametrize("profile", ["ci", "smoke"])
+def test_no_other_claim_may(tmp_path, profile):
+    report = check(tmp_path, left_out(), profile=profile)
+    assert report.count("skipped") == 0 and report.count("fail") == 1
+    assert "only a claim that declares needs" in report.problems[0]
+
+
+def test_an_optional_claim_is_judged_where_it_was_measured(tmp_path):
+    assert check(tmp_path, stored(0.05), declared=[OPTIONAL]).count("pass") == 1
+    assert not check(tmp_path, stored(0.2), declared=[OPTIONAL]).ok
+
+
+def test_an_optional_claim_must_be_recorded_or_skipped(tmp_path):
+    report = check(tmp_path, declared=[OPTIONAL])
+    assert report.count("missing") == 1 and "never recorded" in report.problems[0]
+
+
+@pytest.mark.parametrize("records", [(left_out(), stored(0.05)), (stored(0.05), left_out())])
+def test_not_both(tmp_path, records):
+    report = check(tmp_path, *records, declared=[OPTIONAL])
+    assert "expected one record, found 2" in report.problems[0]
+    assert report.count("fail") == 1
+
+
+def test_skipped_in_another_chapter_or_not_declared(tmp_path):
+    report = check(tmp_path, left_out(), chapter="part/other", declared=[OPTIONAL])
+    assert "recorded in part/other" in report.problems[0] and report.count("skipped") == 0
+    report = check(tmp_path, stored(0.05), left_out("part.chapter.other"))
+    assert "not declared" in report.problems[0]
+
+
+def test_the_ledger_page_gives_the_reason(tmp_path):
+    import nbformat
+    from ledger import ledger as page
+    from ledger import show_verdicts, summary
+
+    report = check(tmp_path, left_out(), declared=[OPTIONAL])
+    text = page(report)
+    assert 'verdict-skipped">not measured<' in text
+    assert "CIFAR-10 is not here" in text and "*Needs cifar10.*" in text
+    assert "**0 fail**; 1 could not be measured" in summary(report)
+    assert "(cifar10)" in summary(report)
+    executed = nbformat.from_dict(json.loads((tmp_path / "part" / "chapter.ipynb").read_text()))
+    show_verdicts(executed, report, "part/chapter")
+    row = executed.cells[1].outputs[0]["data"]["text/html"]
+    assert 'id="claim-part.chapter.error"' in row
+    assert "not measured" in row and "CIFAR-10 is not here" in row and "None" not in row
+
+
 def ledger(path, **changes):
     import yaml
 
@@ -163,6 +255,7 @@ def ledger(path, **changes):
 
 def test_a_ledger_is_read(tmp_path):
     assert claims.load_claims(ledger(tmp_path / "claims.yml")) == (CLAIM,)
+    assert claims.load_claims(ledger(tmp_path / "claims.yml", needs="cifar10")) == (OPTIONAL,)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +269,9 @@ def test_a_ledger_is_read(tmp_path):
         ({"id": "Bad Id"}, "lower-case"),
         ({"quantity": None}, "quantity"),
         ({"extra": 1}, "extra"),
+        ({"needs": "CIFAR 10"}, "needs"),
+        ({"needs": ""}, "needs"),
+        ({"needs": ["cifar10"]}, "needs"),
     ],
 )
 def test_a_malformed_ledger_is_refused(tmp_path, changes, words):
@@ -196,6 +292,14 @@ def test_a_foreign_file_is_refused(tmp_path):
     path.write_text("not a notebook")
     with pytest.raises(claims.ClaimsError, match="notebook"):
         claims.verify({"part/chapter": path}, [CLAIM])
+
+
+def test_the_command_line_counts_what_was_skipped(tmp_path, capsys):
+    notebook(tmp_path / "built" / "part" / "chapter.ipynb", left_out())
+    path = ledger(tmp_path / "claims.yml", needs="cifar10")
+    arguments = ["verify", "--claims", str(path), "--notebooks", str(tmp_path / "built")]
+    assert claims.main(arguments) == 0
+    assert "0 hold, 0 fail, 0 missing, 0 not judged, 1 skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("value", "status"), [(0.05, 0), (0.5, 1)])

@@ -420,6 +420,7 @@ def test_labels_and_images_must_be_there(tmp_path, data):
         (encode(np.zeros((3, 32, 32), np.uint8))[:60], "PNG or JPEG"),
         (b"", "PNG or JPEG file, found 0 bytes"),
     ],
+    ids=["size", "grey", "GIF", "truncated", "empty"],
 )
 def test_other_images(tmp_path, data, monkeypatch, picture, words):
     monkeypatch.setattr(_image_store, "_ROWS", 7)

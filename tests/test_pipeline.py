@@ -48,6 +48,8 @@ import time
 time.sleep(wait)
 record = {{"id": "one.{name}.value", "value": value, "stderr": None, "note": ""}}
 display({{MIME: record, "text/plain": "claim", "text/html": "<p>claim</p>"}}, raw=True)
+skipped = {{"id": "one.{name}.extra", "value": None, "stderr": None, "note": "no such data here"}}
+display({{MIME: skipped, "text/plain": "claim", "text/html": "<p>claim</p>"}}, raw=True)
 ```
 """
 CLAIM = {
@@ -108,6 +110,10 @@ def write_pages(root):
     toc = {"format": "jb-book", "root": "index", "parts": [{"caption": "P", "chapters": listed}]}
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
     declared = [{"id": f"one.{name}.value", "chapter": f"one/{name}"} | CLAIM for name in NAMES]
+    declared += [
+        {"id": f"one.{name}.extra", "chapter": f"one/{name}", "needs": "photographs"} | CLAIM
+        for name in NAMES
+    ]
     (root / "book" / "claims.yml").write_text(yaml.safe_dump(declared))
     (root / "book" / "reproduction" / "items.yml").write_text("[]")
     (root / "book" / "profiles").mkdir()
@@ -124,11 +130,14 @@ def test_a_build_from_nothing(book):
     assert status == 0, output
     assert ran(output) == {"first", "second"}
     assert "2 of 2 executed" in output
-    assert "2 hold, 0 fail" in output
+    assert "2 hold, 0 fail or are missing, 2 skipped for want of data" in output
     assert json.loads((book.root / "_build" / "claims.json").read_text())["ok"]
     page = (book.root / "_build" / "html" / "one" / "first.html").read_text()
     assert 'id="claim-one.first.value"' in page
     assert "reproduction/claims.html#one.first.value" in page
+    assert "no such data here" in page and "not measured" in page
+    ledger = (book.root / "_build" / "html" / "reproduction" / "claims.html").read_text()
+    assert 'id="one.first.extra"' in ledger and "no such data here" in ledger
     assert not (book.root / ".snakemake").exists()
     command = [sys.executable, "book/check_site.py"]
     assert subprocess.run(command, cwd=book.root).returncode == 0

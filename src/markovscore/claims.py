@@ -1,22 +1,22 @@
 """The claims ledger: what a chapter measured against what ``book/claims.yml`` declares.
 
 A chapter calls :func:`record`; the value travels inside the executed notebook, as an output with
-the MIME type ``MIME``.
+the MIME type ``MIME``. A claim that ``needs`` data which a reader may lack is optional: where they
+are absent, the chapter calls :func:`skip` with the reason.
 There is no ledger in memory and no file written by a chapter: :func:`verify` reads the notebooks.
 
 From the command line::
 
     python -m markovscore.claims verify --claims book/claims.yml --notebooks _build/ci --profile ci
 
-The exit status is 0 only if every declared claim was recorded once, in its own chapter, and holds.
+The exit status is 0 only if every declared claim was recorded once, in its own chapter, and holds,
+or is optional and was skipped there.
 """
 
 from __future__ import annotations
 
 import argparse
-import html
 import json
-import math
 import operator
 import os
 import re
@@ -26,17 +26,30 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-MIME = "application/vnd.markovscore.claim+json"
+from ._claim_rows import ID, MIME, ClaimsError, check_id, finite, format_value, show
+
+__all__ = [
+    "MIME",
+    "Claim",
+    "ClaimsError",
+    "Record",
+    "Report",
+    "Row",
+    "find_notebooks",
+    "format_value",
+    "load_claims",
+    "main",
+    "read_records",
+    "record",
+    "skip",
+    "verify",
+]
+
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 VERDICTS = ("reproduced", "not-reproduced", "beyond")
 PAPERS = ("A", "B", "ours")
+STATUSES = ("pass", "fail", "missing", "not-judged", "skipped")
 UNJUDGED_PROFILES = ("smoke",)  # sizes too small for a threshold to mean anything
-
-_ID = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
-
-
-class ClaimsError(ValueError):
-    """A ledger, a record or a notebook that cannot be read; says expected, found and fix."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Claim:
 
     ``verdict`` says what the book concludes from it: ``reproduced``, ``not-reproduced`` (then the
     sentence states what was found instead) or ``beyond`` (not a claim of either paper).
+    ``needs`` (an optional key, such as ``cifar10``) names data without which it may be skipped.
     """
 
     id: str
@@ -56,14 +70,18 @@ class Claim:
     threshold: float
     chapter: str
     verdict: str
+    needs: str | None = None
 
 
 @dataclass(frozen=True)
 class Record:
-    """One value that a chapter recorded; ``stderr`` is its standard error, if it has one."""
+    """One value that a chapter recorded; ``stderr`` is its standard error, if it has one.
+
+    A claim that was skipped has no value; its ``note`` is the reason.
+    """
 
     id: str
-    value: float
+    value: float | None
     stderr: float | None
     note: str
     chapter: str
@@ -71,7 +89,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Row:
-    """A declared claim beside its record. ``status``: pass, fail, missing or not-judged."""
+    """A declared claim beside its record; ``status`` is one of ``STATUSES``."""
 
     claim: Claim
     record: Record | None
@@ -97,8 +115,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as plain data (the content of ``_build/claims.json``)."""
-        statuses = ("pass", "fail", "missing", "not-judged")
-        summary = {"declared": len(self.rows)} | {name: self.count(name) for name in statuses}
+        summary = {"declared": len(self.rows)} | {name: self.count(name) for name in STATUSES}
         return {
             "profile": self.profile,
             "ok": self.ok,
@@ -106,11 +123,6 @@ class Report:
             "problems": list(self.problems),
             "claims": [asdict(row) for row in self.rows],
         }
-
-
-def format_value(value: float, stderr: float | None = None) -> str:
-    """``value`` to four digits, or ``value ± stderr``, the standard error to two."""
-    return f"{value:.4g}" if stderr is None else f"{value:.4g} ± {stderr:.2g}"
 
 
 def record(id: str, value: Any, stderr: Any = None, note: str = "") -> None:
@@ -126,47 +138,32 @@ def record(id: str, value: Any, stderr: Any = None, note: str = "") -> None:
         ClaimsError: the id is malformed, or a number is not finite (a NaN must never reach the
             ledger).
     """
-    if not _ID.fullmatch(id):
-        raise ClaimsError(
-            f"claim id: expected lower-case words joined by dots, such as 'oism.spectra.order', "
-            f"found {id!r}; rename it here and in book/claims.yml"
-        )
-    number = _finite(value, f"value of claim {id}")
-    error = None if stderr is None else _finite(stderr, f"stderr of claim {id}")
+    check_id(id)
+    number = finite(value, f"value of claim {id}")
+    error = None if stderr is None else finite(stderr, f"stderr of claim {id}")
     if error is not None and error < 0:
         raise ClaimsError(
             f"stderr of claim {id}: expected a number >= 0, found {error}; fix its sign"
         )
-    from IPython.display import display  # a dependency of the book, not of the library
-
-    payload = {"id": id, "value": number, "stderr": error, "note": note}
-    display(_bundle(payload), raw=True)
+    show({"id": id, "value": number, "stderr": error, "note": note})
 
 
-def _finite(value: Any, name: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+def skip(id: str, reason: str) -> None:
+    """Show and store that an optional claim could not be measured here.
+
+    Args:
+        id: of a claim that declares ``needs`` in ``book/claims.yml``; no other may be skipped.
+        reason: what is absent, as a reader should know it; no path of this machine.
+
+    Raises:
+        ClaimsError: the id is malformed, or there is no reason.
+    """
+    check_id(id)
+    if not isinstance(reason, str) or not reason.strip():
         raise ClaimsError(
-            f"{name}: expected one real number, found {type(value).__name__} ({error}); "
-            "reduce it to a scalar first"
-        ) from error
-    if not math.isfinite(number):
-        raise ClaimsError(
-            f"{name}: expected a finite number, found {number}; find where it overflowed"
+            f"claim {id}: expected a reason to skip it, found {reason!r}; say which data are absent"
         )
-    return number
-
-
-def _bundle(payload: Mapping[str, Any]) -> dict[str, Any]:
-    shown = format_value(payload["value"], payload["stderr"])
-    text = f"claim {payload['id']}: {shown}"
-    row = f"<span>claim</span> <code>{html.escape(payload['id'])}</code> <strong>{shown}</strong>"
-    if payload["note"]:
-        text += f"  ({payload['note']})"
-        row += f" <em>{html.escape(payload['note'])}</em>"
-    markup = f'<div class="claim" id="claim-{html.escape(payload["id"])}">{row}</div>'
-    return {MIME: dict(payload), "text/html": markup, "text/plain": text}
+    show({"id": id, "value": None, "stderr": None, "note": reason.strip()})
 
 
 def load_claims(path: str | os.PathLike[str]) -> tuple[Claim, ...]:
@@ -193,19 +190,28 @@ def load_claims(path: str | os.PathLike[str]) -> tuple[Claim, ...]:
 
 
 def _claim(block: Any, path: str) -> Claim:
-    names = [field.name for field in fields(Claim)]
-    if not isinstance(block, dict) or set(block) != set(names):
+    names = [field.name for field in fields(Claim) if field.name != "needs"]
+    if not isinstance(block, dict) or set(block) - {"needs"} != set(names):
         found = sorted(block) if isinstance(block, dict) else block
-        raise ClaimsError(f"{path}: expected a claim with the keys {sorted(names)}, found {found}")
+        raise ClaimsError(
+            f"{path}: expected a claim with the keys {sorted(names)}, and needs if it is optional, "
+            f"found {found}"
+        )
     where = f"{path}: claim {block['id']}"
     _one_of(block["comparison"], tuple(COMPARISONS), f"{where}: comparison")
     _one_of(block["verdict"], VERDICTS, f"{where}: verdict")
     _one_of(block["paper"], PAPERS, f"{where}: paper")
-    if not _ID.fullmatch(str(block["id"])):
+    if not ID.fullmatch(str(block["id"])):
         raise ClaimsError(f"{where}: expected an id of lower-case words joined by dots; rename it")
-    threshold = _finite(block["threshold"], f"{where}: threshold")
+    needs = block.get("needs")
+    if "needs" in block and not re.fullmatch(r"[a-z0-9_]+", str(needs)):
+        raise ClaimsError(
+            f"{where}: needs: expected one lower-case word, such as cifar10, found {needs!r}; "
+            "correct it, or leave it out"
+        )
+    threshold = finite(block["threshold"], f"{where}: threshold")
     texts = {name: str(block[name]).strip() for name in names if name != "threshold"}
-    return Claim(threshold=threshold, **texts)
+    return Claim(threshold=threshold, needs=None if needs is None else str(needs), **texts)
 
 
 def _one_of(value: object, allowed: Sequence[str], name: str) -> None:
@@ -252,7 +258,8 @@ def verify(
 
     Returns:
         The report. Its ``problems`` name every claim that was declared and not recorded, recorded
-        and not declared, recorded twice, recorded in another chapter, or that misses its threshold.
+        and not declared, recorded twice, recorded in another chapter, skipped without ``needs``, or
+        that misses its threshold.
     """
     declared = tuple(declared)
     records = [r for chapter, path in notebooks.items() for r in read_records(path, chapter)]
@@ -290,6 +297,13 @@ def _judge(
         problems.append(f"{claim.id}: expected one record, found {len(found)} ({places}); keep one")
     if item.chapter != claim.chapter:
         problems.append(f"{claim.id}: declared for {claim.chapter}, recorded in {item.chapter}")
+    if item.value is None:
+        if claim.needs is None:
+            problems.append(
+                f"{claim.id}: skipped in {item.chapter} ({item.note}), which only a claim that "
+                "declares needs may be; record its value, or declare what it needs"
+            )
+        return Row(claim, item, "fail" if problems else "skipped"), problems
     if profile in UNJUDGED_PROFILES:
         return Row(claim, item, "fail" if problems else "not-judged"), problems
     if not COMPARISONS[claim.comparison](item.value, claim.threshold):
@@ -323,7 +337,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"claims: {problem}", file=sys.stderr)
     print(
         f"claims: {report.count('pass')} hold, {report.count('fail')} fail, "
-        f"{report.count('missing')} missing, {report.count('not-judged')} not judged "
+        f"{report.count('missing')} missing, {report.count('not-judged')} not judged, "
+        f"{report.count('skipped')} skipped "
         f"({options.profile} profile)"
     )
     return 0 if report.ok else 1
