@@ -12,7 +12,8 @@ forward process ``dY = f dt + G dW`` with marginals ``rho_t`` (Song et al., 2021
 The time grid is ``times`` where given; else the score's own ``times`` if it has them; else
 ``steps`` log-spaced steps from 1e-3 to the diffusion's horizon. With ``steps`` given, the grid is
 log-spaced over the score's fitted range, which is that of its ``times`` or its ``time_range``
-``(first, last)``; of the latter it starts at 1e-3 where it reaches back to 0. Densities and samples are those at the first time ``t_0``:
+``(first, last)``; of the latter it starts at 1e-3 where it reaches back to 0. Densities and samples
+are those at the first time ``t_0``:
 for ``t_0 > 0`` they are those of ``rho_{t_0}``, the data smoothed by the process up to ``t_0`` (our
 choice: the map from 0 to ``t_0`` is taken as the identity). The last time plays the horizon: there
 the law is taken to be ``diffusion.prior``. No gradients are kept.
