@@ -121,7 +121,7 @@ def pixel_run(steps=STEPS, net=None, **changes):
         torch.set_num_threads(threads)
 
 
-LONG = 200
+LONG = 120
 
 
 def to_the_end(folder, shards, started=None, moment="none", after=0):
@@ -153,4 +153,4 @@ def to_the_end(folder, shards, started=None, moment="none", after=0):
     if started is not None:
         started.set()
     places = {"checkpoint": folder / "run.safetensors", "log": folder / "log.csv"}
-    pixel_run(LONG, shards=shards, checkpoint_every=4, log_every=9, **places)
+    pixel_run(LONG, shards=shards, checkpoint_every=4, log_every=4, **places)

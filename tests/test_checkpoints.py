@@ -1,6 +1,5 @@
 """Checkpoints: bit-for-bit resumption whatever interrupts, and every kind of bad file."""
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -285,7 +284,7 @@ def assert_same_content(a, b):
     (step_a, named_a, log_a), (step_b, named_b, log_b) = content(a), content(b)
     assert step_a == step_b == str(LONG)
     assert log_a == log_b
-    assert len(log_a) == 1 + LONG // 9 + 1
+    assert len(log_a) == 1 + LONG // 4
     assert named_a.keys() == named_b.keys()
     for name, value in named_a.items():
         assert torch.equal(value, named_b[name]), name
@@ -297,11 +296,11 @@ def test_killed_at_random_moments_it_ends_as_if_never_interrupted(
     shards, whole = uninterrupted
     moments = random.Random(shards)
     kills = 0
-    for _ in range(5):
+    for _ in range(4):
         started = processes.Event()
         process = child(processes, tmp_path, shards, started)
         assert started.wait(60)
-        time.sleep(moments.uniform(0.02, 0.2))
+        time.sleep(moments.uniform(0.02, 0.15))
         process.kill()
         process.join()
         kills += process.exitcode == -signal.SIGKILL
@@ -370,8 +369,8 @@ def test_saves_when_enough_minutes_have_passed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     places = {"checkpoint": path, "callback": callback}
-    timed = run(checkpoint_every=10**6, checkpoint_minutes=2, **places)
-    # 120 seconds are over in the fourth step, when three have passed since the last save.
+    timed = run(checkpoint_every=10**6, checkpoint_minutes=2.5, **places)
+    # In the fourth step 150 seconds have passed, and again three steps after every save.
     assert sorted(set(saved)) == [*range(4, STEPS, 3), STEPS]
     assert same(timed, run())
     saved.clear()
@@ -443,11 +442,7 @@ def test_sigterm_finishes_the_step_saves_and_exits(tmp_path, capsys, step):
 
 
 def test_sigterm_after_the_last_step_is_not_lost(tmp_path):
-    def callback(step, score):
-        if step == STEPS:
-            terminate()
-
+    path = tmp_path / "run"
     with pytest.raises(SystemExit):
-        run(checkpoint=tmp_path / "run", callback=callback)
-    with contextlib.suppress(SystemExit):
-        run(checkpoint=tmp_path / "run", callback=stop_at(1))  # there are no steps left
+        run(checkpoint=path, callback=lambda step, score: step == STEPS and terminate())
+    assert same(run(checkpoint=path, callback=stop_at(1)), run())  # no steps are left

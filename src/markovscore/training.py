@@ -186,7 +186,7 @@ class _Keeper:
             return
         if self.path.exists():
             run.restore(*checkpoints.load(self.path, self.settings))
-        else:
+        elif self.world.rank == 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         fix = f"put the checkpoint {self.path} where all processes see the same file"
         self.world.agree({"first step": run.step}, fix)
