@@ -171,6 +171,9 @@ def test_checksum_tells_bases_apart():
     assert score.checksum != ResidualScore(spectral(seed=2), network()).checksum
     assert score.checksum.startswith("SpectralScore crc32 ")
     assert ResidualScore(Bare(), network()).checksum == ResidualScore(Bare(), network()).checksum
+    one, two = Bare(), Bare()  # printed alike, but for the address
+    one.coefficients, two.coefficients = torch.zeros(5), torch.eye(5)[4]
+    assert ResidualScore(one, network()).checksum != ResidualScore(two, network()).checksum
     named = Bare()
     named.checksum = 1234
     assert ResidualScore(named, network()).checksum == "1234"
