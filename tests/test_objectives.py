@@ -4,14 +4,20 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
+from markovscore import _times
+from markovscore._times import TimeSampler
 from markovscore.datasets import DiffusedMixture, mixture_1d
 from markovscore.diffusions import BoxBrownian, LinearSDE, OrnsteinUhlenbeck, TorusBrownian
 from markovscore.objectives import DenoisingSM
+from markovscore.priors import Gaussian, ProductMixture
+from markovscore.processes import DoubleWell, Langevin
+from markovscore.variance_preserving import VariancePreserving
 
 N = 20_000
-CHOICES = [(w, t) for w in ("likelihood", "variance") for t in ("uniform", "log")]
+CHOICES = [(w, t) for w in ("likelihood", "variance") for t in ("uniform", "log", "importance")]
 MIXTURES = {
     "ou": lambda: mixture_1d(OrnsteinUhlenbeck(1)),
     "torus": lambda: mixture_1d(TorusBrownian(1)),
@@ -77,7 +83,7 @@ def explicit_difference(mixture, first, second, weighting, low, high):
 @pytest.mark.parametrize("name", MIXTURES)
 @pytest.mark.parametrize(("weighting", "times"), CHOICES)
 def test_difference_of_losses_is_the_explicit_one(name, weighting, times):
-    """Both time samplers estimate one integral: uniform in t, whatever the draws."""
+    """All time samplers estimate one integral: uniform in t, whatever the draws."""
     mixture = MIXTURES[name]()
 
     def first(y, t):
@@ -151,6 +157,106 @@ def test_drawn_times_fill_the_interval(times):
     uniform = (t - 1e-3) / (4 - 1e-3) if times == "uniform" else (t / 1e-3).log() / math.log(4e3)
     assert sigmas(uniform, 0.5) < 6
     assert sigmas(uniform**2, 1 / 3) < 6
+
+
+def drawn(diffusion, t_min, kind="importance", n=N, dtype=torch.float64, t_max=None):
+    sampler = TimeSampler(diffusion, t_min, t_max, kind)
+    return sampler.draw(torch.zeros(n, 1, dtype=dtype), generator(11))
+
+
+@pytest.mark.parametrize("t_min", [1e-5, 1e-2])
+@pytest.mark.parametrize("process", [VariancePreserving(1), Langevin(Gaussian(1), (3.0, 1.0))])
+def test_importance_times_follow_the_density(process, t_min):
+    """``beta / (1 - e^{-tau})`` integrates to ``log(e^tau - 1)``: Kolmogorov-Smirnov, 6 sigma."""
+    t, weight = drawn(process, t_min)
+    assert t_min <= float(t.min()) and float(t.max()) <= 1
+
+    def primitive(v):
+        return np.log(np.expm1(process.clock.elapsed(torch.as_tensor(v)).numpy()))
+
+    low, high = primitive(t_min), primitive(1.0)
+    assert scipy.stats.kstest(t, lambda v: (primitive(v) - low) / (high - low)).pvalue > 1e-9
+    # The weight is the reciprocal density, up to the length of a piece of the table.
+    density = (process.dispersion(t) / process.std(t)).square() / (high - low)
+    torch.testing.assert_close(weight, 1 / ((1 - t_min) * density), rtol=0.02, atol=0)
+
+
+class Jumps:
+    """A scale that no table resolves."""
+
+    horizon, dispersion = 1.0, staticmethod(lambda t: 1.0)
+
+    def std(self, t):
+        return torch.where((7 * t).sin() > 0, 1.0, 0.2)
+
+
+@pytest.mark.parametrize("pieces", [3, 50])
+@pytest.mark.parametrize("process", [VariancePreserving(1), Jumps()])
+def test_weights_are_exact_however_coarse_the_table(process, pieces, monkeypatch):
+    monkeypatch.setattr(_times, "_PIECES", pieces)
+    t, weight = drawn(process, 1e-3)
+    # E[w g(t)] is the plain average of g over [t_min, 1].
+    for value, mean in (
+        (torch.ones_like(t), 1.0),
+        (t, (1 - 1e-6) / 2 / (1 - 1e-3)),
+        (t.log(), (-1 - 1e-3 * (math.log(1e-3) - 1)) / (1 - 1e-3)),
+        ((t > 0.9).double(), 0.1 / (1 - 1e-3)),
+    ):
+        assert sigmas(weight * value, mean) < 6
+    assert sigmas(weight, 1.2) > 6
+
+
+@pytest.mark.parametrize("kind", ["log", "importance"])
+def test_weights_integrate_to_one(kind):
+    """``1 / (w span)`` is the density that was drawn: its integral is 1, not only on average."""
+    t, weight = drawn(VariancePreserving(1), 1e-3, kind, n=200_000)
+    t, order = t.sort()
+    density = 1 / (weight[order] * (1 - 1e-3))
+    # One piece of the table is 0.7% long, and the draws leave gaps of 1e-5 of the probability.
+    assert float(torch.trapezoid(density, t)) == pytest.approx(1, abs=1e-3)
+
+
+def test_importance_is_log_for_brownian_motion():
+    log, importance = (drawn(TorusBrownian(1), 1e-3, kind) for kind in ("log", "importance"))
+    assert scipy.stats.ks_2samp(log[0], importance[0]).pvalue > 1e-9
+    torch.testing.assert_close(importance[1] / importance[0], (log[1] / log[0]), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_importance_weighs_the_predicted_noise_alike(dtype):
+    """Each term is one constant times ``std^2 |r|^2``, to a piece's length; and so less random."""
+    vp, x0, seen = VariancePreserving(50), torch.zeros(4000, 50, dtype=dtype), []
+
+    def zero(y, t):
+        seen.append(vp.std(t) * vp.transition_score(y, x0, t).norm(dim=1))
+        return torch.zeros_like(y)
+
+    objective = DenoisingSM(vp, 1e-5, times="importance")
+    terms = objective.losses(zero, x0, generator(3))
+    assert terms.dtype == dtype
+    # int_{t_min}^1 beta / (1 - e^{-tau}) dt, over the interval's length
+    tau = vp.clock.elapsed(torch.tensor([1e-5, 1.0], dtype=torch.float64))
+    constant = float(torch.expm1(tau).log().diff()) / (1 - 1e-5)
+    expected = constant * seen[0].square()
+    torch.testing.assert_close(terms, expected.to(dtype), rtol=0.02, atol=1e-6)
+    uniform = DenoisingSM(vp, 1e-5).losses(zero, x0, generator(3))
+    log = DenoisingSM(vp, 1e-5, times="log").losses(zero, x0, generator(3))
+    assert abs(float(uniform.mean() - terms.mean())) < 6 * float(uniform.std()) / math.sqrt(4000)
+    assert 4 * float(terms.std()) < min(float(log.std()), float(uniform.std()))
+
+
+def test_importance_needs_a_scale_and_a_scalar_dispersion():
+    with pytest.raises(TypeError, match=r"std\(t\).* found DoubleWell without it"):
+        TimeSampler(DoubleWell(), 1e-3, None, "importance")
+    with pytest.raises(ValueError, match="scalar dispersion, found LinearSDE with a matrix"):
+        DenoisingSM(LinearSDE(-torch.eye(2), torch.eye(2)), times="importance")
+    silent = Jumps()
+    silent.dispersion = lambda t: (t - 0.5).clamp(min=0)
+    with pytest.raises(ValueError, match=r"expected finite positive \|G\(t\)\| / std\(t\)"):
+        TimeSampler(silent, 1e-3, None, "importance")
+    # Each of these has both.
+    for process in (OrnsteinUhlenbeck(2), Langevin(ProductMixture(2, [-1.0, 1.0], 0.5))):
+        assert TimeSampler(process, 1e-3, None, "importance").kind == "importance"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

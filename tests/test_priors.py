@@ -6,17 +6,30 @@ import pytest
 import scipy.stats
 import torch
 
-from markovscore.priors import Gaussian, GaussianMixture, Logistic, UniformBox, UniformTorus
+from markovscore import Langevin, local_transition, product_priors
+from markovscore._jacobian import drift_jacobian, field_jacobian
+from markovscore.priors import (
+    Gaussian,
+    GaussianMixture,
+    Logistic,
+    ProductMixture,
+    UniformBox,
+    UniformTorus,
+)
+from markovscore.transitions import local_moments
 
 FACTOR = torch.tensor([[1.5, 0.0], [-0.7, 0.4]], dtype=torch.float64)
 MEANS = torch.tensor([[2.0, -1.0], [-1.0, 0.5], [0.0, 3.0]], dtype=torch.float64)
 SCALES = torch.tensor([0.4, 0.9, 0.2], dtype=torch.float64)
+LINE = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
 SMOOTH = [
     Gaussian(2),
     Gaussian(2, mean=torch.tensor([1.0, -2.0]), scale=torch.tensor([0.5, 3.0])),
     Gaussian(2, mean=0.3, scale=FACTOR),
     GaussianMixture(MEANS, SCALES, weights=[1.0, 2.0, 5.0]),
     GaussianMixture(MEANS, 0.7),
+    ProductMixture(2, LINE, SCALES, weights=[1.0, 2.0, 5.0]),
+    ProductMixture(2, LINE, 0.7),
     Logistic(2, scale=0.6),
 ]
 FLAT = [UniformTorus(2), UniformBox(2, -1.0, 3.0)]
@@ -79,7 +92,7 @@ def test_score_is_the_gradient(prior, dtype):
     torch.testing.assert_close(prior.score(x), gradient, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("prior", SMOOTH[:2] + SMOOTH[3:5], ids=name)
+@pytest.mark.parametrize("prior", SMOOTH[:2] + SMOOTH[3:7], ids=name)
 def test_density_integrates_to_one(prior):
     grid = torch.linspace(-22, 22, 881, dtype=torch.float64)
     x = torch.cartesian_prod(grid, grid)
@@ -120,6 +133,83 @@ def test_samples_of_one_axis_follow_the_law():
 
     assert scipy.stats.kstest(x[:, 0], cdf).pvalue > 1e-9
 
+    x = ProductMixture(3, [0.0, 4.0], [1.0, 0.5], [3.0, 1.0]).sample(
+        n, torch.Generator().manual_seed(3), dtype=torch.float64
+    )
+    for axis in range(3):
+        assert scipy.stats.kstest(x[:, axis], cdf).pvalue > 1e-9
+    assert bool((torch.corrcoef(x.T) - torch.eye(3)).abs().max() < 6 / math.sqrt(n))
+
+
+@pytest.mark.parametrize("scale", [0.7, [0.4, 0.9, 0.2]], ids=str)
+def test_product_mixture_is_the_mixture_of_all_combinations(scale):
+    """Brute force: in one dimension ``M`` components, in two ``M^2``, if the scales are equal."""
+    weights = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+    x = points()
+    one = GaussianMixture(LINE[:, None], scale, weights), x[:, :1]
+    pairs = GaussianMixture(
+        torch.cartesian_prod(LINE, LINE), 0.7, torch.outer(weights, weights).flatten()
+    )
+    for law, at in [one, (pairs, x)][: 2 if scale == 0.7 else 1]:
+        prior = ProductMixture(law.dim, LINE, scale, weights)
+        torch.testing.assert_close(prior.log_prob(at), law.log_prob(at))
+        torch.testing.assert_close(prior.score(at), law.score(at))
+        torch.testing.assert_close(torch.diag_embed(prior.hessian(at)), law.hessian(at))
+
+
+@pytest.mark.parametrize("prior", SMOOTH, ids=name)
+def test_hessian_is_the_jacobian_of_the_score(prior):
+    x, v = points(), points().flip(0)
+    exact = field_jacobian(lambda y, t: prior.score(y), x, 0.0)
+    hessian = prior.hessian(x)
+    torch.testing.assert_close(hessian if hessian.ndim == 3 else torch.diag_embed(hessian), exact)
+    if hasattr(prior, "score_and_hessian_product"):
+        score, product = prior.score_and_hessian_product(x, v)
+        torch.testing.assert_close(score, prior.score(x))
+        torch.testing.assert_close(product, (exact @ v[:, :, None])[:, :, 0])
+
+
+def test_product_mixture_in_many_dimensions():
+    """Blocks change nothing; float32 is float64 to rounding, near the means and far in the tails,
+    for scales much smaller than the means, and for means far from zero."""
+    for centre, means, scale in (
+        (0.0, [-0.6, 0.0, 0.7], 0.3),
+        (0.0, [-0.6, 0.0, 0.7], [0.3, 0.02, 0.1]),
+        (100.0, [99.5, 100.5], 0.25),
+        (0.0, [-1.0, 1.0], 0.02),
+    ):
+        prior = ProductMixture(3072, means, scale, [1.0] * len(means))
+        x = centre + 2 * torch.randn(40, 3072, generator=torch.Generator().manual_seed(1))
+        smallest = float(prior.scale.min())
+        # Backward stable: off by what a few roundings of x and of the means would do.
+        exact, slope = prior.score(x.double()), prior.hessian(x.double()).abs()
+        rounding = 8 * 1.2e-7 * (1 + x.abs().double()) * (slope + 1 / smallest**2)
+        assert bool(((prior.score(x) - exact).abs() <= rounding).all())
+        assert len(x) * 3072 > product_priors._BLOCK
+        whole, rows = prior.hessian(x), [prior.hessian(row[None]) for row in x]
+        torch.testing.assert_close(whole, torch.cat(rows))
+        torch.testing.assert_close(
+            prior.log_prob(x), torch.cat([prior.log_prob(r[None]) for r in x])
+        )
+    far = torch.full((1, 3072), 1e4)
+    prior = ProductMixture(3072, [-1.0, 1.0], 0.5)
+    torch.testing.assert_close(prior.score(far), -(far - 1) / 0.25)
+    torch.testing.assert_close(prior.hessian(far), torch.full_like(far, -4.0))
+
+
+def test_langevin_with_a_product_prior_stays_diagonal():
+    """``(B, d)`` throughout, and the same as the full matrices of the same law."""
+    y = points()
+    product = Langevin(ProductMixture(2, LINE, 0.7))
+    full = Langevin(GaussianMixture(torch.cartesian_prod(LINE, LINE), 0.7))
+    assert drift_jacobian(product, y, 0.4).shape == y.shape
+    m, P = local_moments(product, y, 0.3, 0.4)
+    assert m.shape == P.shape == y.shape
+    for mine, other in zip(
+        local_transition(product, y, 0.3, 0.4), local_transition(full, y, 0.3, 0.4), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+
 
 @pytest.mark.parametrize("prior", SMOOTH + FLAT, ids=name)
 def test_samples_are_seeded_and_typed(prior):
@@ -140,6 +230,12 @@ def test_samples_are_seeded_and_typed(prior):
         (lambda: GaussianMixture(torch.zeros(3), 1.0), r"means: expected a finite \(M, d\)"),
         (lambda: GaussianMixture(MEANS, -1.0), "scale: expected finite positive"),
         (lambda: GaussianMixture(MEANS, 1.0, [1.0, 1.0]), "weights"),
+        (lambda: ProductMixture(0, LINE, 1.0), "dim: expected an integer"),
+        (lambda: ProductMixture(2, MEANS, 1.0), r"means: expected a finite \(M,\)"),
+        (lambda: ProductMixture(2, [0.0, math.nan], 1.0), r"means: expected a finite \(M,\)"),
+        (lambda: ProductMixture(2, LINE, 0.0), "scale: expected finite positive"),
+        (lambda: ProductMixture(2, LINE, [1.0, 1.0]), "one for each mean"),
+        (lambda: ProductMixture(2, LINE, 1.0, [1.0, 1.0]), "weights"),
         (lambda: Logistic(2, torch.inf), "scale"),
         (lambda: UniformBox(2, 1.0, 1.0), "low < high"),
     ],

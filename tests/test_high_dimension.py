@@ -1,0 +1,108 @@
+"""The path objectives on rows of 3072 float32 numbers, where every Jacobian must stay diagonal."""
+
+import math
+
+import pytest
+import torch
+
+from markovscore import (
+    Gaussian,
+    ImplicitSM,
+    Langevin,
+    LocalDSM,
+    Logistic,
+    PathShiftDSM,
+    ProductMixture,
+    VariancePreserving,
+    local_target,
+    path_objectives,
+    path_shift_target,
+)
+from markovscore.transitions import local_moments, window_start
+
+D = 3072
+MIXTURE = ProductMixture(D, [-0.6, 0.0, 0.7], 0.3, [1.0, 2.0, 1.0])
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(rows, seed=1):
+    return 2 * torch.rand(rows, D, generator=generator(seed)) - 1
+
+
+def relative(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@pytest.mark.parametrize("t", [1e-5, 1e-3, 0.05, 0.4, 1.0])
+@pytest.mark.parametrize("process", [Langevin(Gaussian(D)), VariancePreserving(D)], ids=repr)
+def test_local_targets_of_a_gaussian_prior_are_exact_in_float32(process, t):
+    """``-C^{-1} z`` against the exact transition's score in float64 at the same two points."""
+    y_s, end = images(8), torch.full((8,), t)
+    s = window_start(process, 0.3, end)
+    y, target = local_target(process, y_s, s, end, generator=generator())
+    h = process.clock.between(s.double(), end.double())[:, None]
+    exact = -(y.double() - torch.exp(-h / 2) * y_s.double()) / -torch.expm1(-h)
+    assert y.dtype == target.dtype == torch.float32
+    # The rounding of y alone, half a unit of 1.2e-7, is seen through the window's deviation.
+    assert relative(target, exact) < max(1e-6, 0.6e-7 / math.sqrt(float(h[0])) * 2)
+    assert relative(target, exact) < 1e-4
+
+
+@pytest.mark.parametrize("prior", [MIXTURE, Logistic(D, 0.5)], ids=["mixture", "logistic"])
+def test_windows_in_float32_are_those_of_float64(prior):
+    process, y_s = Langevin(prior), images(4)
+    for t in (1e-5, 1e-3, 0.3, 1.0):
+        end = torch.full((4,), t)
+        s = window_start(process, 0.1, end)
+        single = local_moments(process, y_s, s, end)
+        double = local_moments(process, y_s.double(), s.double(), end.double())
+        assert all(part.shape == (4, D) for part in single)
+        # The mean to a small part of the window's deviation, which scales the target.
+        off = (single[0].double() - double[0]) / double[1].sqrt()
+        assert float(off.square().mean().sqrt()) < 1e-4
+        assert relative(single[1], double[1]) < 1e-5
+
+
+@pytest.mark.parametrize("weight", [None, "adaptive"])
+def test_path_shift_on_a_gaussian_prior_is_close_to_exact_in_float32(weight):
+    """One variance-optimal step is the transition of the Euler chain: ``-z / sqrt(h)``."""
+    process, y_s = VariancePreserving(D), images(4)
+    y, target = path_shift_target(
+        process, y_s, 0.4, 0.41, steps=200, generator=generator(), weight=weight
+    )
+    h = float(process.clock.between(*torch.tensor([0.4, 0.41], dtype=torch.float64)))
+    exact = -(y.double() - math.exp(-h / 2) * y_s.double()) / -math.expm1(-h)
+    # The plain weight is optimal to first order in the window, h = 0.08, the adaptive one always;
+    # both up to the Euler step, h / 200.
+    assert relative(target, exact) < (0.05 if weight is None else 0.002)
+
+
+@pytest.mark.parametrize("prior", [MIXTURE, Logistic(D, 0.5)], ids=["mixture", "logistic"])
+@pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
+def test_a_loss_of_images_is_finite_and_its_blocks_are_small(kind, prior, monkeypatch):
+    rows = []
+
+    class Watched(Langevin):
+        def drift(self, y, t):
+            rows.append(len(y))
+            return super().drift(y, t)
+
+    settings = {"trace": "hutchinson"} if kind is ImplicitSM else {}
+    objective = kind(Watched(prior), steps=3, times="importance", **settings)
+    monkeypatch.setattr(path_objectives, "_BLOCK", 10 * D)
+    loss = objective.loss(lambda y, t: -y, images(16), generator())
+    assert loss.shape == () and bool(torch.isfinite(loss))
+    assert max(rows[:-1]) == 10  # 8 batches of 16 in blocks of 10; the last call may be the loss's
+    assert len(objective.buffer.state()["0"]) == 8 * 16
+
+
+def test_blocks_are_the_same_paths_one_after_the_other(monkeypatch):
+    x0 = images(7)
+    objective = PathShiftDSM(Langevin(MIXTURE), steps=3)
+    one = generator()
+    parts = [objective.losses(lambda y, t: -y, part, one) for part in x0.split(3)]
+    monkeypatch.setattr(path_objectives, "_BLOCK", 3 * D + 1)
+    assert torch.equal(objective.losses(lambda y, t: -y, x0, generator()), torch.cat(parts))
