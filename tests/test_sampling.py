@@ -441,16 +441,18 @@ def test_hutchinson_with_a_matrix_dispersion(drift_divergence):
 
 
 def test_hutchinson_through_a_drift_without_divergence():
-    """Number ``G``, correlated drift: the mean is the exact trace's, and it does vary."""
-    diffusion = UserProcess(torch.tensor(0.9))
-    x, n = points(1), 4000
+    """Drift ``A y`` over a time ``h``: ``h v^T A v = h (tr A + v_0 v_1 (A_01 + A_10))``."""
+    diffusion, h, n = UserProcess(0.9), 0.5, 4000
+    A = torch.tensor([[-1.0, 0.8], [0.3, -0.2]], dtype=F64)
+    diffusion.drift = lambda y, t: y @ A.T
+    x = points(1).expand(n, 2)
     found = log_likelihood(
-        lambda x, t: -x, diffusion, x.expand(n, 2), steps=10, trace="hutchinson",
-        generator=torch.Generator().manual_seed(0), probes=2,
+        lambda x, t: -x, diffusion, x, times=[0.5, 0.5 + h], trace="hutchinson",
+        generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    exact = log_likelihood(lambda x, t: -x, diffusion, x, steps=10)
-    assert (found.mean() - exact).abs() < 1e-9  # F's off-diagonal parts cancel: v^T F v = tr F
-    assert found.std() < 1e-9
+    exact = log_likelihood(lambda x, t: -x, diffusion, x[:1], times=[0.5, 0.5 + h])
+    torch.testing.assert_close((found - exact).abs(), torch.full((n,), h * 1.1, dtype=F64))
+    assert (found.mean() - exact).abs() < 6 * h * 1.1 / math.sqrt(n)
 
 
 # Memory
