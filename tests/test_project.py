@@ -78,9 +78,11 @@ def test_one_name_and_one_version():
 def test_the_readme_runs(code):
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    samples = names["samples"]
-    assert samples.shape == {"g": (500, 2)}.get("log_rho" in names and "g", (100, 1))
-    assert samples.isfinite().all()
+    stated = re.findall(r"^(\w+) = .*# \(([\d, ]+)\)$", code, re.MULTILINE)
+    assert stated, "expected a line `name = ...  # (shape)`"
+    for name, shape in stated:
+        assert names[name].shape == tuple(int(n) for n in shape.split(",") if n.strip())
+        assert names[name].isfinite().all()
 
 
 def test_the_first_example_is_ten_lines():
