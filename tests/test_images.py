@@ -103,6 +103,17 @@ def test_bits_per_dimension_bound_the_law_of_the_pixels():
 # -- the class
 
 
+def test_points_are_float32_whatever_the_default():
+    images, default = load_digits("test"), torch.get_default_dtype()
+    expected = images.batch([0, 5], torch.Generator().manual_seed(0))
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = images.batch([0, 5], torch.Generator().manual_seed(0))
+    finally:
+        torch.set_default_dtype(default)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
 def test_batches_are_all_images_once_in_order():
     pixels = torch.randint(0, 256, (7, 12), generator=generator(), dtype=torch.uint8)
     data = images(pixels, (3, 2, 2))

@@ -148,13 +148,14 @@ class AdditiveScore:
     Attributes:
         diffusion: with stationary law ``N(0, I)`` and ``ou_time``.
         times: ``(T,)`` float64, the fitted noise levels, in the diffusion's (normalised) time.
-        table: ``(T, max(N, 2), d)`` float64, coefficients in the standardised variable
-            (:func:`solve_additive`), interpolated linearly in time (paper A, Figure 5).
-        centre, scale: ``(d,)`` float64, of the coordinates at time zero.
-        low, high: ``(d,)`` float64, range of the coordinates at time zero (infinite where the score
-            is linear). Beyond four standard deviations of noise from it the polynomial is
-            continued by the Gaussian's slope, ``-1 / s_{i,t}^2``: there it is extrapolation, and a
-            flow that goes with it leaves the numbers (our choice).
+        table: ``(T, max(N, 2), d)`` float64, coefficients of the score in the standardised
+            variable, interpolated linearly in time (paper A, Figure 5).
+        centre: ``(d,)`` float64, of the coordinates at time zero: their mean in the first batch.
+        scale: ``(d,)`` float64, their standard deviation there.
+        low: ``(d,)`` float64, lower end of their range (infinite where the score is linear).
+        high: ``(d,)`` float64, upper end. Beyond four standard deviations of noise from the range
+            the polynomial is continued by the Gaussian's slope, ``-1 / s_{i,t}^2``: there it is
+            extrapolation, and a flow that goes with it leaves the numbers (our choice).
         rotation: None, or ``(d, d)``, principal axes as columns: coordinates are ``x @ rotation``.
 
     Evaluation follows dtype and device of ``x``; copies of the tables are kept for each.

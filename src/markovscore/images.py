@@ -94,7 +94,9 @@ class Images:
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.pixels.device)
         pixels = self.pixels[rows].to(generator.device)
-        noise = torch.rand(pixels.shape, generator=generator, device=generator.device)
+        noise = torch.rand(
+            pixels.shape, generator=generator, dtype=torch.float32, device=generator.device
+        )
         return noise.add_(pixels).mul_(2 / self.levels).sub_(1)
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:

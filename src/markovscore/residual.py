@@ -72,8 +72,10 @@ class ResidualScore(nn.Module):
 
     @property
     def checksum(self) -> str:
-        """Identifies the base, so that a checkpoint can refuse another: its own ``checksum``, else
-        one of its printed form (without addresses) and of its tensors."""
+        """A string for the base, by which a checkpoint refuses another one.
+
+        Its own ``checksum``, else one of its printed form (without addresses) and of its tensors.
+        """
         own = getattr(self.base, "checksum", None)
         if own is not None:
             return str(own)
