@@ -216,6 +216,20 @@ def test_streams_and_merges_to_the_same_moments():
         AdditiveMoments.empty(2, x).mean()
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_bad_number_in_a_later_batch_is_refused_and_not_counted(bad):
+    x = points()
+    moments = AdditiveMoments.empty(3, x)
+    moments.update(x)
+    before = copy.deepcopy(moments)
+    broken = x.clone()
+    broken[17, 1] = bad
+    with pytest.raises(ValueError, match="finite numbers.*row 17"):
+        moments.update(broken)
+    assert torch.equal(moments.sums, before.sums) and moments.n_points == before.n_points
+    assert torch.equal(moments.low, before.low) and torch.equal(moments.high, before.high)
+
+
 def test_the_first_batch_sets_the_conditioning_and_not_the_result():
     x = points(n=1000)
     y = x[:20]

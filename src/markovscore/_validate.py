@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 
-def check_points(x: Any, dim: int | None, name: str = "x") -> Tensor:
+def check_points(x: Any, dim: int | None, name: str = "x", *, finite: bool = True) -> Tensor:
     """Return ``x`` as a floating ``(B, dim)`` tensor of finite numbers with ``B >= 1``.
 
     A numpy array (or anything ``torch.as_tensor`` takes) is converted without a change of dtype; a
-    tensor is returned as it is. ``dim=None`` accepts any number of columns ``>= 1``.
+    tensor is returned as it is. ``dim=None`` accepts any number of columns ``>= 1``; with
+    ``finite=False`` the caller looks for NaN and inf.
 
     Raises:
         TypeError: not convertible, integer, boolean or complex.
@@ -37,7 +38,8 @@ def check_points(x: Any, dim: int | None, name: str = "x") -> Tensor:
         )
     if x.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one row, found none: pass a non-empty tensor")
-    check_finite(x, name)
+    if finite:
+        check_finite(x, name)
     return x
 
 

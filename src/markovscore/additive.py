@@ -91,30 +91,25 @@ def _default_times(diffusion: Any) -> Tensor:
 def _batches(x: Any, generator: torch.Generator | None) -> Iterator[Tensor]:
     """Rows ``(B, d)`` of a tensor, of an iterable of batches, or of ``Images``, dequantised."""
     if isinstance(x, Tensor) or (not isinstance(x, Iterable) and not hasattr(x, "batches")):
-        yield from check_points(x, None).split(_BATCH)
+        yield from check_points(x, None, finite=False).split(_BATCH)
     elif hasattr(x, "batches"):
         yield from x.batches(_BATCH, generator)
     else:
         yield from x
 
 
-def _reading(batches: Iterator[Tensor], dim: int) -> Iterator[Tensor]:
-    for batch in batches:
-        yield check_points(batch, dim)
-
-
 def _moments(batches: Iterator[Tensor], order: int, dim: int) -> AdditiveMoments:
     moments = None
-    for batch in _reading(batches, dim):
-        moments = moments or AdditiveMoments.empty(order, batch)
+    for batch in batches:
+        moments = moments or AdditiveMoments.empty(order, check_points(batch, dim))
         moments.update(batch)
     return _some(moments)
 
 
 def _covariance(batches: Iterator[Tensor], dim: int) -> Covariance:
     covariance = None
-    for batch in _reading(batches, dim):
-        covariance = covariance or Covariance.empty(batch)
+    for batch in batches:
+        covariance = covariance or Covariance.empty(check_points(batch, dim))
         covariance.update(batch)
     return _some(covariance)
 

@@ -75,21 +75,19 @@ class AdditiveMoments:
         Raises:
             TypeError, ValueError: malformed points.
         """
-        x = check_points(x, self.sums.shape[1])
+        x = check_points(x, self.sums.shape[1], finite=False)
+        added, low, high = torch.zeros_like(self.sums), self.low.clone(), self.high.clone()
+        inverse = 1 / self.scale
         for rows in x.split(max(1, _BLOCK // x.shape[1])):
-            self._add((rows.double() - self.centre) / self.scale)
-        low, high = x.aminmax(dim=0)
-        self.low, self.high = self.low.minimum(low), self.high.maximum(high)
+            u = rows.to(added, copy=True).sub_(self.centre).mul_(inverse)
+            _add_hermite(u, added)
+            torch.minimum(low, rows.amin(0), out=low)
+            torch.maximum(high, rows.amax(0), out=high)
+        if not bool(added[1].isfinite().all()):  # a sum shows what a look at every number would
+            check_finite(x, "x")
+        self.sums += added
+        self.low, self.high = low, high
         self.n_points += len(x)
-
-    def _add(self, u: Tensor) -> None:
-        """``He_{n+1} = u He_n - n He_{n-1}``, in place."""
-        below, now = torch.ones_like(u), u.clone()
-        self.sums[0] += len(u)
-        for n in range(1, len(self.sums)):
-            self.sums[n] += now.sum(0)
-            below.mul_(-n).addcmul_(u, now)
-            below, now = now, below
 
     def merge(self, other: "AdditiveMoments") -> None:
         """Add the points that ``other`` has seen.
@@ -120,6 +118,24 @@ class AdditiveMoments:
             raise ValueError("expected at least one point, found none: call update first")
         norms = [math.sqrt(math.factorial(n)) for n in range(len(self.sums))]
         return self.sums / self.n_points / self.sums.new_tensor(norms)[:, None]
+
+
+def _add_hermite(u: Tensor, sums: Tensor) -> None:
+    """Add the sums over rows of ``He_n(u)`` ``(B, d)`` to ``sums`` ``(degree + 1, d)``.
+
+    ``He_{n+1} = u He_n - n He_{n-1}``, carried by ``c_n He_n`` with ``c_{n+1} = -c_{n-1} / n``:
+    then a degree takes one operation in place, ``below + (c_{n+1} / c_n) u now``.
+    """
+    below, now = torch.ones_like(u), u.clone()
+    scale_below, scale = 1.0, 1.0
+    sums[0] += len(u)
+    for n in range(1, len(sums)):
+        sums[n].add_(now.sum(0), alpha=1 / scale)
+        if n + 1 == len(sums):
+            return
+        scale_below, scale = scale, -scale_below / n
+        below.addcmul_(u, now, value=scale / scale_below)
+        below, now = now, below
 
 
 @dataclass
@@ -170,16 +186,19 @@ def solve_additive(moments: AdditiveMoments, ou_times: Tensor) -> Tensor:
     mean, order = moments.mean(), moments.order
     if order == 1:  # the slope -1 of the stationary law is kept: the variable must not be scaled
         return _first_order(mean, moments, ou_times)
-    products = _product_table(order).to(mean)
     k = torch.arange(1, order + 1).to(mean)
+    root = k.sqrt()[:, None]
+    products = (root * root.T).reshape(-1, 1) * _product_table(order).to(mean)
     out = mean.new_empty(len(ou_times), order, mean.shape[1])
+    decayed = torch.empty_like(mean)
     for g, t in zip(out, ou_times, strict=True):
         r = standard_scale(moments.scale, t)[2]
-        decayed = mean * r ** torch.arange(len(mean)).to(mean)[:, None]
+        power = torch.ones_like(r)
+        for now, average in zip(decayed, mean, strict=True):
+            torch.mul(average, power, out=now)
+            power *= r
         energy = (products @ decayed[: 2 * order - 1]).reshape(order, order, -1)
-        slope = k[:, None] * decayed[1 : order + 1]
-        root = k.sqrt()[:, None]
-        g[:] = root * _solve(root[:, None] * root * energy, slope)
+        g[:] = root * _solve(energy, k[:, None] * decayed[1 : order + 1])
         g[1] -= 1
     return out
 
