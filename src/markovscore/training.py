@@ -74,7 +74,7 @@ def train(
     the same script; here they share every batch, and all end with the same network, the one that
     a single process finds with the same ``shards`` (to rounding; where each has one shard and there
     are two, bit for bit on a CPU). Put the network on the process's own GPU first,
-    ``net.to(f"cuda:{os.environ['LOCAL_RANK']}")``. It starts from the weights of rank 0, which
+    number ``LOCAL_RANK`` of the environment. It starts from the weights of rank 0, which
     alone shows progress, calls ``callback``, and writes ``checkpoint`` and ``log``; the checkpoint
     is read by all.
 
