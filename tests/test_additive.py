@@ -224,7 +224,7 @@ def test_a_bad_number_in_a_later_batch_is_refused_and_not_counted(bad):
     before = copy.deepcopy(moments)
     broken = x.clone()
     broken[17, 1] = bad
-    with pytest.raises(ValueError, match="finite numbers.*row 17"):
+    with pytest.raises(ValueError, match=r"finite numbers.*row 17"):
         moments.update(broken)
     assert torch.equal(moments.sums, before.sums) and moments.n_points == before.n_points
     assert torch.equal(moments.low, before.low) and torch.equal(moments.high, before.high)
