@@ -37,7 +37,9 @@ def relative(a, b):
 
 
 @pytest.mark.parametrize("t", [1e-5, 1e-3, 0.05, 0.4, 1.0])
-@pytest.mark.parametrize("process", [Langevin(Gaussian(D)), VariancePreserving(D)], ids=repr)
+@pytest.mark.parametrize(
+    "process", [Langevin(Gaussian(D)), VariancePreserving(D)], ids=["Langevin", "VP"]
+)
 def test_local_targets_of_a_gaussian_prior_are_exact_in_float32(process, t):
     """``-C^{-1} z`` against the exact transition's score in float64 at the same two points."""
     y_s, end = images(8), torch.full((8,), t)
