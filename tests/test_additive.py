@@ -13,6 +13,7 @@ import torch
 import markovscore as ms
 from markovscore._fields import value_and_divergence
 from markovscore.additive_moments import AdditiveMoments, Covariance
+from markovscore.datasets import load_digits
 
 TIMES = [0.0, 0.01, 0.1, 0.4, 1.0]
 
@@ -317,6 +318,9 @@ def test_bad_arguments(change, message):
 
 
 def test_bad_calls():
+    images = load_digits("test")
+    with pytest.raises(ValueError, match=r"generator: expected a torch\.Generator.*found none"):
+        ms.fit_spectral(images, ms.VariancePreserving(64), features="additive", order=2)
     with pytest.raises(TypeError, match=r"VariancePreserving or OrnsteinUhlenbeck.*TorusBrownian"):
         ms.fit_spectral(points(), ms.TorusBrownian(3), features="additive", order=2)
     score = fit(points(), 2, times=[0.1, 0.5])

@@ -93,6 +93,11 @@ def _batches(x: Any, generator: torch.Generator | None) -> Iterator[Tensor]:
     if isinstance(x, Tensor) or (not isinstance(x, Iterable) and not hasattr(x, "batches")):
         yield from check_points(x, None, finite=False).split(_BATCH)
     elif hasattr(x, "batches"):
+        if generator is None:
+            raise ValueError(
+                "generator: expected a torch.Generator, which dequantises the images, found none: "
+                "pass generator=torch.Generator().manual_seed(0)"
+            )
         yield from x.batches(_BATCH, generator)
     else:
         yield from x
