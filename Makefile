@@ -13,10 +13,10 @@ READY := .venv/.ready
 CODE := src tests book/*.py
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help book test bench serve lock clean lint
+.PHONY: help book test test-gpu bench bench-gpu serve lock clean lint
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
 
 book: $(READY) ## run the chapters, check the claims, build _build/html (PROFILE=smoke|ci|paper)
 	@$(BIN)/python book/build.py --profile $(PROFILE) --cores $(CORES) --snakemake="$(SNAKEMAKE)"
@@ -24,10 +24,19 @@ book: $(READY) ## run the chapters, check the claims, build _build/html (PROFILE
 test: $(READY) ## run every test (ARGS="-k name" for some)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
+test-gpu: $(READY) ## run the kernels' tests on the GPU, compiled (fails without one)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  { echo "expected a CUDA device, found none: make test runs the kernels in Triton's interpreter" >&2; exit 1; }
+	@$(BIN)/python -m pytest tests/kernels $(ARGS)
+
 bench: $(READY) ## run tests/bench/*.py; each writes _build/bench/<name>.json
 	@mkdir -p _build/bench
 	@for script in tests/bench/*.py; do echo "== $$script"; \
 	  $(BIN)/python $$script --json _build/bench/$$(basename $$script .py).json; done
+
+bench-gpu: $(READY) ## run tests/bench/gpu/run.py on the GPU, under 8 minutes; writes _build/bench/gpu.json
+	@mkdir -p _build/bench
+	@$(BIN)/python tests/bench/gpu/run.py --json _build/bench/gpu.json
 
 serve: ## show the built site at http://localhost:8000 (PORT=...)
 	@test -f _build/html/index.html || { echo "no site: run 'make book' first" >&2; exit 1; }
@@ -45,7 +54,8 @@ lock: ## resolve pyproject.toml again into requirements.lock
 	@_build/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --python-version 3.11 \
 	  --extra images --extra book --extra test --extra bench --extra dev --no-annotate --no-header \
 	  --index-strategy unsafe-best-match --output-file _build/lock/requirements.txt
-	@grep -vE '^(nvidia|cuda|triton|--)' _build/lock/requirements.txt | sed 's/+cpu//' > requirements.lock
+	@grep -vE '^(nvidia|cuda|--)' _build/lock/requirements.txt | \
+	  sed -E 's/\+cpu//; s/^(triton==[^ ;]*).*/\1 ; sys_platform == "linux"/' > requirements.lock
 	@echo "requirements.lock: $$(wc -l < requirements.lock) packages; now run make book && make test"
 
 clean: ## remove everything that was built; the environment stays

@@ -17,13 +17,14 @@ import markovscore
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-LOCK_LINES = (ROOT / "requirements.lock").read_text().split()
+LOCK_LINES = (ROOT / "requirements.lock").read_text().splitlines()
 README = (ROOT / "README.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def locked():
-    return {canonicalize_name(n): v for n, v in (line.split("==") for line in LOCK_LINES)}
+    requirements = (line.partition(" ;")[0].split("==") for line in LOCK_LINES)
+    return {canonicalize_name(name): version for name, version in requirements}
 
 
 def declared():
@@ -35,7 +36,8 @@ def test_the_lock_is_exact_and_portable():
     names = [line.split("==")[0] for line in LOCK_LINES]
     assert sorted(names) == names
     for line in LOCK_LINES:
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+        expected = r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ; sys_platform == \"linux\")?"
+        assert re.fullmatch(expected, line), line
 
 
 @pytest.mark.parametrize("requirement", declared(), ids=lambda r: r.name)
@@ -44,8 +46,13 @@ def test_the_lock_satisfies_pyproject(requirement):
 
 
 def test_the_lock_leaves_the_gpu_out():
-    assert [Requirement(text).name for text in EXTRAS["gpu"]] == ["triton"]
-    assert "triton" not in locked()
+    assert not [name for name in locked() if re.match("nvidia|cuda", name)]
+
+
+def test_triton_is_one_version_for_the_gpu_and_for_the_tests():
+    (wanted,) = [text for text in EXTRAS["test"] if text.startswith("triton")]
+    assert EXTRAS["gpu"] == [wanted]
+    assert "triton" not in [Requirement(text).name for text in PROJECT["dependencies"]]
 
 
 @pytest.mark.parametrize("name", sorted(locked()))
@@ -99,8 +106,11 @@ def test_the_readme_names_files_that_exist():
 def test_help_lists_every_command():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     commands = {line.split()[1] for line in shown.stdout.splitlines() if line.startswith("make ")}
-    assert commands == {"book", "test", "bench", "serve", "lint", "lock", "clean", "help"}
-    for command in re.findall(r"`make (\w+)", README):
+    on_gpu = {"test-gpu", "bench-gpu"}
+    assert commands == on_gpu | {
+        "book", "test", "bench", "serve", "lint", "lock", "clean", "help"
+    }  # fmt: skip
+    for command in re.findall(r"`make ([\w-]+)", README):
         assert command in commands
 
 
