@@ -60,8 +60,8 @@ class LinearClock:
         self.first, self.last, self.horizon = float(first), float(last), float(horizon)
         self._slope = (self.last - self.first) / self.horizon
 
-    def rate(self, t: Tensor) -> Tensor:
-        """``first + slope t``."""
+    def rate(self, t: Any) -> Any:
+        """``first + slope t``; a number for a number."""
         return self.first + self._slope * t
 
     def elapsed(self, t: Tensor) -> Tensor:
@@ -120,8 +120,11 @@ class QuadratureClock:
         self._edges = torch.cat([starts[order], edges[-1:]])
         self._tau = torch.cat([edges[:1], masses[order].cumsum(0)])
 
-    def rate(self, t: Tensor) -> Tensor:
-        """``beta(t)``; at the ends, where it may be infinite, its value just inside."""
+    def rate(self, t: Any) -> Any:
+        """``beta(t)``; at the ends, where it may be infinite, its value just inside; a
+        number for a number."""
+        if not isinstance(t, Tensor):
+            return float(self.rate(torch.tensor(t, dtype=torch.float64)))
         inside = t.clamp(self.horizon * 2.0**-_MAX_HALVINGS, self.horizon * (1 - 2.0**-52))
         return self._evaluate(inside)
 
@@ -187,7 +190,7 @@ class QuadratureClock:
         return value
 
 
-def make_clock(beta: Beta, horizon: float) -> Clock:
+def make_clock(beta: Beta, horizon: float) -> LinearClock | QuadratureClock:
     """A number or a pair ``(beta(0), beta(horizon))`` in closed form, a callable by quadrature.
 
     Raises:

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from ._constants import Constants
 from ._prior_tools import (
     LOG_2PI,
     Device,
@@ -131,52 +132,48 @@ class GaussianMixture:
         self.means, self.scale = means, scale.expand(count)
         self.weights = weights / weights.sum()
         height = self.dim * (self.scale.log() + 0.5 * LOG_2PI)
-        self._log_heights = (self.weights.log() - height)[:, None]
-        self._precision = self.scale[:, None].square().reciprocal()
+        log_heights = (self.weights.log() - height)[:, None]
+        precision = self.scale[:, None].square().reciprocal()
+        self._constants = Constants(means.T[:, :, None].contiguous(), log_heights, precision)
 
-    def _offset(self, x: Tensor) -> Tensor:
-        """``mu_m - x``, shape ``(M, d, B)``: a long last axis makes the operations fast."""
-        return self.means.to(x)[:, :, None] - x.T.contiguous()
-
-    def _log_terms(self, offset: Tensor) -> Tensor:
-        """``log w_m + log N(x; mu_m, sigma_m^2)``, ``(M, B)``."""
-        heights, precision = self._log_heights.to(offset), self._precision.to(offset)
-        return torch.addcmul(heights, precision, _contract(offset, offset), value=-0.5)
+    def _pull(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``log w_m + log N(x; mu_m, sigma_m^2)`` ``(M, B)``, ``sigma_m^-2`` ``(M, 1)``, and
+        ``mu_m - x`` ``(d, M, B)``: long last axes make the operations fast."""
+        means, heights, precision = self._constants.like(x)
+        # Differences first: p @ means - x would cancel where the scale is small.
+        offset = means - x.T.contiguous()[:, None]
+        square = _contract(offset, offset)
+        return torch.addcmul(heights, precision, square, value=-0.5), precision, offset
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density at ``x`` ``(B, d)``, shape ``(B,)``."""
-        return torch.logsumexp(self._log_terms(self._offset(x)), dim=0)
-
-    def _pull(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``p(m | x)`` ``(M, B)``, ``sigma_m^-2`` ``(M, 1)``, components' scores ``(M, d, B)``."""
-        # Differences first: p @ means - x would cancel where the scale is small.
-        offset, precision = self._offset(x), self._precision.to(x)
-        return self._log_terms(offset).softmax(0), precision, precision[:, None] * offset
+        return torch.logsumexp(self._pull(x)[0], dim=0)
 
     def score(self, x: Tensor) -> Tensor:
         """``sum_m p(m | x) (mu_m - x) / sigma_m^2``, shape ``(B, d)``."""
-        p, _, scores = self._pull(x)
-        return (p[:, None] * scores).sum(0).T
+        log_terms, precision, offset = self._pull(x)
+        return (log_terms.softmax(0) * precision * offset).sum(1).T
 
     def _spread(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``p(m | x)``, components' scores less their mean ``(M, d, B)``, that mean ``(d, B)`` (the
-        score), and ``E_p[sigma_m^-2]`` ``(B,)``."""
-        p, precision, scores = self._pull(x)
-        score = (p[:, None] * scores).sum(0)
-        return p, scores - score, score, (precision * p).sum(0)
+        """``p(m | x)`` ``(M, B)``, components' scores less their mean ``(d, M, B)``, that mean
+        ``(d, B)`` (the score), and ``E_p[sigma_m^-2]`` ``(B,)``."""
+        log_terms, precision, offset = self._pull(x)
+        p, scores = log_terms.softmax(0), precision * offset
+        score = (p * scores).sum(1)
+        return p, scores - score[:, None], score, (precision * p).sum(0)
 
     def hessian(self, x: Tensor) -> Tensor:
         """``Cov_p(s_m) - E_p[sigma_m^-2] I`` for the components' scores ``s_m``, ``(B, d, d)``."""
         p, spread, _, precision = self._spread(x)
-        covariance = torch.einsum("mb,mib,mjb->bij", p, spread, spread)
+        covariance = torch.einsum("mb,imb,jmb->bij", p, spread, spread)
         return covariance - torch.diag_embed(precision[:, None].expand_as(x))
 
     def score_and_hessian_product(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The score, and the Hessian times ``v`` ``(B, d)``, from one pass; ``(B, d)`` each."""
         p, spread, score, precision = self._spread(x)
         v = v.T.contiguous()
-        along = p * _contract(spread, v)
-        return score.T, ((along[:, None] * spread).sum(0) - precision * v).T
+        along = p * _contract(spread, v[:, None])
+        return score.T, ((along * spread).sum(1) - precision * v).T
 
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
@@ -245,11 +242,12 @@ class UniformBox(_Uniform):
 
 
 def _contract(a: Tensor, b: Tensor) -> Tensor:
-    """``sum_i a_i b_i`` over the axis before the last."""
-    if a.shape[-2] > 8:
-        return (a * b).sum(-2)
+    """``sum_i a_i b_i`` over the first axis."""
+    if len(a) > 8:
+        return (a * b).sum(0)
     # For a few coordinates a running sum is several times faster than a reduction.
-    u, v = a.unbind(-2), b.unbind(-2)
+    u = a.unbind(0)
+    v = u if b is a else b.unbind(0)
     total = u[0] * v[0]
     for one, other in zip(u[1:], v[1:], strict=True):
         total = torch.addcmul(total, one, other)

@@ -41,7 +41,7 @@ class Logistic:
 
     def score(self, x: Tensor) -> Tensor:
         """Gradient of the log density, shape ``(B, d)``."""
-        return -torch.tanh(x / (2 * self.scale)) / self.scale
+        return torch.tanh(x * (0.5 / self.scale)) * (-1 / self.scale)
 
     def hessian(self, x: Tensor) -> Tensor:
         """Diagonal of the Hessian, ``-sech^2(x / (2 s)) / (2 s^2)``, shape ``(B, d)``."""

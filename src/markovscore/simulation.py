@@ -15,6 +15,7 @@ A process without a clock has ``tau = t``, ``beta = 1``. Weak order one, strong 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, overload
 
 import torch
@@ -61,11 +62,16 @@ def make_grid(diffusion: Any, s: Tensor, t: Tensor, steps: int) -> Grid:
     """The grid between ``s`` and ``t``, float64 ``(n,)``."""
     clock = clock_of(diffusion)
     start, length = clock.elapsed(s), clock.between(s, t)
-    share = torch.linspace(0, 1, 2 * steps + 1, dtype=torch.float64)[:, None]
-    times = clock.inverse(start + share * length)
-    times[0], times[-1] = s, t
+    inner = clock.inverse(torch.addcmul(start, _shares(steps), length))
+    times = torch.cat([s[None], inner, t[None]])
     middle = times[1::2]
     return Grid(times[::2], middle, length / steps / clock.rate(middle))
+
+
+@lru_cache(32)
+def _shares(steps: int) -> Tensor:
+    """Shares of the clock at middles and ends of the steps, without the first and last end."""
+    return torch.linspace(0, 1, 2 * steps + 1, dtype=torch.float64)[1:-1, None]
 
 
 def euler_step(y: Tensor, drift: Tensor, G: Any, z: Tensor, h: Time) -> Tensor:
@@ -75,6 +81,8 @@ def euler_step(y: Tensor, drift: Tensor, G: Any, z: Tensor, h: Time) -> Tensor:
     moved = torch.add(y, drift, alpha=h)
     if not isinstance(G, Tensor) or G.ndim == 0:  # two operations: half the time of a cheap drift
         return moved.add_(z, alpha=math.sqrt(h) * float(G))
+    if G.ndim == 2 and G.shape[1] == 1:
+        return moved.addcmul_(z, G.mT.to(z), value=math.sqrt(h))
     return moved.add_(apply_dispersion(G, z), alpha=math.sqrt(h))
 
 
@@ -82,6 +90,12 @@ def noise_like(G: Any, y: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal ``(B, m)`` for ``G`` of any of the four shapes of ``dispersion(t)``."""
     columns = G.shape[-1] if isinstance(G, Tensor) and G.ndim > 1 else y.shape[1]
     return torch.randn(len(y), columns, generator=generator, dtype=y.dtype, device=y.device)
+
+
+def _peak(y: Tensor) -> float:
+    """The largest absolute entry; NaN if there is one."""
+    low, high = y.aminmax()
+    return max(-float(low), float(high))
 
 
 class Watch:
@@ -92,7 +106,7 @@ class Watch:
 
     def __init__(self, diffusion: Any, start: Tensor, grid: Grid) -> None:
         self._diffusion, self._start, self._grid = diffusion, start, grid
-        self._peak, self._growing = float(start.abs().max()), False
+        self._peak, self._growing = _peak(start), False
 
     def check(self, i: int, y: Tensor, drift: Tensor, y_next: Tensor) -> None:
         """Look at the step ``i`` from ``y`` to ``y_next``.
@@ -101,7 +115,7 @@ class Watch:
             ValueError: the drift at ``y`` is not finite, the points grow a thousandfold in each of
                 two steps, or overflow.
         """
-        peak = float(y_next.abs().max())
+        peak = _peak(y_next)
         growing = peak > _EXPLOSION * self._peak
         if math.isfinite(peak) and not (growing and self._growing):
             self._peak, self._growing = peak, growing
