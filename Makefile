@@ -29,14 +29,13 @@ test-gpu: $(READY) ## run the kernels' tests on the GPU, compiled (fails without
 	  { echo "expected a CUDA device, found none: make test runs the kernels in Triton's interpreter" >&2; exit 1; }
 	@$(BIN)/python -m pytest tests/kernels $(ARGS)
 
-bench: $(READY) ## run tests/bench/*.py; each writes _build/bench/<name>.json
-	@mkdir -p _build/bench
+bench: $(READY) ## run tests/bench on one CPU core; writes book/measurements/bench_cpu.json
 	@for script in tests/bench/*.py; do echo "== $$script"; \
-	  $(BIN)/python $$script --json _build/bench/$$(basename $$script .py).json; done
+	  $(BIN)/python $$script --json book/measurements/bench_cpu.json; done
+	@$(BIN)/python tests/bench/kernels/run.py --device cpu --json book/measurements/bench_cpu.json
 
-bench-gpu: $(READY) ## run tests/bench/gpu/run.py on the GPU, under 8 minutes; writes _build/bench/gpu.json
-	@mkdir -p _build/bench
-	@$(BIN)/python tests/bench/gpu/run.py --json _build/bench/gpu.json
+bench-gpu: $(READY) ## run the kernels' benchmark on a GPU, under 8 minutes; writes bench_gpu.json
+	@$(BIN)/python tests/bench/kernels/run.py --device cuda --json book/measurements/bench_gpu.json
 
 serve: ## show the built site at http://localhost:8000 (PORT=...)
 	@test -f _build/html/index.html || { echo "no site: run 'make book' first" >&2; exit 1; }
