@@ -44,18 +44,26 @@ class Grid:
 
     ``times`` ``(N + 1, n)``; ``middle`` ``(N, n)``, where the coefficients are read; ``step``
     ``(N, n)``, the clock's advance over its rate there: the length that drift and noise see.
+    ``autonomous``: in the clock, drift and noise do not depend on time.
     """
 
     times: Tensor
     middle: Tensor
     step: Tensor
+    autonomous: bool = False
 
     def steps(self, y: Tensor) -> list[tuple[Time, Time]]:
         """Time and length of every step: numbers if all rows share them, else ``(B,)``, ``(B, 1)``
-        with the dtype and device of ``y``."""
-        if self.middle.shape[1] == 1:
-            return list(zip(self.middle[:, 0].tolist(), self.step[:, 0].tolist(), strict=True))
-        return list(zip(self.middle.to(y), self.step.to(y)[:, :, None], strict=True))
+        with the dtype and device of ``y``. For an autonomous process one pair, repeated: drift
+        times length is the same at all of them, and what depends on time is computed once."""
+        count = len(self.middle)
+        chosen = slice(count // 2, count // 2 + 1) if self.autonomous else slice(None)
+        middle, step = self.middle[chosen], self.step[chosen]
+        if middle.shape[1] == 1:
+            pairs: Any = zip(middle[:, 0].tolist(), step[:, 0].tolist(), strict=True)
+        else:
+            pairs = zip(middle.to(y), step.to(y)[:, :, None], strict=True)
+        return list(pairs) * (count if self.autonomous else 1)
 
 
 def make_grid(diffusion: Any, s: Tensor, t: Tensor, steps: int) -> Grid:
@@ -65,7 +73,8 @@ def make_grid(diffusion: Any, s: Tensor, t: Tensor, steps: int) -> Grid:
     inner = clock.inverse(torch.addcmul(start, _shares(steps), length))
     times = torch.cat([s[None], inner, t[None]])
     middle = times[1::2]
-    return Grid(times[::2], middle, length / steps / clock.rate(middle))
+    autonomous = getattr(diffusion, "autonomous", False)
+    return Grid(times[::2], middle, length / steps / clock.rate(middle), autonomous)
 
 
 @lru_cache(32)
@@ -196,10 +205,12 @@ def simulate(
     if not keep and torch.equal(s, t):  # the start of a window that reaches back to 0
         return y
     watch, project = Watch(diffusion, y, grid), getattr(diffusion, "project", None)
-    states = [y]
+    states, G, last = [y], None, None
     for i, (time, h) in enumerate(grid.steps(y)):
         drift = check_field(diffusion.drift(y, time), y, "drift")
-        G = diffusion.dispersion(time)
+        if time is not last:
+            G, last = diffusion.dispersion(time), time
+            G = G.to(y) if isinstance(G, Tensor) and G.ndim == 2 else G
         y_next = euler_step(y, drift, G, noise_like(G, y, generator), h)
         watch.check(i, y, drift, y_next)
         y = y_next if project is None else project(y_next)
