@@ -54,7 +54,9 @@ class Langevin(Diffusion):
 
     def beta(self, t: Time) -> Tensor:
         """``beta(t)``, float64, the shape of ``t``."""
-        return self.clock.rate(_time(t).double())
+        if isinstance(t, Tensor):
+            return self.clock.rate(t.double())
+        return torch.tensor(self.clock.rate(t), dtype=torch.float64)  # arithmetic on numbers
 
     def _half_rate(self, t: Time, y: Tensor) -> Time:
         """``beta(t) / 2``: a number for a number, else of the rank, dtype and device of ``y``.
@@ -74,9 +76,7 @@ class Langevin(Diffusion):
 
     def dispersion(self, t: Time) -> Tensor:
         """``sqrt(beta(t))``, float64, the shape of ``t``."""
-        if isinstance(t, Tensor):
-            return self.beta(t).sqrt()
-        return torch.tensor(math.sqrt(self.clock.rate(t)), dtype=torch.float64)
+        return self.beta(t).sqrt()
 
     def std(self, t: Time) -> Tensor:
         """``sqrt(1 - e^{-tau(t)})``: the transition's scale for a standard normal prior.
