@@ -64,11 +64,8 @@ class Langevin(Diffusion):
         A simulation asks for it at every step, and a tensor costs as much as the arithmetic of a
         step on a few points.
         """
-        return (
-            expand_like(0.5 * self.beta(t), y)
-            if isinstance(t, Tensor)
-            else 0.5 * self.clock.rate(t)
-        )
+        half = 0.5 * self.beta(t)
+        return expand_like(half, y) if isinstance(t, Tensor) else float(half)
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``beta(t) / 2 grad log pi(y)``, shape ``(B, d)``."""
