@@ -30,6 +30,7 @@ from torch import Tensor
 from ._clock import clock_of
 from ._fields import Time, apply_dispersion, check_field
 from ._jacobian import drift_and_vjp, drift_jacobian
+from ._kernel_paths import shifted
 from ._linear import first_silent, linear_transition
 from ._validate import check_points, check_steps, check_window, expand_like
 from .simulation import Grid, Watch, euler_step, make_grid, noise_like
@@ -66,7 +67,8 @@ def path_shift_target(
         y_s: ``(B, d)`` at time ``s``.
         s, t: numbers or ``(B,)`` tensors, ``0 <= s < t <= horizon``.
         steps: Euler steps on the window, equal in the process's clock.
-        generator: source of the noise, one draw a step.
+        generator: source of the noise, one draw a step; in a kernel one in all, as in
+            :func:`simulate`.
         weight: ``w`` as a function of the elapsed share of the window's clock, ``(N + 1,)`` in
             float64 from 0 to 1. Its rank says what it is: ``(N + 1,)`` times the identity,
             ``(N + 1, d)`` a diagonal, ``(N + 1, d, d)`` a matrix, ``(N + 1, B, d, d)`` one for each
@@ -86,6 +88,9 @@ def path_shift_target(
     y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     start, end = check_window(diffusion, s, t, len(y))
     check_walls(diffusion)
+    whole = shifted(diffusion, y, start, end, steps, generator) if weight is None else None
+    if whole is not None:
+        return whole
     grid = make_grid(diffusion, start, end, check_steps(steps))
     if hasattr(diffusion, "shift_target"):
         if weight is not None:

@@ -26,6 +26,7 @@ from ._prior_tools import (
     _check_positive,
     _placement,
 )
+from .kernels.paths import MAX_COORDINATES, PathDrift
 from .product_priors import Logistic as Logistic
 from .product_priors import ProductMixture as ProductMixture
 
@@ -174,6 +175,12 @@ class GaussianMixture:
         v = v.T.contiguous()
         along = p * _contract(spread, v[:, None])
         return score.T, ((along * spread).sum(1) - precision * v).T
+
+    def path_drift(self) -> PathDrift | None:
+        """Half the score, for ``markovscore.kernels.paths``; None beyond its dimensions."""
+        if self.dim > MAX_COORDINATES:
+            return None
+        return PathDrift.mixture(self.means, self.scale, self.weights)
 
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None

@@ -15,6 +15,7 @@ from ._clock import Beta, make_clock
 from ._constants import Constants
 from ._fields import Time, pull_back
 from ._jacobian import field_jacobian, times_vector
+from ._kernel_paths import PathDrift, offered
 from ._validate import expand_like
 from .diffusions import Diffusion, _check_after_start, _check_horizon, _time
 from .priors import Gaussian, _check_dim, _check_positive
@@ -86,10 +87,8 @@ class Langevin(Diffusion):
 
     def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
         """``beta(t) / 2`` times the Hessian of ``log pi``: ``(B, d, d)``, or its diagonal."""
-        if hasattr(self.prior, "hessian"):
-            hessian = self.prior.hessian(y)
-        else:
-            hessian = field_jacobian(self._score, y, t)
+        own = hasattr(self.prior, "hessian")
+        hessian = self.prior.hessian(y) if own else field_jacobian(self._score, y, t)
         return self._half_rate(t, hessian) * hessian
 
     def drift_and_vjp(self, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +107,10 @@ class Langevin(Diffusion):
         """``beta(t) / 2`` times the Laplacian of ``log pi``, shape ``(B,)``."""
         J = self.drift_jacobian(y, t)
         return J.sum(1) if J.ndim == 2 else J.diagonal(dim1=1, dim2=2).sum(1)
+
+    def euler_kernel(self) -> PathDrift | None:
+        """The drift at unit rate for ``markovscore.kernels.paths``, if the prior offers one."""
+        return offered(self.prior, "path_drift", "score")
 
     def _score(self, y: Tensor, t: Time) -> Tensor:
         return self.prior.score(y)
@@ -141,6 +144,10 @@ class DoubleWell(Diffusion):
         """``sum_i 1 - 3 y_i^2``, shape ``(B,)``."""
         return self.drift_jacobian(y, t).sum(1)
 
+    def euler_kernel(self) -> PathDrift:
+        """The drift for ``markovscore.kernels.paths``."""
+        return PathDrift.double_well()
+
 
 class ActiveSwimmer(Diffusion):
     r"""``dx = (-x^3 + v) dt``, ``dv = -gamma v dt + sqrt(2 gamma D) dW``; a row is ``(x, v)``.
@@ -150,8 +157,7 @@ class ActiveSwimmer(Diffusion):
     singular and only the ``v`` component of the score appears in ``G G^T s``.
 
     Args:
-        gamma, D: friction and noise strength, positive.
-        horizon: end of the time interval.
+        gamma, D, horizon: friction, noise strength and end of the time interval, positive.
     """
 
     autonomous = True
@@ -184,6 +190,10 @@ class ActiveSwimmer(Diffusion):
     def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
         """``-3 x^2 - gamma``, shape ``(B,)``."""
         return -3 * y[:, 0].square() - self.gamma
+
+    def euler_kernel(self) -> PathDrift:
+        """Drift and noise for ``markovscore.kernels.paths``."""
+        return PathDrift.swimmer(self.gamma, self._sigma)
 
     def shift_target(self, states: Tensor, noise: Tensor, step: Tensor) -> Tensor:
         r"""Unbiased target for both components of the score at the end of a simulated window.

@@ -19,6 +19,7 @@ from ._prior_tools import (
     _check_positive,
     _placement,
 )
+from .kernels.paths import PathDrift
 
 
 class Logistic:
@@ -46,6 +47,10 @@ class Logistic:
     def hessian(self, x: Tensor) -> Tensor:
         """Diagonal of the Hessian, ``-sech^2(x / (2 s)) / (2 s^2)``, shape ``(B, d)``."""
         return (torch.tanh(x / (2 * self.scale)).square() - 1) / (2 * self.scale**2)
+
+    def path_drift(self) -> PathDrift:
+        """Half the score, for ``markovscore.kernels.paths``."""
+        return PathDrift.logistic(self.scale)
 
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
@@ -123,6 +128,10 @@ class ProductMixture:
         """The score, and the Hessian times ``v`` ``(B, d)``, from one pass; ``(B, d)`` each."""
         score, hessian = _blockwise(self._score_and_hessian, x)
         return score, hessian * v
+
+    def path_drift(self) -> PathDrift:
+        """Half the score, for ``markovscore.kernels.paths``."""
+        return PathDrift.mixture(self.means[:, None], self.scale, self.weights)
 
     # Of all coordinates of all points, one after the other, ``(n,)``; one row a component.
 

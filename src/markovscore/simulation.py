@@ -24,6 +24,7 @@ from torch import Tensor
 from ._clock import clock_of
 from ._fields import Time, apply_dispersion, check_field
 from ._jacobian import drift_jacobian
+from ._kernel_paths import simulated
 from ._validate import check_points, check_steps, check_window
 
 # Growth in two steps in a row that only an unstable scheme shows, whatever the units.
@@ -188,7 +189,8 @@ def simulate(
         t, s: numbers or ``(B,)`` tensors, ``0 <= s <= t <= horizon``: every row has its own end.
         steps: number of steps, the same for every row.
         generator: source of the noise, on the device of ``x0``; one draw a step, so the numbers
-            depend on seed, shape and steps alone.
+            depend on seed, shape and steps alone. On a GPU, a process that has a kernel
+            (``markovscore.kernels.paths``) takes one number from it, the seed of all noise.
         keep: return the whole :class:`Trajectory` in place of its last points.
 
     Returns:
@@ -201,9 +203,13 @@ def simulate(
     """
     y = check_points(x0, getattr(diffusion, "dim", None), "x0")
     s, t = check_window(diffusion, s, t, len(y), empty=True)
-    grid = make_grid(diffusion, s, t, check_steps(steps))
+    steps = check_steps(steps)
     if not keep and torch.equal(s, t):  # the start of a window that reaches back to 0
         return y
+    whole = None if keep else simulated(diffusion, y, s, t, steps, generator)
+    if whole is not None:
+        return whole
+    grid = make_grid(diffusion, s, t, steps)
     watch, project = Watch(diffusion, y, grid), getattr(diffusion, "project", None)
     states, G, last = [y], None, None
     for i, (time, h) in enumerate(grid.steps(y)):

@@ -16,7 +16,7 @@ score at its end is, in the same loop and without a stored path,
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,8 @@ class PathDrift:
         return cls("swimmer", torch.tensor([[gamma]], dtype=torch.float64), 2, noise)
 
 
-class Steps(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Steps:
     """``count`` steps of equal ``length`` in the clock: a number, or one for each row ``(B,)``."""
 
     count: int

@@ -1,0 +1,63 @@
+"""Simulations that a kernel does in one launch: which ones, and what it is given.
+
+A class offers ``euler_kernel() -> PathDrift | None``, its drift in the clock at unit rate (a prior
+``path_drift()``, half its score). It is used where ``markovscore.kernels.dispatch`` chooses Triton;
+everywhere else the loops of ``simulation`` and ``path_shift`` run, with torch's own noise.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._clock import clock_of
+from .kernels import dispatch
+from .kernels.paths import PathDrift as PathDrift
+from .kernels.paths import Steps, euler_paths, kernel_limit
+
+
+def offered(owner: Any, method: str, *fields: str) -> PathDrift | None:
+    """The drift that ``method`` of ``owner`` gives; None without one, and where a subclass has its
+    own version of one of the ``fields`` that the kernel would stand in for."""
+    if not hasattr(owner, method):
+        return None
+    order = [vars(c) for c in type(owner).__mro__]
+    place = next((i for i, names in enumerate(order) if method in names), len(order))
+    replaced = any(field in names for names in order[:place] for field in fields)
+    return None if replaced else getattr(owner, method)()
+
+
+def simulated(
+    diffusion: Any, y: Tensor, s: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
+) -> Tensor | None:
+    """:func:`markovscore.simulate` in a kernel, None where there is none for this call."""
+    drift = _drift(diffusion, y)
+    if drift is None:
+        return None
+    length = clock_of(diffusion).between(s, t) / steps
+    return euler_paths(drift, y, Steps(steps, length), seed=_seed(y, generator))[1]
+
+
+def shifted(
+    diffusion: Any, y: Tensor, s: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor] | None:
+    """:func:`markovscore.path_shift_target` with its default weight, or None, likewise."""
+    drift = _drift(diffusion, y)
+    if drift is None:
+        return None
+    length = clock_of(diffusion).between(s, t) / steps
+    _, end, target = euler_paths(drift, y, None, Steps(steps, length), seed=_seed(y, generator))
+    assert target is not None
+    return end, target
+
+
+def _drift(diffusion: Any, y: Tensor) -> PathDrift | None:
+    fields = ("drift", "dispersion", "shift_target", "project")
+    drift = offered(diffusion, "euler_kernel", *fields)
+    if drift is None:
+        return None
+    return drift if dispatch.use_triton("euler_paths", y, limit=kernel_limit(drift, y)) else None
+
+
+def _seed(y: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randint(2**63 - 1, (1,), generator=generator, device=y.device)
