@@ -67,25 +67,52 @@ def _spread(table, m, y, v, f, peak, inverse, product, D: tl.constexpr):
 
 
 @triton.jit
-def _mixture(y, v, table, components, D: tl.constexpr, M: tl.constexpr, SHIFT: tl.constexpr):
-    """Drift and Jacobian's product in one pass and a second one: no difference of large numbers."""
+def _held(y, v, table, D: tl.constexpr, M: tl.constexpr, SHIFT: tl.constexpr):
+    """Drift and the Jacobian's product of ``M`` components that all fit into registers."""
+    zero, parts = y[0] * 0, ()
+    peak, total, mean, f, product = zero - float("inf"), zero, zero, (), ()
+    for m in tl.static_range(M):
+        parts += (_component(table, m, y, D),)
+        peak = tl.maximum(peak, parts[m][1])
+    weights = ()
+    for m in tl.static_range(M):
+        weights += (tl.exp2(parts[m][1] - peak),)
+        total += weights[m]
+        mean += weights[m] * parts[m][2]
+    for j in tl.static_range(D):
+        pull = zero
+        for m in tl.static_range(M):
+            pull += weights[m] * parts[m][0][j]
+        f += (pull / total,)
+    if SHIFT:
+        along = ()
+        for m in tl.static_range(M):
+            inner = zero
+            for j in tl.static_range(D):
+                inner += (parts[m][0][j] - f[j]) * v[j]
+            along += (2 * weights[m] * inner,)
+        for j in tl.static_range(D):
+            spread = -mean * v[j]
+            for m in tl.static_range(M):
+                spread += along[m] * (parts[m][0][j] - f[j])
+            product += (spread / total,)
+    return f, product
+
+
+@triton.jit
+def _looped(y, v, table, components, D: tl.constexpr, SHIFT: tl.constexpr):
+    """The same of any number of components, in two loops over them."""
     product = ()
     for j in tl.static_range(D):
         product += (y[j] * 0,)
     peak, total, f = product[0] - float("inf"), product[0], product
-    if M > 0:
-        for m in tl.static_range(M):
-            peak, total, f = _absorb(table, m, y, peak, total, f, D)
-    else:
-        for m in range(components):
-            peak, total, f = _absorb(table, m, y, peak, total, f, D)
-    inverse, drift = 1.0 / total, ()
+    for m in range(components):
+        peak, total, f = _absorb(table, m, y, peak, total, f, D)
+    drift = ()
     for j in tl.static_range(D):
-        drift += (f[j] * inverse,)
-    if SHIFT and M > 0:
-        for m in tl.static_range(M):
-            product = _spread(table, m, y, v, drift, peak, inverse, product, D)
-    if SHIFT and M == 0:
+        drift += (f[j] / total,)
+    if SHIFT:
+        inverse = 1.0 / total
         for m in range(components):
             product = _spread(table, m, y, v, drift, peak, inverse, product, D)
     return drift, product
@@ -143,8 +170,10 @@ def _advance(
             f, product = _double_well(y, z)
         elif KIND == "logistic":
             f, product = _logistic(y, z, table)
+        elif M > 0:
+            f, product = _held(y, z, table, D, M, SHIFT)
         else:
-            f, product = _mixture(y, z, table, components, D, M, SHIFT)
+            f, product = _looped(y, z, table, components, D, SHIFT)
         moved, sums, share = (), (), h * i
         for j in tl.static_range(D):
             moved += (y[j] + h * f[j] + root * z[j],)
