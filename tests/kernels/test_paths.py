@@ -1,0 +1,361 @@
+"""Whole paths in a kernel: against the twin path by path, the eager loops on the same noise, the
+exact law of a linear chain, and Stein's identity for the targets."""
+
+import math
+
+import pytest
+import torch
+
+import markovscore as ms
+from markovscore import _kernel_paths, path_shift, simulation
+from markovscore.kernels import dispatch
+from markovscore.kernels.paths import PathDrift, Steps, euler_paths
+from markovscore.kernels.philox import philox_normals
+
+CORNERS = torch.tensor([[1.5, 1.0], [-1.0, 0.5], [0.2, -1.3]], dtype=torch.float64)
+LARGE = torch.linspace(-1, 1, 45, dtype=torch.float64).reshape(9, 5).sin() * 2
+SCALES, WEIGHTS = torch.tensor([0.6, 0.9, 1.2]), torch.tensor([0.5, 0.2, 0.3])
+# A process, its dimension: every drift that the kernel knows, with clocks of three kinds.
+PROCESSES = {
+    "double well": (ms.DoubleWell(3), 3),
+    "logistic": (ms.Langevin(ms.Logistic(5, 0.7)), 5),
+    "product": (ms.Langevin(ms.ProductMixture(4, CORNERS[:, 0], SCALES, WEIGHTS), 3.0), 4),
+    "mixture": (ms.Langevin(ms.GaussianMixture(CORNERS, SCALES, WEIGHTS)), 2),
+    "many components": (ms.Langevin(ms.GaussianMixture(LARGE, 0.8), lambda t: 1 + t), 5),
+    "swimmer": (ms.ActiveSwimmer(0.4, 0.7), 2),
+}
+NAMES = pytest.mark.parametrize("name", PROCESSES)
+
+
+def points(n, d, dtype=torch.float64, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        dtype
+    )
+
+
+def rng(device="cpu", seed=3):
+    return torch.Generator(device).manual_seed(seed)
+
+
+@pytest.fixture
+def big_blocks(device, monkeypatch):
+    """The interpreter pays by the program; the size of a block changes no number."""
+    euler_paths(PathDrift.double_well(), points(1, 1).to(device), Steps(1, 0.1), seed=0)
+    from markovscore.kernels._triton import paths
+
+    if device.type == "cpu":
+        monkeypatch.setattr(paths, "_BLOCK", 2**15)
+    return device
+
+
+# Against the twin
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@NAMES
+def test_path_by_path(name, dtype, device, in_torch):
+    process, d = PROCESSES[name]
+    drift, y0 = process.euler_kernel(), points(37, d, dtype)
+    before = Steps(6, 0.1 * torch.rand(37, generator=rng(), dtype=torch.float64))
+    arguments = before, Steps(7, 0.05)
+    kernel = euler_paths(drift, y0.to(device), *arguments, seed=5)
+    twin = in_torch(euler_paths, drift, y0, *arguments, seed=5)
+    # On a GPU sums are fused, so the float32 normals differ in the last place. Rounding grows by
+    # the slopes over a clock of 1, at most exp(3); the swimmer's target cancels over 1 / h^1.5.
+    unit = 1e-13 if dtype == torch.float64 and device.type == "cpu" else 1e-6
+    for field, (ours, theirs) in enumerate(zip(kernel, twin, strict=True)):
+        size = float(theirs.abs().max()) if field == 2 else 1.0
+        assert ours.dtype == dtype and ours.shape == (37, d)
+        assert float((ours.cpu() - theirs).abs().max()) < 20 * unit * (1 + size), field
+
+
+@pytest.mark.parametrize("steps", [2, 3, 4, 9])
+@pytest.mark.parametrize("name", ["double well", "many components", "swimmer"])
+def test_any_number_of_steps(name, steps, device, in_torch):
+    process, d = PROCESSES[name]
+    drift, y0 = process.euler_kernel(), points(3, d)
+    kernel = euler_paths(drift, y0.to(device), None, Steps(steps, 0.05), seed=1)[1:]
+    twin = in_torch(euler_paths, drift, y0, None, Steps(steps, 0.05), seed=1)[1:]
+    for ours, theirs in zip(kernel, twin, strict=True):
+        torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-5)
+
+
+# The twin against the eager loops, which know the clock and have torch's noise: given ours instead
+
+
+def replay(monkeypatch, module, seed, stream, columns):
+    """``noise_like`` of ``module`` returns the kernel's normals, one step after the other."""
+    step = iter(range(10**6))
+
+    def noise(G, y, generator):
+        drawn = philox_normals(seed, (i := next(step)) + 1, len(y), columns, stream=stream)
+        return drawn[i].to(y)
+
+    monkeypatch.setattr(module, "noise_like", noise)
+
+
+@NAMES
+def test_the_eager_loops_on_the_same_noise(name, monkeypatch, request):
+    monkeypatch.setenv(dispatch.VARIABLE, "torch")
+    (process, d), steps, seed = PROCESSES[name], 6, 8
+    y0, columns = points(9, d), 1 if name == "swimmer" else d
+    t = torch.linspace(0.3, 0.9, 9, dtype=torch.float64)
+    s = 0.4 * t
+    clock = simulation.clock_of(process)
+    first, second = (
+        Steps(steps, clock.between(a, b) / steps) for a, b in ((torch.zeros_like(s), s), (s, t))
+    )
+    found = euler_paths(process.euler_kernel(), y0, first, second, seed=seed)
+    torch.set_default_dtype(torch.float64)  # the swimmer's rule has its nodes in the default type
+    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
+    replay(monkeypatch, simulation, seed, 0, columns)
+    y_s = ms.simulate(process, y0, s, steps)
+    replay(monkeypatch, path_shift, seed, 1, columns)
+    expected = y_s, *ms.path_shift_target(process, y_s, s, t, steps=steps)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+# Laws
+
+
+def test_the_exact_law_of_a_linear_chain(big_blocks):
+    """One component: ``y -> a y + (1 - a) mu + sqrt(h) z`` with ``a = 1 - h / 2 sigma^2``; and the
+    target, whose mean given the end is the chain's score, correlates with it as that does."""
+    n, steps, h, mu, sigma, start = 40_000, 11, 0.15, 0.4, 0.8, 1.7
+    drift = PathDrift.mixture(
+        torch.tensor([[mu]]).double(), torch.tensor([sigma]).double(), torch.ones(1).double()
+    )
+    y0 = torch.full((n, 2), start, dtype=torch.float32, device=big_blocks)
+    _, y, target = euler_paths(drift, y0, None, Steps(steps, h), seed=21)
+    a = 1 - h / (2 * sigma**2)
+    mean = mu + (start - mu) * a**steps
+    variance = h * sum(a ** (2 * i) for i in range(steps))
+    centred, count = y.double() - mean, 2 * n
+    assert abs(float(centred.mean())) < 6 * math.sqrt(variance / count)
+    assert abs(float(centred.square().mean()) / variance - 1) < 6 * math.sqrt(2 / count)
+    assert abs(float((centred[:, 0] * centred[:, 1]).mean())) < 6 * variance / math.sqrt(n)
+    residual = target.double() + centred / variance
+    for moment in (residual, residual * centred):
+        assert abs(float(moment.mean())) < 6 * float(moment.std()) / math.sqrt(count)
+
+
+@NAMES
+def test_steins_identity(name, big_blocks):
+    """``E[psi(Y) target] = -E[grad psi(Y)]``, exact for the chain, whatever the step."""
+    process, d = PROCESSES[name]
+    y0 = points(1, d, torch.float32, seed=4).expand(12_000, d).contiguous()
+    before, window = Steps(3, 0.1), Steps(5, 0.12)
+    drift = process.euler_kernel()
+    y_s, y, target = (
+        v.double() for v in euler_paths(drift, y0.to(big_blocks), before, window, seed=2)
+    )
+    assert not y_s.equal(y)
+    for psi, slope in ((torch.sin, torch.cos), (torch.tanh, lambda u: 1 - u.tanh().square())):
+        gap = psi(y) * target + slope(y)
+        error = gap.std(0) / math.sqrt(len(gap))
+        assert (gap.mean(0).abs() < 6 * error).all()
+        assert (error < 0.25).all()  # and the identity is not lost in noise
+
+
+# Determinism
+
+
+def test_the_block_changes_nothing(device, monkeypatch):
+    process, d = PROCESSES["swimmer"]
+    arguments = process.euler_kernel(), points(70, d).to(device), Steps(3, 0.1), Steps(5, 0.1)
+    first = euler_paths(*arguments, seed=7)
+    from markovscore.kernels._triton import paths
+
+    for block in (32, 256):
+        monkeypatch.setattr(paths, "_BLOCK", block)
+        for one, other in zip(first, euler_paths(*arguments, seed=7), strict=True):
+            assert one.equal(other)
+
+
+@pytest.mark.parametrize("name", ["double well", "mixture"])
+def test_splitting_the_rows_changes_nothing(name, device, monkeypatch):
+    process, d = PROCESSES[name]
+    h = torch.linspace(0, 0.1, 11, dtype=torch.float64)
+    arguments = process.euler_kernel(), points(11, d).to(device), Steps(3, h), Steps(2, h + 0.01)
+    whole = euler_paths(*arguments, seed=7)
+    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 4 * d)
+    for one, other in zip(whole, euler_paths(*arguments, seed=7), strict=True):
+        assert one.equal(other)
+
+
+def test_phases_and_rows_one_after_the_other(device):
+    process, d = PROCESSES["logistic"]
+    drift, y0 = process.euler_kernel(), points(6, d).to(device)
+    before, window = Steps(5, 0.1), Steps(3, 0.2)
+    y_s, y_t, target = euler_paths(drift, y0, before, window, seed=9)
+    alone, same, none = euler_paths(drift, y0, before, seed=9)
+    assert alone.equal(y_s) and same is alone and none is None
+    start, *ends = euler_paths(drift, alone, None, window, seed=9)
+    assert start is alone and ends[0].equal(y_t) and ends[1].equal(target)
+    assert euler_paths(drift, y0[:4], before, window, seed=9)[1].equal(y_t[:4])
+    assert not euler_paths(drift, y0, before, window, seed=10)[1].equal(y_t)
+
+
+def test_both_types_have_the_same_noise(device):
+    process, d = PROCESSES["mixture"]
+    drift, y0 = process.euler_kernel(), points(8, d, torch.float32).to(device)
+    single = euler_paths(drift, y0, Steps(6, 0.1), seed=1)[1]
+    double = euler_paths(drift, y0.double(), Steps(6, 0.1), seed=1)[1]
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-5)
+
+
+# Memory
+
+
+def test_every_number_is_written(device, monkeypatch):
+    process, d = PROCESSES["product"]
+    y0 = points(67, 2 * d).to(device)[:, ::2]
+    real = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: real(*a, **k).fill_(math.nan))
+    drift = process.euler_kernel()
+    found = euler_paths(drift, y0, Steps(2, 0.1), Steps(2, 0.1), seed=1)
+    assert all(bool(torch.isfinite(v).all()) for v in found)
+    dense = euler_paths(drift, y0.contiguous(), Steps(2, 0.1), Steps(2, 0.1), seed=1)
+    assert all(a.equal(b) for a, b in zip(found, dense, strict=True))
+
+
+def test_no_rows(device, in_torch):
+    drift, y0 = PathDrift.double_well(), torch.zeros(0, 3, device=device)
+    for call in (euler_paths, lambda *a, **k: in_torch(euler_paths, *a, **k)):
+        found = call(drift, y0, Steps(2, 0.1), Steps(2, 0.1), seed=1)
+        assert [v.shape for v in found] == [(0, 3)] * 3
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("name", ["double well", "swimmer"])
+@pytest.mark.parametrize("phase", ["before", "window"])
+def test_diverging_paths_name_row_and_step(name, phase, device, in_torch):
+    process, d = PROCESSES[name]
+    y0 = torch.zeros(9, d, device=device)
+    y0[6, 0], y0[8, 0] = 60.0, 60.0
+    steps = (
+        (Steps(3, 1e-4), Steps(20, 0.1)) if phase == "window" else (Steps(20, 0.1), Steps(2, 1e-4))
+    )
+    message = r"diverge in step [12] of 20 of 0.1 in the clock, the first in row 6 .*steps >= \d+"
+    for call in (euler_paths, lambda *a, **k: in_torch(euler_paths, *a, **k)):
+        with pytest.raises(ValueError, match=message):
+            call(process.euler_kernel(), y0, *steps, seed=1)
+
+
+def test_a_path_that_blows_up_in_its_last_step_is_found(device):
+    """Finite, but no number of the process: 60 - 0.1 60^3 and then 0.1 of its cube."""
+    y0 = torch.full((2, 1), 60.0, dtype=torch.float64, device=device)
+    with pytest.raises(ValueError, match="diverge in step 2 of 2"):
+        euler_paths(PathDrift.double_well(), y0, Steps(2, 0.1), seed=1)
+    euler_paths(PathDrift.double_well(), y0, Steps(1, 0.1), seed=1)  # not yet
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@NAMES
+def test_a_start_that_is_not_finite(name, bad, device, in_torch):
+    process, d = PROCESSES[name]
+    y0 = torch.zeros(5, d, device=device)
+    y0[3, d - 1] = bad
+    for call in (euler_paths, lambda *a, **k: in_torch(euler_paths, *a, **k)):
+        with pytest.raises(ValueError, match=r"y0: expected finite numbers.*first is row 3"):
+            call(process.euler_kernel(), y0, Steps(2, 0.1), seed=1)
+
+
+def test_malformed_steps_and_points(device):
+    drift, y0 = PathDrift.double_well(), torch.zeros(4, 2, device=device)
+    with pytest.raises(ValueError, match=r"before: expected one length, or 4, .* found 3"):
+        euler_paths(drift, y0, Steps(2, torch.ones(3)), seed=1)
+    with pytest.raises(ValueError, match="window: expected finite positive lengths"):
+        euler_paths(drift, y0, None, Steps(2, 0.0), seed=1)
+    with pytest.raises(ValueError, match="before: expected finite non-negative lengths"):
+        euler_paths(drift, y0, Steps(2, -0.1), seed=1)
+    with pytest.raises(ValueError, match="steps: expected an integer >= 1, found 0"):
+        euler_paths(drift, y0, Steps(0, 0.1), seed=1)
+    swimmer = PathDrift.swimmer(0.1, 1.0)
+    with pytest.raises(ValueError, match="at least 2 for the swimmer's window, found 1"):
+        euler_paths(swimmer, y0, None, Steps(1, 0.1), seed=1)
+    with pytest.raises(ValueError, match=r"expected shape \(B, 2\), found \(4, 3\)"):
+        euler_paths(swimmer, torch.zeros(4, 3, device=device), Steps(2, 0.1), seed=1)
+    with pytest.raises(ValueError, match="expected float32 or float64, found float16"):
+        euler_paths(drift, y0.half(), Steps(2, 0.1), seed=1)
+
+
+# The package's functions
+
+
+@pytest.mark.parametrize("name", ["double well", "mixture", "swimmer"])
+def test_simulate_and_path_shift_target_use_it(name, device):
+    process, d = PROCESSES[name]
+    y0, clock = points(6, d).to(device), simulation.clock_of(process)
+    t = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.8, 1.0], dtype=torch.float64)
+    seed = int(torch.randint(2**63 - 1, (1,), generator=rng(device), device=device))
+    found = ms.simulate(process, y0, t, 5, rng(device))
+    h = clock.between(torch.zeros_like(t), t) / 5
+    assert found.equal(euler_paths(process.euler_kernel(), y0, Steps(5, h), seed=seed)[1])
+    assert found[0].equal(y0[0])  # an empty window
+    ends = ms.path_shift_target(process, y0, 0.2, 0.6, steps=5, generator=rng(device))
+    h = clock.between(torch.tensor([0.2]).double(), torch.tensor([0.6]).double()) / 5
+    whole = euler_paths(process.euler_kernel(), y0, None, Steps(5, h), seed=seed)[1:]
+    for one, other in zip(ends, whole, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_the_kernel_leaves_to_the_loops(device):
+    """Whole trajectories, other weights, and processes that it does not know."""
+    process, d = PROCESSES["mixture"]
+    y0 = points(4, d).to(device)
+    path = ms.simulate(process, y0, 0.5, 4, rng(device), keep=True)
+    assert path.states.shape == (5, 4, 2)
+    for weight in ("adaptive", lambda share: share):
+        ms.path_shift_target(process, y0, 0.1, 0.5, steps=4, generator=rng(device), weight=weight)
+    many = ms.GaussianMixture(torch.zeros(2, 9), 1.0)
+    assert ms.Langevin(many).euler_kernel() is None
+    assert ms.Langevin(ms.Gaussian(2)).euler_kernel() is None
+    ms.simulate(ms.Langevin(many), torch.zeros(3, 9, device=device), 0.1, 2, rng(device))
+
+
+def test_a_subclass_with_a_drift_of_its_own_is_not_its_parent(device):
+    class Tilted(ms.DoubleWell):
+        def drift(self, y, t):
+            return super().drift(y, t) + 100.0
+
+    class Shallow(ms.Logistic):
+        def score(self, x):
+            return 0 * x
+
+    class Renamed(ms.DoubleWell):
+        pass
+
+    y0 = torch.zeros(3, 1, device=device)
+    assert ms.simulate(Tilted(1), y0, 0.01, 2, rng(device)).mean() > 0.5
+    assert ms.Langevin(Shallow(2)).euler_kernel() is None
+    kept = _kernel_paths.simulated(Renamed(1), y0, torch.zeros(1), torch.ones(1), 2, rng(device))
+    assert kept is not None
+
+
+def test_plain_cpu_tensors_keep_torchs_noise(monkeypatch):
+    monkeypatch.delenv(dispatch.VARIABLE, raising=False)
+    y0, g = points(5, 1), rng()
+    y = y0
+    for _ in range(4):
+        moved = torch.add(y, y - y**3, alpha=0.1)
+        y = moved + math.sqrt(0.1) * torch.randn(5, 1, generator=g, dtype=torch.float64)
+    torch.testing.assert_close(ms.simulate(ms.DoubleWell(), y0, 0.4, 4, rng()), y)
+
+
+def test_an_objective_end_to_end(big_blocks, in_torch):
+    """Kernel and loops have different noise: the same loss within its error."""
+    process, d = PROCESSES["mixture"]
+    x0 = points(3000, d, torch.float32).to(big_blocks)
+    objective = ms.PathShiftDSM(process, window=0.5, steps=5)
+
+    def losses():
+        return objective.losses(lambda y, t: -y, x0, rng(big_blocks)).double()
+
+    kernel, loops = losses(), in_torch(losses)
+    assert not kernel.equal(loops)
+    error = math.sqrt((kernel.var() + loops.var()) / len(x0))
+    assert abs(float(kernel.mean() - loops.mean())) < 6 * error
