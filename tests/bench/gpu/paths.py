@@ -1,0 +1,163 @@
+"""Whole simulations in one launch, against the eager loop and torchsde at equal steps.
+
+Two floors, both of the noise alone, since a drift may be as dear as one likes:
+
+* ``noise``: a kernel that draws the same normals from the same counters and adds them up, with the
+  same lanes and blocks: what the hardware takes for Philox and Box-Muller;
+* ``instructions``: what those normals need at least, from the compiler's own loop for sm_90. Four
+  normals of one draw take 17 wide integer multiplications (20 less those that stay the same from
+  step to step), 25 logic operations, 8 integer additions and shifts, 6 conversions, 2 roots and 58
+  floating-point operations (two logarithms of degree 9, two sines and cosines of degree 7, and the
+  rotation): 116, or 29 a normal, to be issued at 4 x 32 a cycle and multiprocessor. A step of the
+  double well adds 5 a coordinate; one of four components in the plane 53 a coordinate.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import markovscore as ms
+from markovscore.kernels import dispatch
+from markovscore.kernels.paths import Steps, euler_paths
+from markovscore.kernels.philox import seed_tensor
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from lib.peers import Peer
+
+Case = tuple[str, dict[str, Callable[[], object]], dict[str, float]]
+CORNERS = [[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]]
+END, INSTRUCTIONS = 0.5, 29
+PROCESSES: dict[str, tuple[Any, int]] = {
+    "double well": (ms.DoubleWell(2), 2),
+    "mixture 2-D": (ms.Langevin(ms.GaussianMixture(CORNERS, 0.8), 2.0), 2),
+    "logistic 3072-D": (ms.Langevin(ms.Logistic(3072), 2.0), 3072),
+    "swimmer": (ms.ActiveSwimmer(), 2),
+}
+# Rows and steps: a series in either, and one size for which PyTorch's arrays leave the cache.
+SIZES = {
+    "double well": [(10_000, 100), (100_000, 100), (1_000_000, 100), (100_000, 20), (100_000, 500)],
+    "mixture 2-D": [(10_000, 100), (100_000, 100), (1_000_000, 20), (100_000, 20)],
+    "logistic 3072-D": [(64, 100), (512, 100), (4096, 20)],
+    "swimmer": [(10_000, 100), (100_000, 100), (1_000_000, 20)],
+}
+SMALL = {
+    "double well": [(512, 20), (4096, 20), (512, 100)],
+    "mixture 2-D": [(512, 20), (4096, 20)],
+    "logistic 3072-D": [(16, 20), (64, 20)],
+    "swimmer": [(512, 20), (4096, 20)],
+}
+
+
+def cases(small: bool) -> Iterator[Case]:
+    """``(size, candidates, floors)``; the points are on the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for name, sizes in (SMALL if small else SIZES).items():
+        process, d = PROCESSES[name]
+        for rows, steps in sizes:
+            y = torch.randn(rows, d, generator=torch.Generator().manual_seed(0)).to(device)
+            size = f"{name}, {rows} paths, {steps} steps"
+            normals = float(rows * steps * (1 if name == "swimmer" else d))
+            floors = {
+                "bytes": 2.0 * y.numel() * y.element_size(),
+                "normals": normals,
+                "flops": INSTRUCTIONS * normals,
+            }
+            yield size, _simulations(process, y, steps), floors
+            if rows == sizes[1][0]:
+                floors = floors | {"bytes": 3.0 * y.numel() * y.element_size()}
+                yield f"target, {size}", _targets(process, y, steps), floors
+
+
+def _simulations(process: Any, y: torch.Tensor, steps: int) -> dict[str, Callable[[], object]]:
+    generator = torch.Generator(y.device).manual_seed(1)
+    # Both times are on the CPU: the grid is made there.
+    length = Steps(steps, _clock_length(process) / steps)
+    drift, peer = process.euler_kernel(), Peer(process)
+    span = torch.tensor([0.0, END], device=y.device)
+
+    def theirs() -> object:
+        import torchsde
+
+        with torch.no_grad():
+            return torchsde.sdeint(peer, y, span, dt=END / steps, method="euler")
+
+    found = {
+        "ours": lambda: ms.simulate(process, y, END, steps, generator),
+        "eager": _in_torch(lambda: ms.simulate(process, y, END, steps, generator)),
+        "twin": _in_torch(lambda: euler_paths(drift, y, length, seed=1)),
+        "torchsde": theirs,
+    }
+    return found | _noise_floor(process, y, steps)
+
+
+def _targets(process: Any, y: torch.Tensor, steps: int) -> dict[str, Callable[[], object]]:
+    generator = torch.Generator(y.device).manual_seed(1)
+
+    def ours() -> object:
+        return ms.path_shift_target(process, y, 0.0, END, steps=steps, generator=generator)
+
+    length, drift = Steps(steps, _clock_length(process) / steps), process.euler_kernel()
+    twin = _in_torch(lambda: euler_paths(drift, y, None, length, seed=1))
+    return {"ours": ours, "eager": _in_torch(ours), "twin": twin} | _noise_floor(process, y, steps)
+
+
+def _clock_length(process: Any) -> float:
+    ends = torch.tensor([0.0, END], dtype=torch.float64)
+    return float(process.clock.between(*ends)) if hasattr(process, "clock") else END
+
+
+def _in_torch(function: Callable[[], object]) -> Callable[[], object]:
+    """The same with the kernels switched off."""
+
+    def call() -> object:
+        before = os.environ.get(dispatch.VARIABLE)
+        os.environ[dispatch.VARIABLE] = "torch"
+        try:
+            return function()
+        finally:
+            os.environ.pop(dispatch.VARIABLE)
+            if before is not None:
+                os.environ[dispatch.VARIABLE] = before
+
+    return call
+
+
+def _noise_floor(process: Any, y: torch.Tensor, steps: int) -> dict[str, Callable[[], object]]:
+    """The kernel of the noise alone, where it can run."""
+    if not y.is_cuda:
+        return {}
+    dispatch.use_triton("noise floor", y)  # makes the kernels of this process compiled ones
+    import triton
+    import triton.language as tl
+
+    from markovscore.kernels._triton.philox import four_normals
+
+    @triton.jit
+    def noise(out, seed, lanes, columns, steps, BLOCK: tl.constexpr):
+        lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        key, total = tl.load(seed), tl.zeros([BLOCK], tl.float32)
+        for group in range(tl.cdiv(steps, 4)):
+            a, b, c, d = four_normals(key, lane // columns, lane % columns, group, 0)
+            total += (a + b) + (c + d)
+        tl.store(out + lane, total, mask=lane < lanes)
+
+    columns = 1 if isinstance(process, ms.ActiveSwimmer) else y.shape[1]
+    lanes, seed = len(y) * columns, seed_tensor(1, y.device)
+    out = torch.empty(lanes, device=y.device)
+    grid = (triton.cdiv(lanes, 128),)
+    return {"noise": lambda: noise[grid](out, seed, lanes, columns, steps, BLOCK=128)}
+
+
+if __name__ == "__main__":
+    from lib.timing import median, paired, report
+
+    torch.set_num_threads(1)
+    rows = {}
+    for label, candidates, _ in cases(small=True):
+        seconds = paired(candidates, rounds=7)
+        rows[label] = {f"milliseconds: {n}": 1e3 * median(v) for n, v in seconds.items()}
+    report(rows)
