@@ -6,10 +6,10 @@ Two floors, both of the noise alone, since a drift may be as dear as one likes:
   same lanes and blocks: what the hardware takes for Philox and Box-Muller;
 * ``instructions``: what those normals need at least, from the compiler's own loop for sm_90. Four
   normals of one draw take 17 wide integer multiplications (20 less those that stay the same from
-  step to step), 25 logic operations, 8 integer additions and shifts, 6 conversions, 2 roots and 58
-  floating-point operations (two logarithms of degree 9, two sines and cosines of degree 7, and the
-  rotation): 116, or 29 a normal, to be issued at 4 x 32 a cycle and multiprocessor. A step of the
-  double well adds 5 a coordinate; one of four components in the plane 53 a coordinate.
+  step to step), 25 logic operations, 8 integer additions and shifts, 6 conversions, 2 roots and 48
+  floating-point operations (two logarithms, sines, cosines and rotations): 106, or 26.5 a normal,
+  issued at 4 x 32 a cycle and multiprocessor. A step of the double well adds 4 a coordinate, one of
+  four components in the plane about 35.
 """
 
 import os
@@ -30,7 +30,7 @@ from lib.peers import Peer
 
 Case = tuple[str, dict[str, Callable[[], object]], dict[str, float]]
 CORNERS = [[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]]
-END, INSTRUCTIONS = 0.5, 29
+END, INSTRUCTIONS = 0.5, 26.5
 PROCESSES: dict[str, tuple[Any, int]] = {
     "double well": (ms.DoubleWell(2), 2),
     "mixture 2-D": (ms.Langevin(ms.GaussianMixture(CORNERS, 0.8), 2.0), 2),

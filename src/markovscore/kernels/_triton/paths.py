@@ -26,6 +26,10 @@ _BLOCK = 128
 # Bytes of a mixture's parameters kept in registers, at most. Beyond, they are read from the cache
 # in a loop over the components: unrolled, four components in 8-D already spilled.
 _IN_REGISTERS = 96
+# Components times coordinates up to which four steps are written out one after the other, which
+# saves a sixth of the instructions of four components in the plane. In 8-D, where the drift alone
+# is long, it made the compiler nine times slower and the registers too few.
+_WRITTEN_OUT = tl.constexpr(8)
 DIVERGED = tl.constexpr(_path_twins.DIVERGED)
 
 
@@ -212,7 +216,7 @@ def _phase(
 ):  # fmt: skip
     """``n`` steps, four to a draw; a large drift is written out once, a small one four times."""
     COLUMNS: tl.constexpr = 1 if KIND == "swimmer" else D
-    whole = n // 4 if M > 0 else 0
+    whole = n // 4 if M > 0 and D * M <= _WRITTEN_OUT else 0
     for group in range(whole):
         drawn = _draw(seed, row, column, group, stream, COLUMNS)
         for k in tl.static_range(4):
