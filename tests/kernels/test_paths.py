@@ -190,9 +190,13 @@ def test_phases_and_rows_one_after_the_other(device):
     before, window = Steps(5, 0.1), Steps(3, 0.2)
     y_s, y_t, target = euler_paths(drift, y0, before, window, seed=9)
     alone, same, none = euler_paths(drift, y0, before, seed=9)
-    assert alone.equal(y_s) and same is alone and none is None
+    assert same is alone and none is None
     start, *ends = euler_paths(drift, alone, None, window, seed=9)
-    assert start is alone and ends[0].equal(y_t) and ends[1].equal(target)
+    assert start is alone
+    # A phase that is left out makes another kernel, whose sums a GPU may fuse otherwise.
+    for one, other in zip((alone, *ends), (y_s, y_t, target), strict=True):
+        close = {"rtol": 0, "atol": 0} if device.type == "cpu" else {"rtol": 1e-5, "atol": 1e-5}
+        torch.testing.assert_close(one, other, **close)
     assert euler_paths(drift, y0[:4], before, window, seed=9)[1].equal(y_t[:4])
     assert not euler_paths(drift, y0, before, window, seed=10)[1].equal(y_t)
 

@@ -237,14 +237,15 @@ def _phase(
 
 
 @triton.jit
-def _finish(cell, out, at, live, row, y, h, D: tl.constexpr, CUBIC: tl.constexpr):
-    """Store ``y`` and note its rows that diverged."""
+def _finish(out, at, live, lost, y, h, D: tl.constexpr, CUBIC: tl.constexpr):
+    """Store ``y``; ``lost`` becomes infinite where it has diverged."""
     for j in tl.static_range(D):
-        tame = y[j]
+        tame = tl.abs(y[j]) < float("inf")
         if CUBIC and j == 0:
-            tame = tl.where(h * y[j] * y[j] < DIVERGED, y[j], float("inf"))
-        bad_rows.note(cell, row, tl.where(live, tame, 0.0))
+            tame = h * y[j] * y[j] < DIVERGED
+        lost = tl.where(tame, lost, float("inf"))
         tl.store(out + at + j, y[j], mask=live)
+    return lost
 
 
 @triton.jit(
@@ -274,20 +275,21 @@ def euler(
         y += (tl.load(start + at + j, mask=live, other=0.0),)
     for _ in tl.static_range(4 if KIND == "swimmer" else D):
         carry += (y[0] * 0,)
+    lost = tl.zeros([BLOCK], tl.float32)
     if lengths_s is not None:
         h = tl.load(lengths_s + row * stride_s, mask=live, other=0.0)
         root = tl.load(lengths_s + row * stride_s + 1, mask=live, other=0.0)
         y, carry = _phase(
             y, carry, key, counter, column, n_s, 0, h, root, table, components, KIND, D, M, False
         )
-        _finish(cell, y_s, at, live, row, y, h, D, CUBIC)
+        lost = _finish(y_s, at, live, lost, y, h, D, CUBIC)
     if lengths_t is not None:
         h = tl.load(lengths_t + row * stride_t, mask=live, other=0.01)
         root = tl.load(lengths_t + row * stride_t + 1, mask=live, other=0.01)
         y, carry = _phase(
             y, carry, key, counter, column, n_t, 1, h, root, table, components, KIND, D, M, True
         )
-        _finish(cell, y_t, at, live, row, y, h, D, CUBIC)
+        lost = _finish(y_t, at, live, lost, y, h, D, CUBIC)
         if KIND == "swimmer":
             along_v, along_x = -carry[0] / root, -carry[1] / root
             carry = (along_x - 3.0 * y[0] * y[0] * along_v, along_v)
@@ -296,7 +298,8 @@ def euler(
             for j in tl.static_range(D):
                 sums += (-carry[j] / (root * n_t),)
             carry = sums
-        _finish(cell, target, at, live, row, carry, h, D, False)
+        lost = _finish(target, at, live, lost, carry, h, D, False)
+    bad_rows.note(cell, row, tl.where(live, lost, 0.0))
 
 
 def run(
@@ -317,12 +320,13 @@ def run(
         part = slice(low, high)
         lanes, cell = (high - low) * d // D, bad_rows.new_cell(start.device)
         (part_s, stride_s), (part_t, stride_t) = (_part(v, part) for v in (lengths_s, lengths_t))
-        euler[(triton.cdiv(lanes, _BLOCK),)](
-            start[part], y_s[part], y_t[part], y_t if target is None else target[part],
-            cell, table, len(table), seed, lanes, d // D, low,
-            part_s, n_s, stride_s, part_t, n_t, stride_t,
-            KIND=kind, D=D, M=held, BLOCK=_BLOCK,
-        )  # fmt: skip
+        with torch.cuda.device_of(start):
+            euler[(triton.cdiv(lanes, _BLOCK),)](
+                start[part], y_s[part], y_t[part], y_t if target is None else target[part],
+                cell, table, len(table), seed, lanes, d // D, low,
+                part_s, n_s, stride_s, part_t, n_t, stride_t,
+                KIND=kind, D=D, M=held, BLOCK=_BLOCK,
+            )  # fmt: skip
         bad = bad_rows.first(cell)
         if bad is not None:
             return y_s, y_t, target, low + bad

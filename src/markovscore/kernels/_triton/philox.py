@@ -99,5 +99,6 @@ def fill(seed: Tensor, steps: int, rows: int, columns: int, stream: int) -> Tens
     out = torch.empty(steps, rows, columns, dtype=torch.float32, device=seed.device)
     if out.numel():
         grid = (triton.cdiv(rows * columns, _BLOCK) * triton.cdiv(steps, 4),)
-        normals[grid](out, seed, steps, rows, columns, stream, BLOCK=_BLOCK)
+        with torch.cuda.device_of(seed):
+            normals[grid](out, seed, steps, rows, columns, stream, BLOCK=_BLOCK)
     return out
