@@ -24,11 +24,11 @@ from .philox import four_normals
 # registers (at most 255 a thread) allow two or more of them an SM.
 _BLOCK = 128
 # Bytes of a mixture's parameters kept in registers, at most. Beyond, they are read from the cache
-# in a loop over the components: unrolled, four components in 8-D already spilled.
+# in a loop over the components: unrolled, four in 8-D and eight in the plane spilled in float64.
 _IN_REGISTERS = 96
 # Components times coordinates up to which four steps are written out one after the other, which
 # saves a sixth of the instructions of four components in the plane. In 8-D, where the drift alone
-# is long, it made the compiler nine times slower and the registers too few.
+# is long, it made the compiler nine times slower and took a third more registers.
 _WRITTEN_OUT = tl.constexpr(8)
 DIVERGED = tl.constexpr(_path_twins.DIVERGED)
 
