@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ._validate import check_finite, check_points
+from .kernels.hermite_moments import hermite_moments
 
 MAX_ORDER = 9  # beyond, moments in double precision no longer determine the score at small noise
 # A coordinate that (almost) never changes: shorter scales are not resolved by any noise level.
 MIN_SCALE = 1e-3
 # A pivot below this share of its diagonal is rounding: the data do not determine that function.
 _MIN_PIVOT = 1e-11
-_BLOCK = 2**17  # entries of a working block: 1 MiB, so that the recurrence stays in cache
 
 
 def check_order(order: int | None) -> int:
@@ -40,7 +40,7 @@ def check_order(order: int | None) -> int:
 
 @dataclass
 class AdditiveMoments:
-    """Running sums of ``He_n(u_i)``, ``(degree + 1, d)`` float64, over any number of batches.
+    """Running sums of ``phi_n(u_i)``, ``(degree + 1, d)`` float64, over any number of batches.
 
     Beside them ``low`` and ``high`` ``(d,)``, the range of each coordinate.
     Constant memory. Two of them merge if they share centre and scale: give every worker a copy of
@@ -76,17 +76,10 @@ class AdditiveMoments:
             TypeError, ValueError: malformed points.
         """
         x = check_points(x, self.sums.shape[1], finite=False)
-        added, low, high = torch.zeros_like(self.sums), self.low.clone(), self.high.clone()
-        inverse = 1 / self.scale
-        for rows in x.split(max(1, _BLOCK // x.shape[1])):
-            u = rows.to(added, copy=True).sub_(self.centre).mul_(inverse)
-            _add_hermite(u, added)
-            torch.minimum(low, rows.amin(0), out=low)
-            torch.maximum(high, rows.amax(0), out=high)
-        if not bool(added[1].isfinite().all()):  # a sum shows what a look at every number would
-            check_finite(x, "x")
-        self.sums += added
-        self.low, self.high = low, high
+        added, low, high = hermite_moments(x, len(self.sums) - 1, self.centre, self.scale)
+        self.sums += added.to(self.sums)
+        self.low = self.low.minimum(low.to(self.low))
+        self.high = self.high.maximum(high.to(self.high))
         self.n_points += len(x)
 
     def merge(self, other: "AdditiveMoments") -> None:
@@ -116,26 +109,7 @@ class AdditiveMoments:
         """
         if self.n_points == 0:
             raise ValueError("expected at least one point, found none: call update first")
-        norms = [math.sqrt(math.factorial(n)) for n in range(len(self.sums))]
-        return self.sums / self.n_points / self.sums.new_tensor(norms)[:, None]
-
-
-def _add_hermite(u: Tensor, sums: Tensor) -> None:
-    """Add the sums over rows of ``He_n(u)`` ``(B, d)`` to ``sums`` ``(degree + 1, d)``.
-
-    ``He_{n+1} = u He_n - n He_{n-1}``, carried by ``c_n He_n`` with ``c_{n+1} = -c_{n-1} / n``:
-    then a degree takes one operation in place, ``below + (c_{n+1} / c_n) u now``.
-    """
-    below, now = torch.ones_like(u), u.clone()
-    scale_below, scale = 1.0, 1.0
-    sums[0] += len(u)
-    for n in range(1, len(sums)):
-        sums[n].add_(now.sum(0), alpha=1 / scale)
-        if n + 1 == len(sums):
-            return
-        scale_below, scale = scale, -scale_below / n
-        below.addcmul_(u, now, value=scale / scale_below)
-        below, now = now, below
+        return self.sums / self.n_points
 
 
 @dataclass
