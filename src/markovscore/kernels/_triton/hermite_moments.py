@@ -167,8 +167,10 @@ def hermite_moments(
     plans = [_plan((end - start) * columns, width) for start, end in blocks]
     n_programs = sum(programs for *_, programs in plans)
     used = max(degree, 1)  # the first power shows what is not finite
-    partial = x.new_empty(used, n_programs, width, dtype=torch.float64)
-    lows, highs = x.new_empty(2, n_programs, width)
+    double = {"dtype": torch.float64, "device": x.device}
+    like = {"dtype": x.dtype, "device": x.device}
+    partial = torch.empty(used, n_programs, width, **double)
+    lows, highs = torch.empty(2, n_programs, width, **like)
     cell = new_cell(x.device)
     table, begin = _table(used, x.device), 0
     for (start, _), (rows, rest, chunk, programs) in zip(blocks, plans, strict=True):
@@ -178,8 +180,8 @@ def hermite_moments(
             DEGREE=used, UNROLL=UNROLL, STAGES=STAGES, BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip
         begin += programs
-    sums = x.new_empty(used + 1, columns, dtype=torch.float64)
-    low, high = x.new_empty(2, columns)
+    sums = torch.empty(used + 1, columns, **double)
+    low, high = torch.empty(2, columns, **like)
     combine[(triton.cdiv(columns, SUM_BLOCK), used + 1)](
         partial, lows, highs, sums, low, high, n_points, n_programs * (width // columns), columns,
         ROWS=SUM_ROWS, BLOCK=SUM_BLOCK, num_warps=WARPS,

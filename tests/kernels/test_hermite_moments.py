@@ -1,0 +1,193 @@
+"""Sums of Hermite polynomials: numpy's in extended precision, the twin, and what must be refused."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import markovscore as ms
+from markovscore.additive_moments import AdditiveMoments
+from markovscore.kernels import dispatch
+from markovscore.kernels.hermite_moments import hermite_moments
+
+from .compiled import resources
+
+EPS = torch.finfo(torch.float64).eps
+# Whole rows and a rest, one and several programs in each direction, one value, more columns than
+# a program has.
+CASES = [
+    (1000, 3, 4, torch.float32),
+    (333, 130, 10, torch.float32),
+    (70, 129, 16, torch.float32),
+    (41, 50, 18, torch.float64),
+    (1, 1, 7, torch.float32),
+    (77, 7, 1, torch.float64),
+    (9, 2, 0, torch.float32),
+]
+
+
+def problem(n, d, dtype=torch.float32, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    centre = torch.randn(d, generator=g, dtype=torch.float64)
+    scale = 0.5 + torch.rand(d, generator=g, dtype=torch.float64)
+    x = centre + scale * torch.randn(n, d, generator=g, dtype=torch.float64)
+    return x.to(dtype), centre, scale
+
+
+def on(device, *tensors):
+    return [tensor.to(device) for tensor in tensors]
+
+
+def oracle(x, degree, centre, scale):
+    """Sums in extended precision, and what a double precision sum of the terms may be off by.
+
+    A sum of ``B`` terms, each of at most ``3 n`` rounded factors, errs by at most
+    ``(B + 3 n + 3) eps`` times the terms without their signs; ``u`` by two roundings of ``x / s``
+    and ``c / s`` each, which the slope carries over.
+    """
+    long = [tensor.numpy().astype(np.longdouble) for tensor in (x, centre, scale)]
+    u = (long[0] - long[1]) / long[2]
+    shift = 2 * (np.abs(long[0]) + np.abs(long[1])) / long[2]
+    sums, bounds = [], []
+    for n in range(degree + 1):
+        norm = math.sqrt(math.factorial(n))
+        coefficients = np.polynomial.hermite_e.herme2poly([0] * n + [1]) / norm
+        value = np.polynomial.hermite_e.hermeval(u, [np.longdouble(0)] * n + [1 / norm])
+        terms = np.polyval(np.abs(coefficients)[::-1], np.abs(u))
+        slope = np.polyval(np.polyder(np.abs(coefficients)[::-1]), np.abs(u)) * shift
+        sums.append(np.broadcast_to(value, u.shape).sum(0))
+        bounds.append(EPS * (len(x) + 3 * n + 3) * terms.sum(0) + EPS * slope.sum(0))
+    return tuple(torch.from_numpy(np.stack(a).astype(np.float64)) for a in (sums, bounds))
+
+
+@pytest.mark.parametrize(("n", "d", "degree", "dtype"), CASES)
+def test_sums_and_range(device, in_torch, n, d, degree, dtype):
+    x, centre, scale = problem(n, d, dtype)
+    sums, bounds = oracle(x, degree, centre, scale)
+    arguments = on(device, x)[0], degree, *on(device, centre, scale)
+    for found, low, high in (hermite_moments(*arguments), in_torch(hermite_moments, *arguments)):
+        assert found.dtype == torch.float64 and low.dtype == high.dtype == dtype
+        assert float(((found.cpu() - sums).abs() / bounds).max()) < 1
+        assert torch.equal(low.cpu(), x.amin(0)) and torch.equal(high.cpu(), x.amax(0))
+
+
+def test_no_rows(device, in_torch):
+    x, centre, scale = on(device, *problem(0, 3))
+    for call in (hermite_moments, lambda *a: in_torch(hermite_moments, *a)):
+        sums, low, high = call(x, 4, centre, scale)
+        assert torch.equal(sums, torch.zeros_like(sums)) and sums.shape == (5, 3)
+        assert bool((low == math.inf).all()) and bool((high == -math.inf).all())
+
+
+def test_every_number_is_written_and_the_same_again(device, monkeypatch):
+    x, centre, scale = on(device, *problem(150, 130))
+    first = hermite_moments(x, 5, centre, scale)
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(math.nan))
+    for one, again in zip(first, hermite_moments(x, 5, centre, scale), strict=True):
+        assert torch.equal(one, again)
+
+
+def test_rows_that_are_not_contiguous(device):
+    x, centre, scale = on(device, *problem(60, 5))
+    wide = torch.full((60, 11), math.nan, device=device)
+    wide[:, 1::2] = x
+    for apart in (wide[:, 1::2], x.T.contiguous().T):
+        assert not apart.is_contiguous()
+        for a, b in zip(
+            hermite_moments(x, 3, centre, scale),
+            hermite_moments(apart, 3, centre, scale),
+            strict=True,
+        ):
+            assert torch.equal(a, b)
+
+
+def test_more_numbers_than_a_launch_takes(device, monkeypatch):
+    x, centre, scale = problem(103, 5)
+    sums, bounds = oracle(x, 6, centre, scale)
+    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 150)
+    found, low, high = hermite_moments(*on(device, x), 6, *on(device, centre, scale))
+    assert float(((found.cpu() - sums).abs() / bounds).max()) < 1
+    assert torch.equal(low.cpu(), x.amin(0)) and torch.equal(high.cpu(), x.amax(0))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("row", [0, 130, 290, 299])
+def test_a_number_that_is_not_finite_is_named(device, in_torch, bad, row):
+    """In the first program, in a later one, and in the rest, which is no whole row of 126."""
+    x, centre, scale = on(device, *problem(300, 3))
+    x[row:, 1] = bad
+    message = f"x: expected finite .* in {300 - row} of 300 rows, the first is row {row} "
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=message):
+        hermite_moments(x, 4, centre, scale)
+    with pytest.raises(ValueError, match=message):
+        in_torch(hermite_moments, x, 0, centre, scale)
+
+
+def test_a_scale_of_zero_is_named(device):
+    x, centre, scale = on(device, *problem(20, 3))
+    scale[1] = 0
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(ValueError, match=r"1 / scale of column.*row 1 = \[.*inf\]"),
+    ):
+        hermite_moments(x, 4, centre, scale)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(3)}, r"x: expected shape \(B, d\), found \(3,\)"),
+        ({"degree": 19}, "degree: expected an integer from 0 to 18, found 19"),
+        ({"degree": 2.5}, "found 2.5"),
+        ({"centre": torch.zeros(2)}, r"centre: expected shape \(3,\), found \(2,\)"),
+        ({"scale": torch.ones(3, 1)}, r"scale: expected shape \(3,\), found \(3, 1\)"),
+    ],
+)
+def test_bad_arguments(change, message):
+    good = {"x": torch.zeros(4, 3), "degree": 2, "centre": torch.zeros(3), "scale": torch.ones(3)}
+    with pytest.raises(ValueError, match=message):
+        hermite_moments(**good | change)
+
+
+def test_types_without_a_kernel(device, in_torch):
+    x, centre, scale = on(device, *problem(30, 3))
+    with pytest.raises(TypeError, match="expected floating point"):
+        hermite_moments(x.int(), 2, centre, scale)
+    with pytest.raises(ValueError, match="expected float32 or float64, found float16"):
+        hermite_moments(x.half(), 2, centre, scale)
+    sums = in_torch(hermite_moments, x.half(), 2, centre, scale)[0]
+    torch.testing.assert_close(sums, hermite_moments(x.half().float(), 2, centre, scale)[0])
+
+
+def test_batches_stream_and_merge_into_the_same_moments(device, in_torch):
+    x, _, _ = problem(500, 6)
+    x[:, 0] = (x[:, 0] > 0).float()  # two values: the moments must be those of points
+    first, second = (AdditiveMoments.empty(9, x[:100].to(device)) for _ in range(2))
+    first.update(x[:300].to(device))
+    second.update(x[300:].to(device))
+    first.merge(second)
+    whole = AdditiveMoments.empty(9, x[:100].to(device))
+    in_torch(whole.update, x.to(device))
+    centre, scale = whole.centre.cpu(), whole.scale.cpu()
+    sums, bounds = oracle(x, 16, centre, scale)
+    assert float(((first.sums.cpu() - sums).abs() / bounds).max()) < 1
+    assert torch.equal(first.low, whole.low) and torch.equal(first.high, whole.high)
+    assert first.n_points == whole.n_points == 500
+
+
+@pytest.mark.parametrize(("dtype", "arch"), [("fp32", 90), ("fp64", 80)])
+def test_compiled(device, dtype, arch):
+    """102 registers a thread let five programs of 128 threads onto a multiprocessor."""
+    dispatch.use_triton("none", torch.ones(1, device=device))  # before the kernels are imported
+    from markovscore.kernels._triton import hermite_moments as kernel
+
+    numbers = ("rows", "rest", "width", "columns", "chunk", "first_program", "n_programs")
+    signature = dict.fromkeys(("x", "lows", "highs"), f"*{dtype}") | dict.fromkeys(numbers, "i32")
+    signature |= dict.fromkeys(("centre", "scale", "table", "sums"), "*fp64") | {"cell": "*i32"}
+    constants = {"UNROLL": kernel.UNROLL, "STAGES": kernel.STAGES, "BLOCK": kernel.BLOCK}
+    constants |= {"DEGREE": 18}
+    used = resources("hermite_moments", "partial_sums", signature, constants, kernel.WARPS, arch)
+    assert used["stack"] == 0 and used["reg"] <= 102
+    assert "cp.async" in used["ptx"]  # rows under way while others are worked on
