@@ -17,7 +17,6 @@ would pass 1e15.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,20 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._hermite import between, hermite, series, standard_scale
 from ._score_files import read_score, write_score
-from ._validate import check_points, check_times, expand_like
-from .additive_moments import (
-    AdditiveMoments,
-    Covariance,
-    check_order,
-    solve_additive,
-    standard_scale,
-)
+from ._validate import check_points, check_times
+from .additive_moments import AdditiveMoments, Covariance, check_order, solve_additive
+from .kernels.additive_score import additive_score
 
 DEFAULT_LEVELS = 1001
 _TENSORS = ("times", "table", "centre", "scale", "low", "high", "rotation")
-# Noise reaches this many standard deviations beyond the data: once in 16,000 times more.
-_REACH = 4.0
 _BATCH = 2000  # rows read at a time from images
 
 
@@ -177,8 +170,7 @@ class AdditiveScore:
         Raises:
             TypeError, ValueError: malformed points, a time outside the fitted range.
         """
-        u, excess, s_t, g = self._standardise(x, t)
-        return self._turn_back((_series(u, g)[0] - excess) / s_t)
+        return self._evaluate(x, t, divergence=False)[0]
 
     def divergence(self, x: Tensor, t: float | Tensor) -> Tensor:
         """``div s(x, t)`` ``(B,)``."""
@@ -186,26 +178,33 @@ class AdditiveScore:
 
     def score_and_divergence(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``, which a rotation does not change."""
-        u, excess, s_t, g = self._standardise(x, t)
-        value, slope = _series(u, g)
-        slope = torch.where(excess == 0, slope, -1.0)
-        return self._turn_back((value - excess) / s_t), (slope / s_t.square()).sum(1)
+        score, divergence = self._evaluate(x, t, divergence=True)
+        assert divergence is not None
+        return score, divergence
 
-    def _standardise(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, ...]:
-        """``u`` ``(B, d)`` within reach of the data, what exceeds it, ``s_t`` ``(B or 1, d)`` and
-        ``g`` ``(K, B or 1, d)``."""
-        x = check_points(x, len(self.centre))
+    def _evaluate(
+        self, x: Tensor, t: float | Tensor, divergence: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        x = check_points(x, len(self.centre), finite=False)  # additive_score looks at the numbers
         t = torch.as_tensor(t, dtype=torch.float64)
         if t.ndim and len(t) not in (1, len(x)):
             raise ValueError(f"t: expected a number or shape ({len(x)},), found {tuple(t.shape)}")
-        ou = expand_like(self.diffusion.ou_time(t), x)
-        a, s_t, _ = standard_scale(self._as(x, "scale"), ou)
+        t = t.reshape(-1)
+        upper, share = self._levels(t)
         z = x if self.rotation is None else x @ self._as(x, "rotation")
-        reach = _REACH * (-torch.expm1(-2 * ou)).sqrt()
-        low, high = a * self._as(x, "low") - reach, a * self._as(x, "high") + reach
-        inside = torch.clamp(z, low, high)
-        u = (inside - a * self._as(x, "centre")) / s_t
-        return u, (z - inside) / s_t, s_t, self._interpolate(self._as(x, "table"), t)
+        score, total = additive_score(
+            z,
+            self.diffusion.ou_time(t)[: len(upper)],
+            upper,
+            share,
+            self._as(x, "table"),
+            self._as(x, "centre"),
+            self._as(x, "scale"),
+            self._as(x, "low"),
+            self._as(x, "high"),
+            divergence,
+        )
+        return self._turn_back(score), total
 
     def _turn_back(self, score: Tensor) -> Tensor:
         return score if self.rotation is None else score @ self._as(score, "rotation").T
@@ -217,19 +216,17 @@ class AdditiveScore:
             self._copies[key] = getattr(self, name).to(x)
         return self._copies[key]
 
-    def _interpolate(self, table: Tensor, t: Tensor) -> Tensor:
-        """``g(t)``, ``(K, B or 1, d)``."""
-        t = t.reshape(-1).cpu()
+    def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the level above each time, and its share in ``g(t)``; one where all agree."""
+        t = t.cpu()
         if bool((t == t[0]).all()):  # one time for all points, as samplers pass it
             t = t[:1]
         self._check_range(t)
         if len(self.times) == 1:
-            return table[0][:, None]
+            return torch.zeros(len(t), dtype=torch.int64), torch.ones_like(t)
         upper = torch.searchsorted(self.times, t).clamp(1, len(self.times) - 1)
         left, right = self.times[upper - 1], self.times[upper]
-        share = ((t - left) / (right - left)).clamp(0, 1).to(table)
-        upper = upper.to(table.device)
-        return torch.lerp(table[upper - 1], table[upper], share[:, None, None]).transpose(0, 1)
+        return upper, ((t - left) / (right - left)).clamp(0, 1)
 
     def _check_range(self, t: Tensor) -> None:
         first, last = float(self.times[0]), float(self.times[-1])
@@ -257,9 +254,9 @@ class AdditiveScore:
         points, weights = np.polynomial.hermite_e.hermegauss(count + 1)
         z = torch.from_numpy(points)[:, None, None]
         a, s_t, _ = standard_scale(self.scale, self.diffusion.ou_time(t)[:, None])
-        g = torch.cat([self._interpolate(self.table, one) for one in t], 1)
-        value = _series((z - a * self.centre) / s_t, g[:, None])[0] / s_t + z
-        phi = torch.stack(list(_hermite(z[:, 0, 0], count)))
+        g = between(self.table, *self._levels(t))
+        value = series((z - a * self.centre) / s_t, g[:, None])[0] / s_t + z
+        phi = torch.stack(list(hermite(z[:, 0, 0], count)))
         n = torch.arange(1, count + 1, dtype=torch.float64)[:, None]
         share = phi * torch.from_numpy(weights / weights.sum()) / n.sqrt()
         return torch.einsum("nq,qtd->tnd", share, value)
@@ -293,21 +290,3 @@ class AdditiveScore:
         for tensor in self._tensors().values():
             crc = zlib.crc32(tensor.contiguous().cpu().numpy().tobytes(), crc)
         return f"AdditiveScore {tuple(self.table.shape)} crc32 {crc:08x}"
-
-
-def _hermite(u: Tensor, count: int) -> Iterator[Tensor]:
-    """``phi_0(u), ..., phi_{count-1}(u)``."""
-    below, now = torch.zeros_like(u), torch.ones_like(u)
-    for n in range(count):
-        yield now
-        below, now = now, (u * now - math.sqrt(n) * below) / math.sqrt(n + 1)
-
-
-def _series(u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """``sum_n g_n phi_n(u)`` and its derivative, ``phi_n' = sqrt(n) phi_{n-1}``."""
-    value, slope, below = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u)
-    for n, phi in enumerate(_hermite(u, len(g))):
-        value = value + g[n] * phi
-        slope = slope + (math.sqrt(n) * g[n]) * below
-        below = phi
-    return value, slope

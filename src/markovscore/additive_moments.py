@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._hermite import standard_scale
 from ._validate import check_finite, check_points
 from .kernels.hermite_moments import hermite_moments
 
@@ -185,13 +186,6 @@ def _first_order(mean: Tensor, moments: AdditiveMoments, ou_times: Tensor) -> Te
         g[0] = a * moments.scale * mean[1] * scale
         g[1] = -(scale**2)
     return out
-
-
-def standard_scale(scale: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``a``, ``s_t`` and ``r = a s / s_t`` at times ``t`` of the unit process."""
-    a = torch.exp(-t)
-    now = (a.square() * scale.square() - torch.expm1(-2 * t)).sqrt()
-    return a, now, a * scale / now
 
 
 def _product_table(order: int) -> Tensor:

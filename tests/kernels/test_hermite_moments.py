@@ -1,4 +1,4 @@
-"""Sums of Hermite polynomials: numpy's in extended precision, the twin, and what must be refused."""
+"""Sums of Hermite polynomials: numpy's in extended precision, the twin, what is refused."""
 
 import math
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import markovscore as ms
 from markovscore.additive_moments import AdditiveMoments
 from markovscore.kernels import dispatch
 from markovscore.kernels.hermite_moments import hermite_moments

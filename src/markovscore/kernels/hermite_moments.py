@@ -9,7 +9,7 @@ from .._validate import check_finite
 from .dispatch import unsupported, use_triton
 
 MAX_DEGREE = 18
-# Entries of a working block: three of 512 KiB stay in a core's cache; twice that took twice as long.
+# Entries of a working block: three of 512 KiB stay in the cache; with twice that, twice the time.
 _BLOCK = 2**16
 _DEVICE_BLOCK = 2**25  # on other devices: 256 MiB, so that launches are few
 

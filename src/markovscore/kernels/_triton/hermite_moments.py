@@ -9,6 +9,7 @@ polynomials once a program. For a Gaussian the terms of ``phi_n`` sum, without t
 stays one of points, as it would not in single precision.
 """
 
+# mypy: disable-error-code="assignment"  # tuples grow
 import math
 from functools import cache
 
@@ -22,9 +23,9 @@ from .bad_rows import first, new_cell, note
 
 BLOCK = 128  # columns of a program, one for each thread, whose registers hold that column's sums
 WARPS = 4
-# Rows loaded at a time, and how many such loads a program has under way while it works on one:
-# left alone, the compiler would load a row shortly before its use. Five programs on a multiprocessor
-# then wait for 60 KiB; 4.8 TB/s at 0.7 us over 132 multiprocessors need 25.
+# Rows loaded at a time, and how many such loads a program has under way, the one that it works on
+# with them: left alone, the compiler would load a row shortly before its use. Five programs on a
+# multiprocessor then wait for 60 KiB; 4.8 TB/s at 0.7 us over 132 multiprocessors need 25.
 UNROLL, STAGES = 8, 4
 # One wave of 5 programs (at most 102 registers a thread) on each of 132 multiprocessors.
 PROGRAMS = 660
@@ -52,16 +53,16 @@ def _add(sums, value, inverse, shift, DEGREE: tl.constexpr):
     powers = (u, square)  # those of no use below are never computed
     for n in tl.static_range(3, HALF + 1):
         if n % 2 == 1:
-            powers = powers + (powers[n - 3] * square,)
+            powers += (powers[n - 3] * square,)
         else:
-            powers = powers + (powers[n - 2] * u,)
+            powers += (powers[n - 2] * u,)
     added = ()
     for n in tl.static_range(1, DEGREE + 1):
         if n % 2 == 1 and n <= HALF:
-            added = added + (sums[n - 1] + powers[n - 1],)
+            added += (sums[n - 1] + powers[n - 1],)
         else:
             one, other = powers[_factor(n, HALF) - 1], powers[n - _factor(n, HALF) - 1]
-            added = added + (tl.fma(one, other, sums[n - 1]),)
+            added += (tl.fma(one, other, sums[n - 1]),)
     return added
 
 
@@ -84,14 +85,14 @@ def partial_sums(
     high = -low
     total = ()
     for _ in tl.static_range(DEGREE):
-        total = total + (tl.zeros([BLOCK], tl.float64),)
+        total += (tl.zeros([BLOCK], tl.float64),)
     start = program * chunk
     end = tl.minimum(start + chunk, rows)
     whole = start + (end - start) // UNROLL * UNROLL
     for row in tl.range(start, whole, UNROLL, num_stages=STAGES):
         values = ()
         for i in tl.static_range(UNROLL):
-            values = values + (tl.load(x + (row + i) * width + column, mask=inside, other=0.0),)
+            values += (tl.load(x + (row + i) * width + column, mask=inside, other=0.0),)
         for i in tl.static_range(UNROLL):
             total = _add(total, values[i], inverse, shift, DEGREE)
             low = tl.minimum(low, values[i])
@@ -108,7 +109,7 @@ def partial_sums(
         added = _add(total, value, inverse, shift, DEGREE)
         kept = ()
         for n in tl.static_range(DEGREE):
-            kept = kept + (tl.where(last, added[n], total[n]),)
+            kept += (tl.where(last, added[n], total[n]),)
         total = kept
         count = tl.where(last, count + 1, count)
         low = tl.where(last, tl.minimum(low, value), low)
@@ -167,10 +168,8 @@ def hermite_moments(
     plans = [_plan((end - start) * columns, width) for start, end in blocks]
     n_programs = sum(programs for *_, programs in plans)
     used = max(degree, 1)  # the first power shows what is not finite
-    double = {"dtype": torch.float64, "device": x.device}
-    like = {"dtype": x.dtype, "device": x.device}
-    partial = torch.empty(used, n_programs, width, **double)
-    lows, highs = torch.empty(2, n_programs, width, **like)
+    partial = torch.empty(used, n_programs, width, dtype=torch.float64, device=x.device)
+    lows, highs = torch.empty(2, n_programs, width, dtype=x.dtype, device=x.device)
     cell = new_cell(x.device)
     table, begin = _table(used, x.device), 0
     for (start, _), (rows, rest, chunk, programs) in zip(blocks, plans, strict=True):
@@ -180,8 +179,8 @@ def hermite_moments(
             DEGREE=used, UNROLL=UNROLL, STAGES=STAGES, BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip
         begin += programs
-    sums = torch.empty(used + 1, columns, **double)
-    low, high = torch.empty(2, columns, **like)
+    sums = torch.empty(used + 1, columns, dtype=torch.float64, device=x.device)
+    low, high = torch.empty(2, columns, dtype=x.dtype, device=x.device)
     combine[(triton.cdiv(columns, SUM_BLOCK), used + 1)](
         partial, lows, highs, sums, low, high, n_points, n_programs * (width // columns), columns,
         ROWS=SUM_ROWS, BLOCK=SUM_BLOCK, num_warps=WARPS,

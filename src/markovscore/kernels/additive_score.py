@@ -1,0 +1,163 @@
+r"""Score and divergence of additive OISM, coordinate by coordinate."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._hermite import between, series, standard_scale
+from .._validate import check_finite, expand_like
+from . import dispatch
+from .dispatch import unsupported, use_triton
+
+# Noise reaches this many standard deviations beyond the data: once in 16,000 times more.
+REACH = 4.0
+MAX_FUNCTIONS = 16  # coefficients of a column stay in registers
+
+
+def additive_score(
+    x: Tensor,
+    ou_time: Tensor,
+    upper: Tensor,
+    share: Tensor,
+    table: Tensor,
+    centre: Tensor,
+    scale: Tensor,
+    low: Tensor,
+    high: Tensor,
+    divergence: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    r"""Score of every coordinate from its own series, and the sum of the derivatives.
+
+    With ``a = e^{-t}``, ``v = 1 - a^2``, ``s_{i,t}^2 = a^2 s_i^2 + v`` and ``y_i`` the point of
+    ``[a low_i - 4 \sqrt v, a high_i + 4 \sqrt v]`` that is nearest to ``x_i``
+
+    .. math::
+        s_i = \frac{1}{s_{i,t}} \Big( \sum_n g_{i,n}(t)\, \phi_n(u_i) - \frac{x_i - y_i}{s_{i,t}}
+              \Big), \qquad u_i = \frac{y_i - a c_i}{s_{i,t}}
+
+    and the divergence is the sum of ``\partial_i s_i``, which beyond the interval is
+    ``-1 / s_{i,t}^2``. On a GPU ``g(t)`` is interpolated where it is used: ``x`` is read and the
+    score written once, and the levels of the table at the rows' times. Gradients reach ``x``; a
+    second backward pass goes through the twin.
+
+    Args:
+        x: ``(B, d)``, finite; float32 and float64 have a kernel, other floats none.
+        ou_time: ``t`` of the unit Ornstein-Uhlenbeck process, ``(1,)`` or ``(B,)``.
+        upper: index of the level above each time, as many int64.
+        share: ``g(t) = (1 - share) g[upper - 1] + share g[upper]``, as many.
+        table: ``g`` ``(T, K, d)``, of the dtype and device of ``x``, as all below.
+        centre: ``c`` ``(d,)``.
+        scale: ``s`` ``(d,)``.
+        low: ``(d,)``, may be infinite.
+        high: ``(d,)``, may be infinite.
+        divergence: False leaves it out.
+
+    Returns:
+        The score ``(B, d)`` and the divergence ``(B,)`` or None.
+
+    Raises:
+        ValueError: wrong shapes; NaN or inf in ``x`` (the first such row is named).
+        TypeError: a table of another dtype than ``x``.
+    """
+    columns = (centre, scale, low, high)
+    _check(x, (ou_time, upper, share), table, columns)
+    limit = unsupported(x, gradients=True) or unsupported(table, *columns) or _limit(ou_time, share)
+    if len(table[0]) > MAX_FUNCTIONS or table.numel() > dispatch.MAX_ELEMENTS:
+        limit = f"expected at most {MAX_FUNCTIONS} functions and {dispatch.MAX_ELEMENTS} entries "
+        limit += f"of the table, found {len(table[0])} and {table.numel()}"
+    if not use_triton("additive_score", x, table, limit=limit):
+        return _twin(x, ou_time, upper, share, table, columns, divergence)
+    arguments = (ou_time, upper, share, table, columns, divergence)
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Kernel.apply(x, arguments)
+    return _forward(x, *arguments)
+
+
+def _check(x: Tensor, rows: tuple[Tensor, ...], table: Tensor, columns: tuple[Tensor, ...]) -> None:
+    if x.ndim != 2 or table.ndim != 3 or 0 in table.shape or x.shape[1] != table.shape[2]:
+        raise ValueError(
+            f"expected x of shape (B, d) and a table (T, K, d), found {tuple(x.shape)} and "
+            f"{tuple(table.shape)}: one series for each column of x"
+        )
+    for name, value in zip(("ou_time", "upper", "share"), rows, strict=True):
+        if value.ndim != 1 or len(value) not in (1, len(x)) or len(value) != len(rows[0]):
+            raise ValueError(
+                f"{name}: expected shape (1,) or ({len(x)},), ou_time, upper and share alike, "
+                f"found {tuple(value.shape)}"
+            )
+    for name, value in zip(("centre", "scale", "low", "high"), columns, strict=True):
+        if value.shape != x.shape[1:]:
+            raise ValueError(f"{name}: expected ({x.shape[1]},), found {tuple(value.shape)}")
+        if value.dtype != x.dtype or table.dtype != x.dtype:
+            raise TypeError(
+                f"{name}, table: expected {x.dtype} as x, found {value.dtype} and {table.dtype}: "
+                "convert with table.to(x)"
+            )
+
+
+def _limit(*times: Tensor) -> str | None:
+    """Why the times cannot be taken; they may have any type."""
+    return unsupported(*(time.double() for time in times))
+
+
+def _twin(
+    x: Tensor,
+    ou_time: Tensor,
+    upper: Tensor,
+    share: Tensor,
+    table: Tensor,
+    columns: tuple[Tensor, ...],
+    divergence: bool,
+) -> tuple[Tensor, Tensor | None]:
+    check_finite(x, "x")
+    centre, scale, low, high = columns
+    ou = expand_like(ou_time, x)
+    a, s_t, _ = standard_scale(scale, ou)
+    reach = REACH * (-torch.expm1(-2 * ou)).sqrt()
+    inside = torch.clamp(x, a * low - reach, a * high + reach)
+    excess = (x - inside) / s_t
+    g = between(table, upper, share)
+    value, slope = series((inside - a * centre) / s_t, g, divergence)
+    score = (value - excess) / s_t
+    if not divergence:
+        return score, None
+    slope = torch.where(excess == 0, slope, -1.0)
+    return score, (slope / s_t.square()).sum(1)
+
+
+def _forward(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor | None]:
+    from ._triton import additive_score as triton_version
+
+    score, total, bad = triton_version.forward(x.detach(), *arguments)
+    if bad:
+        check_finite(x, "x")
+    return score, total
+
+
+class _Kernel(torch.autograd.Function):
+    """The kernel, with its vector-Jacobian product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, arguments: tuple) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(x)
+        ctx.arguments = arguments
+        ctx.set_materialize_grads(False)
+        return _forward(x, *arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
+        (x,) = ctx.saved_tensors
+        given = [gradient for gradient in gradients if gradient is not None]
+        if not given:
+            return None, None
+        if torch.is_grad_enabled():  # create_graph=True: a derivative of what comes now is wanted
+            outputs = _twin(x, *ctx.arguments)
+            pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
+            ys, gs = zip(*pairs, strict=True)
+            return torch.autograd.grad(ys, x, gs, create_graph=True)[0], None
+        from ._triton import additive_score as triton_version
+
+        by_score, by_divergence = gradients
+        arguments = (x.detach(), by_score, by_divergence, *ctx.arguments[:-1])
+        return triton_version.backward(*arguments), None
