@@ -12,7 +12,7 @@ from .dispatch import unsupported, use_triton
 
 # Noise reaches this many standard deviations beyond the data: once in 16,000 times more.
 REACH = 4.0
-MAX_FUNCTIONS = 16  # coefficients of a column stay in registers
+MAX_FUNCTIONS = 9  # coefficients of a column stay in registers
 
 
 def additive_score(

@@ -6,7 +6,8 @@ element is then ``x`` and the score. Where every row has a time of its own, two 
 are read for each row, ``2 K`` numbers an element; no intermediate ``(K, B, d)`` is made.
 """
 
-# mypy: disable-error-code="assignment"  # tuples grow
+# Tuples grow.
+# mypy: disable-error-code="assignment"
 import math
 from collections.abc import Iterator
 
@@ -19,19 +20,31 @@ from ..additive_score import REACH
 from ..dispatch import row_blocks
 from .bad_rows import first, new_cell, note
 
-# A warp has a row of 128 columns, so that sums over a row stay inside it; 8 rows: 8 elements a
-# thread. Rows with times of their own have 2 K loads an element under way with half of that.
-BLOCK, ROWS, OWN_ROWS = 128, 8, 4
-WARPS = 4
-STAGES = 3  # two tiles of 4 KiB a program arrive while one is worked on
-# Programs for each of 132 multiprocessors to have 16 to itself, four at a time; and the rows over
-# which a program's coefficients are read at most: 6 KiB to 256 KiB of points at K = 6.
-PROGRAMS, MAX_ROWS = 2112, 256
+# A program is one warp, a row of it one load of 16 bytes a thread: then points, coefficients and
+# sums over a row share a layout, and nothing goes through shared memory to change it.
+ROW_BYTES, WARPS = 512, 1
+# 8 elements a thread for the latencies; with times of its own a row brings 2 K loads by itself.
+ROWS, OWN_ROWS = 2, 1
+STAGES = 4  # three tiles of 1 KiB arrive while one is worked on: with 19 programs 57 KiB
+# Programs: two waves of 24 on each of 132 multiprocessors. A program's coefficients are 6 KiB at
+# K = 6, its points, read and written, up to 256 KiB.
+PROGRAMS, MAX_ROWS = 6336, 256
+SUM_BLOCK, SUM_WARPS = 128, 4
+
+
+# Polynomials are carried as c_n He_n, c_n = -c_{n-2} / (n - 1) = (-1)^(n/2) / (n - 1)!!, which
+# leaves the recurrence one multiplication and one fused multiply-add.
+@triton.constexpr_function
+def _ratio(n, m):
+    """``c_n / c_{n-m}``."""
+    double_factorials = math.prod(range(n - m - 1, 0, -2)) / math.prod(range(n - 1, 0, -2))
+    return (-1) ** (n // 2 - (n - m) // 2) * double_factorials
 
 
 @triton.constexpr_function
-def _root(n):
-    return math.sqrt(n)
+def _unit(n):
+    """``phi_n`` in units of ``c_n He_n``."""
+    return (-1) ** (n // 2) * math.prod(range(n - 1, 0, -2)) / math.sqrt(math.factorial(n))
 
 
 @triton.jit
@@ -66,7 +79,7 @@ def _frame(times, row, mask, n_times, centre, scale, low, high):
 
 @triton.jit
 def _coefficients(table, upper, share, column, mask, columns, COUNT: tl.constexpr):
-    """``g_0 ... g_{COUNT-1}`` between two levels, as torch.lerp rounds them."""
+    """Those of ``c_n He_n`` between two levels, interpolated as torch.lerp does."""
     found = ()
     below = tl.maximum(upper - 1, 0) * (COUNT * columns) + column
     above = upper * (COUNT * columns) + column
@@ -75,28 +88,30 @@ def _coefficients(table, upper, share, column, mask, columns, COUNT: tl.constexp
         right = tl.load(table + above + n * columns, mask, 0.0)
         step = right - left
         near = tl.where(share < 0.5, left + share * step, right - step * (1 - share))
-        found += (near,)
+        found += (near * _unit(n),)
     return found
 
 
 @triton.jit
 def _series(u, g, COUNT: tl.constexpr, DERIVATIVES: tl.constexpr):
-    """``sum_n g_n phi_n(u)`` and its first two derivatives, those that are asked for."""
-    value = g[0] + 0 * u
-    slope = 0 * u
-    curve = 0 * u
-    beneath = 0 * u
-    below = 0 * u
-    phi = 0 * u + 1
-    for n in tl.static_range(1, COUNT):
+    """``sum_n g_n c_n He_n(u)`` and its first two derivatives, those that are asked for."""
+    value = tl.broadcast_to(g[0], u.shape)
+    slope = tl.zeros_like(u)
+    curve = tl.zeros_like(u)
+    below = tl.full(u.shape, 1.0, u.dtype)
+    now = u
+    if COUNT > 1:
+        value += g[1] * u
+        slope = tl.broadcast_to(g[1], u.shape)
+    for n in tl.static_range(2, COUNT):
         beneath = below
-        below = phi
-        phi = u * below * _root(1 / n) - beneath * _root((n - 1) / n)
-        value += g[n] * phi
+        below = now
+        now = u * below * _ratio(n, 1) + beneath
+        value += g[n] * now
         if DERIVATIVES > 0:
-            slope += g[n] * _root(n) * below
-        if DERIVATIVES > 1 and n > 1:
-            curve += g[n] * _root(n * (n - 1)) * beneath
+            slope += g[n] * (n * _ratio(n, 1)) * below
+        if DERIVATIVES > 1:
+            curve += g[n] * (n * (n - 1) * _ratio(n, 2)) * beneath
     return value, slope, curve
 
 
@@ -190,7 +205,7 @@ def gradient_kernel(
             g = _coefficients(table, level, share, column, mask, columns, COUNT)
         y = tl.minimum(tl.maximum(z, bottom), top)
         _, slope, curve = _series((y - middle) * inverse, g, COUNT, 2)
-        found = 0 * z
+        found = tl.zeros_like(z)
         if SCORE:
             above = tl.load(by_score + row * columns + column, mask, 0.0)
             found += above * tl.where(z == y, slope, -1.0) * inverse * inverse
@@ -217,8 +232,8 @@ def forward(
         score_kernel[grid](
             x[rows], *inputs, score[rows], partial, *numbers, DIVERGENCE=divergence, **settings
         )
-        sum_kernel[(triton.cdiv(count, BLOCK),)](
-            partial, total[rows], cell, count, grid[0], BLOCK=BLOCK, num_warps=WARPS
+        sum_kernel[(triton.cdiv(count, SUM_BLOCK),)](
+            partial, total[rows], cell, count, grid[0], BLOCK=SUM_BLOCK, num_warps=SUM_WARPS
         )
     return score, total if divergence else None, first(cell) is not None
 
@@ -252,12 +267,13 @@ def _launches(
 ) -> Iterator[tuple[slice, tuple[int, int], tuple, tuple, dict]]:
     """Rows, grid, input tensors, sizes and compile-time settings of each launch."""
     dim, shared = x.shape[1], len(upper) == 1
-    block = min(BLOCK, triton.next_power_of_2(dim))
+    most = ROW_BYTES // x.element_size()
+    block = min(most, triton.next_power_of_2(dim))
     settings = {
         "COUNT": table.shape[1],
         "SHARED": shared,
         "BLOCK": block,
-        "ROWS": (ROWS if shared else OWN_ROWS) * (BLOCK // block),
+        "ROWS": (ROWS if shared else OWN_ROWS) * (most // block),
         "STAGES": STAGES if shared else 1,
         "num_warps": WARPS,
     }

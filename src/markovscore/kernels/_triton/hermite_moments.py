@@ -9,7 +9,8 @@ polynomials once a program. For a Gaussian the terms of ``phi_n`` sum, without t
 stays one of points, as it would not in single precision.
 """
 
-# mypy: disable-error-code="assignment"  # tuples grow
+# Tuples grow.
+# mypy: disable-error-code="assignment"
 import math
 from functools import cache
 
