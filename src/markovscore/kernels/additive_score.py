@@ -7,12 +7,12 @@ from torch import Tensor
 
 from .._hermite import between, series, standard_scale
 from .._validate import check_finite, expand_like
-from . import dispatch
 from .dispatch import unsupported, use_triton
 
 # Noise reaches this many standard deviations beyond the data: once in 16,000 times more.
 REACH = 4.0
 MAX_FUNCTIONS = 9  # coefficients of a column stay in registers
+MAX_TABLE = 2**31 - 1  # entries: offsets in the kernel are 32-bit
 
 
 def additive_score(
@@ -63,8 +63,8 @@ def additive_score(
     columns = (centre, scale, low, high)
     _check(x, (ou_time, upper, share), table, columns)
     limit = unsupported(x, gradients=True) or unsupported(table, *columns) or _limit(ou_time, share)
-    if len(table[0]) > MAX_FUNCTIONS or table.numel() > dispatch.MAX_ELEMENTS:
-        limit = f"expected at most {MAX_FUNCTIONS} functions and {dispatch.MAX_ELEMENTS} entries "
+    if len(table[0]) > MAX_FUNCTIONS or table.numel() > MAX_TABLE:
+        limit = f"expected at most {MAX_FUNCTIONS} functions and {MAX_TABLE} entries "
         limit += f"of the table, found {len(table[0])} and {table.numel()}"
     if not use_triton("additive_score", x, table, limit=limit):
         return _twin(x, ou_time, upper, share, table, columns, divergence)
@@ -148,16 +148,24 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None]:
         (x,) = ctx.saved_tensors
-        given = [gradient for gradient in gradients if gradient is not None]
-        if not given:
+        if gradients[0] is None and gradients[1] is None:
             return None, None
         if torch.is_grad_enabled():  # create_graph=True: a derivative of what comes now is wanted
-            outputs = _twin(x, *ctx.arguments)
-            pairs = [(y, g) for y, g in zip(outputs, gradients, strict=True) if g is not None]
-            ys, gs = zip(*pairs, strict=True)
-            return torch.autograd.grad(ys, x, gs, create_graph=True)[0], None
+            return _through_twin(x, gradients, ctx.arguments), None
         from ._triton import additive_score as triton_version
 
         by_score, by_divergence = gradients
         arguments = (x.detach(), by_score, by_divergence, *ctx.arguments[:-1])
         return triton_version.backward(*arguments), None
+
+
+def _through_twin(x: Tensor, gradients: tuple[Tensor | None, ...], arguments: tuple) -> Tensor:
+    pairs = [
+        (output, gradient)
+        for output, gradient in zip(_twin(x, *arguments), gradients, strict=True)
+        if gradient is not None and output is not None and output.requires_grad
+    ]
+    if not pairs:  # the divergence of a linear score
+        return torch.zeros_like(x)
+    outputs, given = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, x, given, create_graph=True)[0]

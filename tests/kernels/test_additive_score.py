@@ -1,0 +1,310 @@
+"""Score and divergence of additive OISM: element by element in extended precision, gradients."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import markovscore as ms
+from markovscore.kernels import dispatch
+from markovscore.kernels.additive_score import additive_score
+
+from .compiled import resources
+
+FLOATS = [torch.float32, torch.float64]
+# Rows, columns, functions, whether every row has its own time. More columns than a program has,
+# more rows than one takes at a time, odd sizes, a linear score, the highest order.
+CASES = [
+    (5, 3, 4, False),
+    (7, 130, 6, True),
+    (5, 133, 9, False),
+    (300, 5, 2, False),
+    (9, 1, 1, True),
+]
+
+
+def problem(rows, columns, count, own, dtype=torch.float64, seed=0, ends=1.0):
+    """Points in and out of reach; all numbers are exact in single precision."""
+    g = torch.Generator().manual_seed(seed)
+
+    def numbers(*shape):
+        return torch.randn(*shape, generator=g).to(dtype)
+
+    times = rows if own else 1
+    uniform = [torch.rand(times, generator=g).double() for _ in range(2)]
+    return SimpleNamespace(
+        x=3 * numbers(rows, columns),
+        ou_time=0.05 + 0.5 * uniform[0],
+        upper=torch.randint(1, 6, (times,), generator=g),
+        share=uniform[1],
+        table=numbers(6, count, columns),
+        centre=numbers(columns),
+        scale=0.5 + numbers(columns).abs(),
+        low=-ends * numbers(columns).abs(),
+        high=ends * numbers(columns).abs(),
+    )
+
+
+def call(p, device, **changes):
+    given = {name: v.to(device) for name, v in vars(p).items()} | changes
+    return additive_score(**given)
+
+
+def polynomials(u, count):
+    """``phi_n(u)`` and two derivatives, then the same with all signs positive at ``|u|``."""
+    rows = []
+    for n in range(count):
+        p = np.polynomial.hermite_e.herme2poly([0] * n + [1]).astype(np.longdouble)
+        p = p[::-1] / np.sqrt(np.longdouble(math.factorial(n)))
+        row = [p, np.polyder(p), np.polyder(p, 2)]
+        values = [np.polyval(q, u) if len(q) else 0 * u for q in row]
+        rows.append(values + [np.polyval(np.abs(q), abs(u)) if len(q) else 0 * u for q in row])
+    return np.array(rows)
+
+
+def oracle(p):
+    """Score, divergence, and how far rounding may move both: ``C eps`` of what enters.
+
+    The reciprocal of ``s_t`` and its square root, ``u``, the recurrence and the sum take at most
+    ``C = 8 K + 16`` roundings, each relative to a term without its sign; rounding of ``x``, of the
+    ends and of ``a c`` moves ``u``, which the next derivative carries over.
+    """
+    q = SimpleNamespace(**{n: v.numpy().astype(np.longdouble) for n, v in vars(p).items()})
+    (rows, columns), count = q.x.shape, q.table.shape[1]
+    score, slopes, bounds = np.zeros_like(q.x), np.zeros_like(q.x), np.zeros((2, rows, columns))
+    for b in range(rows):
+        k = b if len(p.upper) > 1 else 0
+        a, noise = np.exp(-q.ou_time[k]), -np.expm1(-2 * q.ou_time[k])
+        level = int(p.upper[k])
+        for i in range(columns):
+            s = np.sqrt((a * q.scale[i]) ** 2 + noise)
+            ends = [a * q.low[i] - 4 * np.sqrt(noise), a * q.high[i] + 4 * np.sqrt(noise)]
+            y = min(max(q.x[b, i], ends[0]), ends[1])
+            left, right = q.table[level - 1, :, i], q.table[level, :, i]
+            g = (1 - q.share[k]) * left + q.share[k] * right
+            phi = polynomials((y - a * q.centre[i]) / s, count)
+            series = g @ phi
+            most = np.maximum(abs(left), abs(right)) @ phi
+            score[b, i] = (series[0] - (q.x[b, i] - y) / s) / s
+            slopes[b, i] = (series[1] if q.x[b, i] == y else -1) / s**2
+            moved = (
+                abs(q.x[b, i]) + abs(a * q.centre[i]) + sum(abs(e) for e in ends if e**2 < np.inf)
+            )
+            moved /= s
+            bounds[0, b, i] = (most[3] + (most[4] + 1) * moved) / s
+            bounds[1, b, i] = (most[4] + 1 + most[5] * moved) / s**2
+    bounds *= (8 * count + 16) * torch.finfo(p.x.dtype).eps
+    total = slopes.sum(1), bounds[1].sum(1) * columns**0.5
+    return [torch.from_numpy(v.astype(np.float64)) for v in (score, bounds[0], *total)]
+
+
+def assert_within(found, expected, bounds):
+    assert float(((found.double().cpu() - expected).abs() / bounds).max()) < 1
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("rows", "columns", "count", "own"), CASES)
+def test_score_and_divergence(device, in_torch, rows, columns, count, own, dtype):
+    p = problem(rows, columns, count, own, dtype, ends=math.inf if count <= 2 else 1.0)
+    score, score_bound, total, total_bound = oracle(p)
+    for found in (call(p, device), in_torch(call, p, device)):
+        assert_within(found[0], score, score_bound)
+        assert_within(found[1], total, total_bound)
+        assert found[0].dtype == found[1].dtype == dtype
+    alone, nothing = call(p, device, divergence=False)
+    assert nothing is None
+    assert_within(alone, score, score_bound)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_gradients(device, own):
+    p = problem(3, 2, 5, own)
+    x = p.x.to(device).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: call(p, device, x=x), x)
+    assert torch.autograd.gradcheck(lambda x: call(p, device, x=x, divergence=False)[0], x)
+    assert torch.autograd.gradgradcheck(lambda x: call(p, device, x=x), x)
+
+
+def test_gradients_of_a_divergence_that_does_not_change(device):
+    p = problem(3, 2, 2, False)
+    x = p.x.to(device).requires_grad_()
+    for graph in (False, True):
+        gradient = torch.autograd.grad(call(p, device, x=x)[1].sum(), x, create_graph=graph)[0]
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("rows", "columns", "count", "own"), CASES)
+def test_gradients_are_the_twins(device, in_torch, rows, columns, count, own, dtype):
+    """Float32 against float64: no further from it than a few times what the twin is."""
+
+    def gradient(run, p):
+        x = p.x.to(device).requires_grad_()
+        score, total = run(call, p, device, x=x)
+        g = torch.Generator().manual_seed(1)
+        weights = torch.randn(score.shape, generator=g).to(score)
+        product = (weights * score).sum() + weights[:, 0] @ total
+        return torch.autograd.grad(product, x)[0].cpu().double()
+
+    p = problem(rows, columns, count, own, dtype)
+    exact = gradient(
+        in_torch,
+        SimpleNamespace(
+            **{n: v.double() if v.is_floating_point() else v for n, v in vars(p).items()}
+        ),
+    )
+    size = torch.finfo(dtype).eps * float(exact.abs().max())
+    twin = gradient(in_torch, p)
+    found = gradient(lambda f, *a, **k: f(*a, **k), p)
+    assert float((found - exact).abs().max()) < 4 * float((twin - exact).abs().max()) + 4 * size
+
+
+def test_one_level_only(device, in_torch):
+    p = problem(4, 3, 3, False)
+    p.table, p.upper, p.share = (
+        p.table[:1],
+        torch.zeros(1, dtype=torch.int64),
+        torch.ones(1).double(),
+    )
+    torch.testing.assert_close(call(p, device), in_torch(call, p, device), rtol=1e-13, atol=1e-13)
+
+
+def test_no_rows(device, in_torch):
+    p = problem(3, 2, 3, False)
+    p.x = p.x[:0]
+    for score, total in (call(p, device), in_torch(call, p, device)):
+        assert score.shape == (0, 2) and total.shape == (0,)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_every_number_is_written_and_a_row_does_not_depend_on_the_others(device, monkeypatch, own):
+    p = problem(21, 140, 3, own, torch.float32)
+    p.x.requires_grad_()
+
+    def everything(first=0, **changes):
+        x = p.x[first:].detach().to(device).requires_grad_()
+        times = {
+            n: getattr(p, n)[first if own else 0 :].to(device)
+            for n in ("ou_time", "upper", "share")
+        }
+        score, total = call(p, device, x=x, **times, **changes)
+        return score, total, torch.autograd.grad((score * score).sum() + total.sum(), x)[0]
+
+    expected = everything()
+    empty, like = torch.empty, torch.empty_like
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(math.nan))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: like(*a, **k).fill_(math.nan))
+    for first in (0, 5):
+        for one, again in zip(expected, everything(first), strict=True):
+            assert torch.equal(one[first:], again)
+    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 140 * 8 + 3)
+    for one, again in zip(expected, everything(), strict=True):
+        assert torch.equal(one, again)
+    wide = torch.empty(21, 280, device=device)
+    wide[:, ::2] = p.x.detach()
+    apart = call(p, device, x=wide[:, ::2])
+    assert torch.equal(apart[0], expected[0]) and torch.equal(apart[1], expected[1])
+
+
+@pytest.mark.parametrize("divergence", [True, False])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_named(device, in_torch, bad, divergence):
+    p = problem(12, 131, 3, False, torch.float32)
+    p.x[7, 130] = bad
+    p.x[9, 2] = bad
+    for run in (lambda f, *a, **k: f(*a, **k), in_torch):
+        with (
+            np.errstate(invalid="ignore"),
+            pytest.raises(ValueError, match=r"in 2 of 12 rows, the first is row 7 ="),
+        ):
+            run(call, p, device, divergence=divergence)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(3)}, r"expected x of shape \(B, d\) .* found \(3,\)"),
+        ({"x": torch.zeros(4, 2).double()}, "one series for each column of x"),
+        ({"upper": torch.ones(2, dtype=torch.int64)}, r"upper: expected shape \(1,\) or \(4,\)"),
+        ({"low": torch.zeros(2).double()}, r"low: expected \(3,\), found \(2,\)"),
+        ({"scale": torch.ones(3)}, "expected torch.float64 as x, found torch.float32"),
+    ],
+)
+def test_bad_arguments(change, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(problem(4, 3, 3, False), "cpu", **change)
+
+
+def test_what_the_kernel_leaves_to_pytorch(device, in_torch):
+    p = problem(4, 3, 3, False)
+    x = p.x.to(device)
+
+    def total(x):
+        return call(p, device, x=x)[1].sum()
+
+    with pytest.raises(ValueError, match=r"found a tensor inside a torch\.func transform"):
+        torch.func.grad(total)(x)
+    leaf = x.requires_grad_()
+    torch.testing.assert_close(
+        in_torch(torch.func.grad(total), x.detach()), torch.autograd.grad(total(leaf), leaf)[0]
+    )
+    with pytest.raises(ValueError, match="no gradients, found a tensor that requires them"):
+        call(p, device, share=p.share.requires_grad_())
+    with pytest.raises(ValueError, match=r"at most 9 functions .* found 10"):
+        call(problem(4, 3, 10, False), device)
+
+
+@pytest.mark.parametrize(("order", "rotation"), [(2, "pca"), (5, None)])
+def test_a_fit_is_that_of_the_twins_to_rounding(device, in_torch, order, rotation):
+    """Moments, solution, score and divergence, of points of two values among them."""
+    g = torch.Generator().manual_seed(3)
+    x = torch.rand(300, 4, generator=g) ** 2 - 0.3
+    x[:, 1] = (x[:, 1] > 0).float()
+    y, t = torch.randn(50, 4, generator=g), torch.rand(50, generator=g).clamp(min=0.05)
+
+    def run(points, where):
+        process = ms.VariancePreserving(4)
+        times = torch.linspace(0, 1, 11)
+        score = ms.fit_spectral(
+            points, process, times=times, features="additive", order=order, rotation=rotation
+        )
+        found = [score(where, 0.3), *score.score_and_divergence(where, t)]
+        return [tensor.double().cpu() for tensor in found]
+
+    exact = in_torch(run, x, y.double())
+    twin = in_torch(run, x, y)
+    found = run(x.to(device), y.to(device))
+    for a, b, c in zip(found, twin, exact, strict=True):
+        size = torch.finfo(torch.float32).eps * float(c.abs().max())
+        assert float((a - c).abs().max()) < 4 * float((b - c).abs().max()) + 4 * size
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "shared", "arch"),
+    [("score_kernel", "fp32", True, 90), ("gradient_kernel", "fp64", False, 80)],
+)
+def test_compiled(device, kernel, dtype, shared, arch):
+    """At the highest order; 168 registers let twelve one-warp programs onto a multiprocessor."""
+    dispatch.use_triton("none", torch.ones(1, device=device))  # before the kernels are imported
+    from markovscore.kernels._triton import additive_score as module
+
+    outputs = (
+        ("score", "partial")
+        if kernel == "score_kernel"
+        else ("by_score", "by_divergence", "gradient")
+    )
+    signature = dict.fromkeys(("x", "table", "upper", "times", "ends", *outputs), f"*{dtype}")
+    signature |= {"upper": "*i32"} | dict.fromkeys(("rows", "columns", "chunk", "n_times"), "i32")
+    constants = {
+        "COUNT": 9,
+        "SHARED": shared,
+        "BLOCK": module.ROW_BYTES // (4 if dtype == "fp32" else 8),
+    }
+    constants |= {"ROWS": module.ROWS if shared else module.OWN_ROWS, "DIVERGENCE": True}
+    constants |= {"STAGES": module.STAGES if shared else 1}
+    constants |= {"SCORE": True} if kernel == "gradient_kernel" else {}
+    used = resources("additive_score", kernel, signature, constants, module.WARPS, arch)
+    assert used["stack"] == 0 and used["reg"] <= 168
+    assert dtype == "fp32" or "cvt.f64.f32" not in used["ptx"]  # no constant in single precision
