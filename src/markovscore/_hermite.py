@@ -9,10 +9,11 @@ from torch import Tensor
 
 def hermite(u: Tensor, count: int) -> Iterator[Tensor]:
     """``phi_0(u), ..., phi_{count-1}(u)``."""
-    below, now = torch.zeros_like(u), torch.ones_like(u)
-    for n in range(count):
-        yield now
+    below, now = torch.ones_like(u), u
+    yield from (below, now)[:count]
+    for n in range(1, count - 1):
         below, now = now, (u * now - math.sqrt(n) * below) / math.sqrt(n + 1)
+        yield now
 
 
 def series(u: Tensor, g: Tensor, slopes: bool = True) -> tuple[Tensor, Tensor]:
@@ -20,10 +21,15 @@ def series(u: Tensor, g: Tensor, slopes: bool = True) -> tuple[Tensor, Tensor]:
 
     Without ``slopes`` the derivative is left at zero.
     """
-    value, slope, below = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u)
+    value = torch.broadcast_to(g[0], u.shape)
+    slope = torch.zeros((), dtype=u.dtype, device=u.device).expand_as(u)
+    below = u
     for n, phi in enumerate(hermite(u, len(g))):
-        value = value + g[n] * phi
-        if slopes:
+        if n:
+            value = value + g[n] * phi
+        if slopes and n == 1:
+            slope = torch.broadcast_to(g[1], u.shape)
+        elif slopes and n > 1:
             slope = slope + (math.sqrt(n) * g[n]) * below
         below = phi
     return value, slope

@@ -9,7 +9,7 @@ batch; they set the conditioning of what follows, not its result.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ MAX_ORDER = 9  # beyond, moments in double precision no longer determine the sco
 MIN_SCALE = 1e-3
 # A pivot below this share of its diagonal is rounding: the data do not determine that function.
 _MIN_PIVOT = 1e-11
+_TENSORS = ("centre", "scale", "sums", "low", "high")
 
 
 def check_order(order: int | None) -> int:
@@ -101,6 +102,11 @@ class AdditiveMoments:
         self.low = self.low.minimum(other.low)
         self.high = self.high.maximum(other.high)
         self.n_points += other.n_points
+
+    def cpu(self) -> "AdditiveMoments":
+        """The same with all tensors on the CPU, where the fit is solved."""
+        tensors = {name: getattr(self, name).cpu() for name in _TENSORS}
+        return replace(self, **tensors)
 
     def mean(self) -> Tensor:
         """``M`` ``(degree + 1, d)``, averages of the normalised polynomials.

@@ -43,9 +43,9 @@ def additive_score(
 
     Args:
         x: ``(B, d)``, finite; float32 and float64 have a kernel, other floats none.
-        ou_time: ``t`` of the unit Ornstein-Uhlenbeck process, ``(1,)`` or ``(B,)``.
+        ou_time: ``t`` of the unit Ornstein-Uhlenbeck process, ``(1,)`` or ``(B,)`` float64.
         upper: index of the level above each time, as many int64.
-        share: ``g(t) = (1 - share) g[upper - 1] + share g[upper]``, as many.
+        share: ``g(t) = (1 - share) g[upper - 1] + share g[upper]``, as many float64.
         table: ``g`` ``(T, K, d)``, of the dtype and device of ``x``, as all below.
         centre: ``c`` ``(d,)``.
         scale: ``s`` ``(d,)``.
@@ -62,10 +62,10 @@ def additive_score(
     """
     columns = (centre, scale, low, high)
     _check(x, (ou_time, upper, share), table, columns)
-    limit = unsupported(x, gradients=True) or unsupported(table, *columns) or _limit(ou_time, share)
+    limit = unsupported(x, gradients=True) or unsupported(table, *columns, ou_time, share)
     if len(table[0]) > MAX_FUNCTIONS or table.numel() > MAX_TABLE:
-        limit = f"expected at most {MAX_FUNCTIONS} functions and {MAX_TABLE} entries "
-        limit += f"of the table, found {len(table[0])} and {table.numel()}"
+        limit = f"expected at most {MAX_FUNCTIONS} functions and {MAX_TABLE} entries of the table, "
+        limit += f"found {len(table[0])} and {table.numel()}"
     if not use_triton("additive_score", x, table, limit=limit):
         return _twin(x, ou_time, upper, share, table, columns, divergence)
     arguments = (ou_time, upper, share, table, columns, divergence)
@@ -86,19 +86,15 @@ def _check(x: Tensor, rows: tuple[Tensor, ...], table: Tensor, columns: tuple[Te
                 f"{name}: expected shape (1,) or ({len(x)},), ou_time, upper and share alike, "
                 f"found {tuple(value.shape)}"
             )
+    shape, dtype = x.shape[1:], x.dtype
     for name, value in zip(("centre", "scale", "low", "high"), columns, strict=True):
-        if value.shape != x.shape[1:]:
+        if value.shape != shape:
             raise ValueError(f"{name}: expected ({x.shape[1]},), found {tuple(value.shape)}")
-        if value.dtype != x.dtype or table.dtype != x.dtype:
+        if not value.dtype == table.dtype == dtype:
             raise TypeError(
                 f"{name}, table: expected {x.dtype} as x, found {value.dtype} and {table.dtype}: "
                 "convert with table.to(x)"
             )
-
-
-def _limit(*times: Tensor) -> str | None:
-    """Why the times cannot be taken; they may have any type."""
-    return unsupported(*(time.double() for time in times))
 
 
 def _twin(

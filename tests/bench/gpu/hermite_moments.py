@@ -1,0 +1,60 @@
+"""Sums of Hermite polynomials: one pass over the points, bound by reading them.
+
+Peers: the twin (blocks, double precision), and the three-term recurrence over the whole matrix in
+single precision, as one would write it first; compiled on a GPU.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from markovscore.kernels.hermite_moments import _twin, hermite_moments
+
+Case = tuple[str, dict[str, Callable[[], object]], dict[str, float]]
+# Points, columns, degree: points grow at the size of images, then degrees, then columns.
+SIZES = [(n, 3072, 10) for n in (2_000, 10_000, 50_000, 200_000, 1_000_000)]
+SIZES += [(200_000, 3072, n) for n in (4, 16, 18)]
+SIZES += [(100_000_000 // d, d, 10) for d in (2, 64, 784)]
+SMALL = [(2_000, 64, 10), (500, 784, 10), (500, 784, 16)]
+
+
+def eager(x: Tensor, degree: int, centre: Tensor, scale: Tensor) -> list[Tensor]:
+    u = (x - centre) / scale
+    below, now = torch.ones_like(u), u
+    sums = [below.sum(0), now.sum(0), x.amin(0), x.amax(0)]
+    for n in range(1, degree):
+        below, now = now, (u * now - math.sqrt(n) * below) / math.sqrt(n + 1)
+        sums.append(now.sum(0))
+    return sums
+
+
+def cases(small: bool) -> Iterator[Case]:
+    """Label, candidates, and the least bytes and operations."""
+    on_gpu = torch.cuda.is_available() and not small
+    device = torch.device("cuda" if on_gpu else "cpu")
+    for n, d, degree in SMALL if small else SIZES:
+        g = torch.Generator(device).manual_seed(0)
+        x = torch.randn(n, d, generator=g, device=device)
+        centre, scale = torch.zeros(2, d, dtype=torch.float64, device=device).add_(0.5)
+        single = (x, degree, centre.float(), scale.float())
+        both = (x, degree, centre, scale)
+        run = {
+            "ours": lambda both=both: hermite_moments(*both),
+            "twin": lambda both=both: _twin(*both),
+        }
+        if n * d <= 2**30:  # some ten copies of the points
+            run["eager, float32"] = lambda single=single: eager(*single)
+        if on_gpu and n == 50_000:
+            compiled = torch.compile(eager)
+            run["torch.compile, float32"] = lambda single=single: compiled(*single)
+        floor = {"bytes": 4.0 * n * d + 8.0 * (degree + 3) * d, "flops": operations(degree) * n * d}
+        yield f"{n} x {d}, degree {degree}", run, floor
+
+
+def operations(degree: int) -> float:
+    """In double precision, for each number: two for each fused multiply-add."""
+    half = (degree + 1) // 2
+    odd, products = (half + 1) // 2, half // 2 + (half > 2)
+    return 2.0 + products + odd + 2.0 * (degree - odd)
