@@ -162,9 +162,11 @@ def test_gradients_are_the_twins(device, in_torch, rows, columns, count, own, dt
 
 
 def test_one_level_only(device, in_torch):
+    """The level below it, of which it takes nothing, is not in the table: NaN stands there."""
     p = problem(4, 3, 3, False)
+    p.table[0] = math.nan
     p.table, p.upper, p.share = (
-        p.table[:1],
+        p.table[1:2],
         torch.zeros(1, dtype=torch.int64),
         torch.ones(1).double(),
     )

@@ -6,6 +6,7 @@ single precision, as one would write it first; compiled on a GPU.
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -38,17 +39,13 @@ def cases(small: bool) -> Iterator[Case]:
         g = torch.Generator(device).manual_seed(0)
         x = torch.randn(n, d, generator=g, device=device)
         centre, scale = torch.zeros(2, d, dtype=torch.float64, device=device).add_(0.5)
-        single = (x, degree, centre.float(), scale.float())
         both = (x, degree, centre, scale)
-        run = {
-            "ours": lambda both=both: hermite_moments(*both),
-            "twin": lambda both=both: _twin(*both),
-        }
+        run = {"ours": partial(hermite_moments, *both), "twin": partial(_twin, *both)}
+        single = (x, degree, centre.float(), scale.float())
         if n * d <= 2**30:  # some ten copies of the points
-            run["eager, float32"] = lambda single=single: eager(*single)
+            run["eager, float32"] = partial(eager, *single)
         if on_gpu and n == 50_000:
-            compiled = torch.compile(eager)
-            run["torch.compile, float32"] = lambda single=single: compiled(*single)
+            run["torch.compile, float32"] = partial(torch.compile(eager), *single)
         floor = {"bytes": 4.0 * n * d + 8.0 * (degree + 3) * d, "flops": operations(degree) * n * d}
         yield f"{n} x {d}, degree {degree}", run, floor
 
