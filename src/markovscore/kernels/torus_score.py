@@ -1,0 +1,248 @@
+r"""Gradient and Laplacian of a trigonometric polynomial on the torus, in one pass over the points.
+
+.. math:: h(x) = \sqrt2 \sum_{m=1}^M a_m \cos(k_m \cdot x) + b_m \sin(k_m \cdot x)
+
+is what a fit on the torus adds to the score (paper A, Example 7). The features ``cos``, ``sin`` of
+all ``k_m . x`` are never stored: the kernel takes one cosine and sine a coordinate and turns.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .._validate import check_finite, check_points
+from .dispatch import unsupported, use_triton
+
+# Further out float32 has lost the angle, and the kernel's reduction to [-pi/4, pi/4] its accuracy.
+MAX_COORDINATE = 2.0**20
+_MAX_DIM = 3
+_MAX_TABLE = 2**24  # numbers: 128 MiB in float64
+_CACHE_ENTRIES = 2**16  # of a block of the twin: 512 KiB in float64 stay in a core's L2 cache
+
+
+def torus_score(
+    x: Tensor,
+    waves: Tensor,
+    coefficients: Tensor,
+    upper: Tensor | None = None,
+    share: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""``grad h`` ``(N, d)`` and ``Laplacian h`` ``(N,)`` at points ``x`` ``(N, d)``.
+
+    .. math:: \nabla h = \sqrt2 \sum_m k_m (b_m \cos k_m x - a_m \sin k_m x), \qquad
+              \Delta h = -\sqrt2 \sum_m |k_m|^2 (a_m \cos k_m x + b_m \sin k_m x)
+
+    On a GPU about nine multiply-adds a wave and point, in registers: one cosine and sine for each
+    coordinate, the other powers of ``e^{i x_j}`` by multiplication, whose error in ``e^{i k.x}``
+    grows like ``2 |k|_1 eps``, as that of the angle ``k.x`` does. Elsewhere the sums as they stand,
+    over blocks of points.
+
+    Args:
+        x: points, float32 or float64; unwrapped coordinates are fine up to ``2^20``.
+        waves: ``(M, d)`` int64, the vectors ``k_m``, in any order.
+        coefficients: ``(2 M,)``, first all ``a_m``, then all ``b_m`` (as ``SpectralScore``); or a
+            table ``(T, 2 M)`` of them, then each point has its own:
+        upper: ``(N,)`` int64, 1 to ``T - 1``, and
+        share: ``(N,)``, 0 to 1: point ``n`` takes ``lerp(table[upper - 1], table[upper], share)``.
+
+    Returns:
+        Dtype and device of ``x``. Differentiable in PyTorch; the kernel has no gradients.
+
+    Raises:
+        TypeError: points that are not floating point, waves that are not int64.
+        ValueError: shapes other than above; a point that is not finite or too far out, coefficients
+            that are not finite, with their row; places outside the table; with Triton forced, more
+            than three dimensions, other dtypes, gradients.
+    """
+    if not (isinstance(x, Tensor) and x.ndim == 2 and len(x) == 0):
+        x = check_points(x, waves.shape[-1], finite=False)
+    _check(x, waves, coefficients, upper, share)
+    upper, share = (None, None) if upper is None else (upper.to(x.device), share.to(x))  # type: ignore[union-attr]
+    if kernel_applies(x, waves, coefficients):
+        plan = plan_of(waves)
+        from ._triton import torus_score as kernel
+
+        table = plan.table(coefficients).to(x)
+        gradient, laplacian, row = kernel.launch(x.contiguous(), table, plan, upper, share)
+    else:
+        gradient, laplacian, row = _twin(x, waves, coefficients.to(x), upper, share)
+    if row is not None:
+        _explain(row, x, coefficients)
+    return gradient, laplacian
+
+
+def kernel_applies(x: Tensor, waves: Tensor, coefficients: Tensor) -> bool:
+    """Whether ``torus_score`` runs in Triton; raises where it is forced and cannot."""
+    limit = unsupported(x) or unsupported(coefficients)
+    if waves.shape[1] > _MAX_DIM:
+        limit = f"expected at most {_MAX_DIM} dimensions, found {waves.shape[1]}"
+    elif limit is None and math.prod(_extents(waves)) * 4 > _MAX_TABLE:
+        limit = f"expected waves on a grid of {_MAX_TABLE // 4}, found {_extents(waves)}"
+    return use_triton("torus_score", x, limit=limit)
+
+
+def _extents(waves: Tensor) -> list[int]:
+    """Signs and multiples an axis: what the coefficients of a dense grid would take."""
+    return [2 * reach + 1 for reach in waves.abs().amax(0).tolist()]
+
+
+def _check(
+    x: Tensor, waves: Tensor, coefficients: Tensor, upper: Tensor | None, share: Tensor | None
+) -> None:
+    if waves.dtype != torch.int64:
+        raise TypeError(f"waves: expected int64, found {waves.dtype}: convert with waves.long()")
+    if waves.ndim != 2 or len(waves) == 0 or waves.shape[1] != x.shape[1]:
+        raise ValueError(
+            f"waves: expected shape (M, {x.shape[1]}) with M >= 1, found {tuple(waves.shape)}"
+        )
+    count, each = 2 * len(waves), upper is not None
+    if (upper is None) != (share is None):
+        raise ValueError("expected both upper and share, or neither: found one of them")
+    if coefficients.ndim != 1 + each or coefficients.shape[-1] != count:
+        wanted = f"(T, {count})" if each else f"({count},)"
+        raise ValueError(
+            f"coefficients: expected shape {wanted}, a cosine and a sine for each wave"
+            f"{'' if each else ' (a table goes with upper and share)'}, found "
+            f"{tuple(coefficients.shape)}"
+        )
+    if upper is None or share is None:
+        return
+    if upper.shape != (len(x),) or share.shape != (len(x),) or upper.dtype != torch.int64:
+        raise ValueError(
+            f"upper, share: expected shape ({len(x)},), the first int64, found "
+            f"{tuple(upper.shape)} {upper.dtype}, {tuple(share.shape)}"
+        )
+    last = len(coefficients) - 1
+    if len(x) and not 1 <= int(upper.min()) <= int(upper.max()) <= last:
+        raise ValueError(
+            f"upper: expected places 1 to {last} in the table, found {int(upper.min())} to "
+            f"{int(upper.max())}"
+        )
+
+
+def _explain(row: int, x: Tensor, coefficients: Tensor) -> None:
+    """Raise for the first row whose result is not finite."""
+    check_finite(x)
+    far = x.abs() > MAX_COORDINATE
+    if bool(far.any()):
+        row = int(far.any(1).nonzero()[0])
+        raise ValueError(
+            f"x: expected coordinates up to 2^20, found row {row} = {x[row].tolist()}: wrap the "
+            "points with TorusBrownian.project"
+        )
+    check_finite(coefficients.reshape(-1, coefficients.shape[-1]), "coefficients", "fit them again")
+    raise ValueError(
+        f"expected a finite gradient and Laplacian, found NaN or inf at row {row} = "
+        f"{x[row].tolist()}, from finite coefficients up to {float(coefficients.abs().max()):g}: "
+        f"they overflow {x.dtype}; pass x.double() or scale the coefficients"
+    )
+
+
+def _twin(
+    x: Tensor, waves: Tensor, coefficients: Tensor, upper: Tensor | None, share: Tensor | None
+) -> tuple[Tensor, Tensor, int | None]:
+    """The sums as they stand, over blocks of points."""
+    k = waves.to(x)
+    squares, parts = k.square().sum(1), []
+    for points, a, b in _blocks(x, math.sqrt(2) * coefficients, upper, share):
+        angle = points @ k.T
+        cos, sin = angle.cos(), angle.sin()
+        parts.append((b * cos - a * sin) @ k)
+        parts.append(-(a * cos + b * sin) @ squares)
+    if not parts:
+        return torch.empty_like(x), x[:, :0].sum(1), None
+    gradient, laplacian = torch.cat(parts[::2]), torch.cat(parts[1::2])
+    bad = ~laplacian.isfinite() | (x.abs() > MAX_COORDINATE).any(1)
+    bad |= ~gradient.isfinite().all(1)
+    return gradient, laplacian, int(bad.nonzero()[0]) if bool(bad.any()) else None
+
+
+def _blocks(
+    x: Tensor, coefficients: Tensor, upper: Tensor | None, share: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Points ``(B, d)`` with their ``a`` and ``b``, ``(M,)`` or ``(B, M)``."""
+    count = coefficients.shape[-1] // 2
+    size = max(64, _CACHE_ENTRIES // count)
+    for first in range(0, len(x), size):
+        block = slice(first, first + size)
+        own = coefficients
+        if upper is not None and share is not None:
+            above = upper[block]
+            own = torch.lerp(coefficients[above - 1], coefficients[above], share[block, None])
+        yield x[block], own[..., :count], own[..., count:]
+
+
+@dataclass(frozen=True)
+class Plan:
+    r"""Where the coefficients stand in the kernel's table; made once for a set of waves.
+
+    The last coordinate is the inner sum, one *row* for each vector ``o`` of the others (up to
+    sign): with ``X = o . (x_1..x_{d-1})``,
+
+    .. math:: h = \sum_o \cos X \sum_j (p_j \cos j x_d + q_j \sin j x_d)
+                       + \sin X \sum_j (r_j \cos j x_d + s_j \sin j x_d)
+
+    so ``k`` and its mirror image ``(o, -k_d)`` share four numbers ``p, q, r, s``. A row is stored
+    from ``j = 0`` to its own last one: what a half disc leaves out of a square is skipped.
+
+    Attributes:
+        offsets: ``(rows,)`` int32: first entry of each row, in fours.
+        tops: ``(rows,)`` int32: last ``j``, -1 for an empty row. Rows count ``k_1 = 0..R_1``, then
+            in three dimensions ``(0, -), (1, +), (1, -), ...`` of ``k_2``: ``2 |k_2| + [k_2 < 0]``.
+        reach: ``R_1, R_2`` (zero where there is no such coordinate).
+        size: numbers in the table.
+        places, sources, signs: ``(4 M,)``: number ``places`` gets ``signs`` times a coefficient.
+    """
+
+    offsets: Tensor
+    tops: Tensor
+    reach: tuple[int, int]
+    size: int
+    places: Tensor
+    sources: Tensor
+    signs: Tensor
+
+    def table(self, coefficients: Tensor) -> Tensor:
+        """Coefficients ``(..., 2 M)`` -> ``(..., size)``, on their device."""
+        to = coefficients.device
+        values = coefficients[..., self.sources.to(to)] * self.signs.to(coefficients)
+        table = coefficients.new_zeros(*coefficients.shape[:-1], self.size)
+        return table.index_add_(-1, self.places.to(to), values)
+
+
+def plan_of(waves: Tensor) -> Plan:
+    """The plan of ``waves`` ``(M, d)``, ``d <= 3``; the last ones are kept."""
+    return _plan(waves.cpu().contiguous().numpy().tobytes(), waves.shape[1])
+
+
+@lru_cache(maxsize=32)
+def _plan(content: bytes, dim: int) -> Plan:
+    waves = torch.frombuffer(bytearray(content), dtype=torch.int64).reshape(-1, dim)
+    mirrored = dim > 1 and waves[:, :1] < 0  # k -> -k turns b into -b
+    flip = torch.where(torch.as_tensor(mirrored).reshape(-1), -1, 1).expand(len(waves))
+    k = torch.cat([torch.zeros(len(waves), 3 - dim, dtype=torch.int64), flip[:, None] * waves], 1)
+    if dim == 2:  # the kernel's coordinates are (k_1, k_2, last), of which k_2 may be missing
+        k = k[:, [1, 0, 2]]
+    reach_1, reach_2 = (int(r) for r in k.abs().amax(0)[:2])
+    row = k[:, 0] * (2 * reach_2 + 2) + 2 * k[:, 1].abs() + (k[:, 1] < 0).long()
+    last = k[:, 2].abs()
+    tops = torch.full(((reach_1 + 1) * (2 * reach_2 + 2),), -1, dtype=torch.int64)
+    tops.scatter_reduce_(0, row, last, "amax")
+    offsets = (tops + 1).cumsum(0) - (tops + 1)
+    place = 4 * (offsets[row] + last)
+    m, side = torch.arange(len(waves)), torch.where(k[:, 2] < 0, -1, 1)
+    # a cos(X + ly) + b sin(X + ly), l = side |l|: p = a, q = side b, r = b, s = -side a
+    signs = torch.stack([torch.ones_like(m), side * flip, flip, -side])
+    return Plan(
+        offsets.int(),
+        tops.int(),
+        (reach_1, reach_2),
+        4 * int((tops + 1).sum()),
+        torch.stack([place + i for i in range(4)]).reshape(-1),
+        torch.stack([m, m + len(m), m + len(m), m]).reshape(-1),
+        math.sqrt(2) * signs.double().reshape(-1),
+    )
