@@ -21,7 +21,8 @@ from . import diffusions
 from ._score_files import read_score, write_score
 from ._validate import check_points, check_times
 from .additive import AdditiveScore, fit_additive
-from .eigenbasis import Eigenbasis
+from .eigenbasis import Eigenbasis, Fourier
+from .kernels.torus_score import kernel_applies, torus_score
 from .moments import Moments
 from .selection import greedy
 from .shrinkage import shrink
@@ -236,6 +237,8 @@ class SpectralScore:
 
         Raises ``ValueError`` for a time outside the fitted range or points of another shape.
         """
+        if self._in_kernel(x):
+            return self._torus(x, t)[0]
         # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
         return self.diffusion.drift(x, 0.0) + self._evaluate(self.basis.gradient_tensors, x, t).T
 
@@ -248,9 +251,27 @@ class SpectralScore:
 
         Raises ``ValueError`` as a call does.
         """
+        if self._in_kernel(x):
+            return self._torus(x, t)
         jets = self._evaluate(self._jet_tensors, x, t)
         drift, divergence = self.diffusion.drift(x, 0.0), self.diffusion.drift_divergence(x, 0.0)
         return drift + jets[:-1].T, divergence + jets[-1]
+
+    def _in_kernel(self, x: Tensor) -> bool:
+        """Whether the torus has its own kernel for ``x``: on a GPU, or where it is forced."""
+        return (
+            isinstance(self.basis, Fourier)
+            and isinstance(x, Tensor)
+            and kernel_applies(x, self.basis.indices, self.coefficients)
+        )
+
+    def _torus(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
+        """Score and divergence by :func:`torus_score`; the uniform law has none of its own."""
+        x = check_points(x, self.basis.dim, finite=False)  # the kernel meets NaN and inf itself
+        t, waves = self._check_time(t, x), self.basis.indices
+        if _is_shared(t) or len(self.times) == 1:
+            return torus_score(x, waves, self.at(t.reshape(-1)[0]))
+        return torus_score(x, waves, self.coefficients, *self._place(t.to(self.times.device)))
 
     def _jet_tensors(self, coefficients: Tensor) -> Tensor:
         """Gradient and Laplacian, ``(d+1, ..., F, ..., F)``."""
@@ -260,10 +281,7 @@ class SpectralScore:
     def _evaluate(self, tensors: Callable[[Tensor], Tensor], x: Tensor, t) -> Tensor:
         """``(Q, B)``: one contraction for a shared time, else one for each point, in chunks."""
         x = check_points(x, self.basis.dim)
-        t = torch.as_tensor(t, dtype=torch.float64)
-        self._check_range(t)
-        if t.ndim and len(t) != len(x):
-            raise ValueError(f"t: expected a number or shape ({len(x)},); found {tuple(t.shape)}")
+        t = self._check_time(t, x)
         if _is_shared(t):
             return self.basis.contract(tensors(self.at(t.reshape(-1)[0])).to(x), x)
         parts = [
@@ -278,11 +296,22 @@ class SpectralScore:
         self._check_range(t)
         if len(self.times) == 1:
             return self.coefficients[0].expand(*t.shape, -1)
+        upper, share = (part.to(self.coefficients.device) for part in self._place(t))
+        return torch.lerp(self.coefficients[upper - 1], self.coefficients[upper], share[..., None])
+
+    def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The first fitted time at or after ``t``, and the share of the way to it."""
         upper = torch.searchsorted(self.times, t.contiguous()).clamp(1, len(self.times) - 1)
         left, right = self.times[upper - 1], self.times[upper]
-        share = ((t - left) / (right - left)).clamp(0, 1).to(self.coefficients)
-        upper = upper.to(self.coefficients.device)
-        return torch.lerp(self.coefficients[upper - 1], self.coefficients[upper], share[..., None])
+        return upper, ((t - left) / (right - left)).clamp(0, 1)
+
+    def _check_time(self, t, x: Tensor) -> Tensor:
+        """``t`` in float64: a number, or one for each point."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        self._check_range(t)
+        if t.ndim and len(t) != len(x):
+            raise ValueError(f"t: expected a number or shape ({len(x)},); found {tuple(t.shape)}")
+        return t
 
     def _check_range(self, t: Tensor) -> None:
         first, last = float(self.times[0]), float(self.times[-1])

@@ -20,7 +20,7 @@ from .dispatch import unsupported, use_triton
 # Further out float32 has lost the angle, and the kernel's reduction to [-pi/4, pi/4] its accuracy.
 MAX_COORDINATE = 2.0**20
 _MAX_DIM = 3
-_MAX_TABLE = 2**24  # numbers: 128 MiB in float64
+_MAX_GRID = 2**22  # four numbers each: a table of at most 128 MiB in float64
 _CACHE_ENTRIES = 2**16  # of a block of the twin: 512 KiB in float64 stay in a core's L2 cache
 
 
@@ -63,10 +63,10 @@ def torus_score(
     _check(x, waves, coefficients, upper, share)
     upper, share = (None, None) if upper is None else (upper.to(x.device), share.to(x))  # type: ignore[union-attr]
     if kernel_applies(x, waves, coefficients):
-        plan = plan_of(waves)
         from ._triton import torus_score as kernel
 
-        table = plan.table(coefficients).to(x)
+        table = _plan_of(waves, coefficients.device).table(coefficients).to(x)
+        plan = _plan_of(waves, x.device)
         gradient, laplacian, row = kernel.launch(x.contiguous(), table, plan, upper, share)
     else:
         gradient, laplacian, row = _twin(x, waves, coefficients.to(x), upper, share)
@@ -80,14 +80,23 @@ def kernel_applies(x: Tensor, waves: Tensor, coefficients: Tensor) -> bool:
     limit = unsupported(x) or unsupported(coefficients)
     if waves.shape[1] > _MAX_DIM:
         limit = f"expected at most {_MAX_DIM} dimensions, found {waves.shape[1]}"
-    elif limit is None and math.prod(_extents(waves)) * 4 > _MAX_TABLE:
-        limit = f"expected waves on a grid of {_MAX_TABLE // 4}, found {_extents(waves)}"
+    elif limit is None and (size := _grid(_content(waves), waves.shape[1])) > _MAX_GRID:
+        limit = f"expected waves on a grid of {_MAX_GRID} vectors, found one of {size}"
     return use_triton("torus_score", x, limit=limit)
 
 
-def _extents(waves: Tensor) -> list[int]:
-    """Signs and multiples an axis: what the coefficients of a dense grid would take."""
-    return [2 * reach + 1 for reach in waves.abs().amax(0).tolist()]
+def _content(waves: Tensor) -> bytes:
+    return waves.cpu().contiguous().numpy().tobytes()
+
+
+def _from(content: bytes, dim: int) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.int64).reshape(-1, dim)
+
+
+@lru_cache(maxsize=32)
+def _grid(content: bytes, dim: int) -> int:
+    """Vectors of a box that holds the waves, up to sign: bounds the rows and the table."""
+    return math.prod(2 * reach + 2 for reach in _from(content, dim).abs().amax(0).tolist())
 
 
 def _check(
@@ -207,21 +216,20 @@ class Plan:
     signs: Tensor
 
     def table(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(..., 2 M)`` -> ``(..., size)``, on their device."""
-        to = coefficients.device
-        values = coefficients[..., self.sources.to(to)] * self.signs.to(coefficients)
+        """Coefficients ``(..., 2 M)``, on the device of the plan -> ``(..., size)``."""
+        values = coefficients[..., self.sources] * self.signs.to(coefficients)
         table = coefficients.new_zeros(*coefficients.shape[:-1], self.size)
-        return table.index_add_(-1, self.places.to(to), values)
+        return table.index_add_(-1, self.places, values)
 
 
-def plan_of(waves: Tensor) -> Plan:
+def _plan_of(waves: Tensor, device: torch.device) -> Plan:
     """The plan of ``waves`` ``(M, d)``, ``d <= 3``; the last ones are kept."""
-    return _plan(waves.cpu().contiguous().numpy().tobytes(), waves.shape[1])
+    return _plan(_content(waves), waves.shape[1], device)
 
 
 @lru_cache(maxsize=32)
-def _plan(content: bytes, dim: int) -> Plan:
-    waves = torch.frombuffer(bytearray(content), dtype=torch.int64).reshape(-1, dim)
+def _plan(content: bytes, dim: int, device: torch.device) -> Plan:
+    waves = _from(content, dim)
     mirrored = dim > 1 and waves[:, :1] < 0  # k -> -k turns b into -b
     flip = torch.where(torch.as_tensor(mirrored).reshape(-1), -1, 1).expand(len(waves))
     k = torch.cat([torch.zeros(len(waves), 3 - dim, dtype=torch.int64), flip[:, None] * waves], 1)
@@ -238,11 +246,11 @@ def _plan(content: bytes, dim: int) -> Plan:
     # a cos(X + ly) + b sin(X + ly), l = side |l|: p = a, q = side b, r = b, s = -side a
     signs = torch.stack([torch.ones_like(m), side * flip, flip, -side])
     return Plan(
-        offsets.int(),
-        tops.int(),
+        offsets.int().to(device),
+        tops.int().to(device),
         (reach_1, reach_2),
         4 * int((tops + 1).sum()),
-        torch.stack([place + i for i in range(4)]).reshape(-1),
-        torch.stack([m, m + len(m), m + len(m), m]).reshape(-1),
-        math.sqrt(2) * signs.double().reshape(-1),
+        torch.stack([place + i for i in range(4)]).reshape(-1).to(device),
+        torch.stack([m, m + len(m), m + len(m), m]).reshape(-1).to(device),
+        math.sqrt(2) * signs.double().reshape(-1).to(device),
     )

@@ -76,13 +76,14 @@ def _number(at, below, share, EACH: tl.constexpr):
 
 
 @triton.jit
-def _inner(at, below, share, top, c1, s1, EACH: tl.constexpr):
+def _inner(at, below, share, top, c1, s1, EACH: tl.constexpr, BOTH: tl.constexpr):
     """Value, first and (negative) second derivative in the last coordinate of the two sums of a
-    row: ``p cos + q sin`` and ``r cos + s sin``."""
+    row: ``p cos + q sin`` and ``r cos + s sin``; without ``BOTH`` the second is left out."""
     zero = tl.zeros_like(c1)
     p0 = zero + _number(at, below, share, EACH)
-    r0 = zero + _number(at + 2, below, share, EACH)
-    p1, r1, p2, r2 = zero, zero, zero, zero
+    r0, p1, r1, p2, r2 = zero, zero, zero, zero, zero
+    if BOTH:
+        r0 += _number(at + 2, below, share, EACH)
     c, s = zero + 1.0, zero
     k = tl.full([], 0.0, c1.dtype)
     for _ in range(top):
@@ -90,27 +91,29 @@ def _inner(at, below, share, top, c1, s1, EACH: tl.constexpr):
         k += 1.0
         c, s = c * c1 - s * s1, s * c1 + c * s1
         p, q = _number(at, below, share, EACH), _number(at + 1, below, share, EACH)
-        r, t = _number(at + 2, below, share, EACH), _number(at + 3, below, share, EACH)
-        even, odd = p * c + q * s, r * c + t * s
+        even = p * c + q * s
         p0 += even
-        r0 += odd
         p1 += k * (q * c - p * s)
-        r1 += k * (t * c - r * s)
         p2 += k * k * even
-        r2 += k * k * odd
+        if BOTH:
+            r, t = _number(at + 2, below, share, EACH), _number(at + 3, below, share, EACH)
+            even = r * c + t * s
+            r0 += even
+            r1 += k * (t * c - r * s)
+            r2 += k * k * even
     return p0, r0, p1, r1, p2, r2
 
 
 @triton.jit
 def _row(
     table, offsets, tops, row, share, below, c1, s1, c, s, k_1, k_2,
-    g_1, g_2, g_last, laplacian, EACH: tl.constexpr,
+    g_1, g_2, g_last, laplacian, EACH: tl.constexpr, BOTH: tl.constexpr,
 ):  # fmt: skip
     """Add a row, whose outer wave is ``c + i s``, to the sums."""
     top = tl.load(tops + row)
     if top >= 0:
         at = table + 4 * tl.load(offsets + row)
-        p0, r0, p1, r1, p2, r2 = _inner(at, below, share, top, c1, s1, EACH)
+        p0, r0, p1, r1, p2, r2 = _inner(at, below, share, top, c1, s1, EACH, BOTH)
         across = c * r0 - s * p0
         square = k_1 * k_1 + k_2 * k_2
         g_1 += k_1 * across
@@ -152,7 +155,7 @@ def kernel(
         if DIM < 3:
             g_1, g_2, g_last, total = _row(
                 table, offsets, tops, first, part, stride, cos, sin, c, s, k_1, k_1 * 0.0,
-                g_1, g_2, g_last, total, EACH,
+                g_1, g_2, g_last, total, EACH, DIM > 1,
             )  # fmt: skip
         else:
             c_up, s_up, c_down, s_down = c, s, c, s
@@ -160,11 +163,11 @@ def kernel(
             for j in range(reach_2 + 1):
                 g_1, g_2, g_last, total = _row(
                     table, offsets, tops, first + 2 * j, part, stride, cos, sin, c_up, s_up, k_1,
-                    k_2, g_1, g_2, g_last, total, EACH,
+                    k_2, g_1, g_2, g_last, total, EACH, DIM > 1,
                 )  # fmt: skip
                 g_1, g_2, g_last, total = _row(
                     table, offsets, tops, first + 2 * j + 1, part, stride, cos, sin, c_down, s_down,
-                    k_1, -k_2, g_1, g_2, g_last, total, EACH,
+                    k_1, -k_2, g_1, g_2, g_last, total, EACH, DIM > 1,
                 )  # fmt: skip
                 c_up, s_up = c_up * c_2 - s_up * s_2, s_up * c_2 + c_up * s_2
                 c_down, s_down = c_down * c_2 + s_down * s_2, s_down * c_2 - c_down * s_2
@@ -188,17 +191,18 @@ def launch(
     """Gradient, Laplacian and the first row that is not finite."""
     gradient = torch.empty_like(x)
     laplacian = torch.empty(len(x), dtype=x.dtype, device=x.device)
-    offsets, tops = plan.offsets.to(x.device), plan.tops.to(x.device)
     each = upper is not None
     block = block_size(len(x), x.dtype, each)
     for first, last in dispatch.row_blocks(len(x), x.shape[1]):
         rows, cell = slice(first, last), bad_rows.new_cell(x.device)
-        kernel[(triton.cdiv(last - first, block),)](
-            x[rows], table, offsets, tops,
-            offsets if upper is None else upper[rows], table if share is None else share[rows],
-            gradient[rows], laplacian[rows], cell, last - first, plan.size, *plan.reach,
-            DIM=x.shape[1], EACH=each, BLOCK=block, num_warps=_THREADS // 32,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):  # Triton launches on the current device
+            kernel[(triton.cdiv(last - first, block),)](
+                x[rows], table, plan.offsets, plan.tops,
+                plan.offsets if upper is None else upper[rows],
+                table if share is None else share[rows],
+                gradient[rows], laplacian[rows], cell, last - first, plan.size, *plan.reach,
+                DIM=x.shape[1], EACH=each, BLOCK=block, num_warps=_THREADS // 32,
+            )  # fmt: skip
         found = bad_rows.first(cell)
         if found is not None:
             return gradient, laplacian, first + found
