@@ -56,7 +56,7 @@ def _shape_fix(x: Tensor, dim: int | None) -> str:
 
 def check_finite(x: Tensor, name: str = "x", context: str = "") -> None:
     """Raise ``ValueError`` naming the first row of ``x`` ``(B, ...)`` that holds NaN or inf."""
-    if math.isfinite(float(x.detach().sum())):  # one pass; a sum that overflowed is looked into
+    if math.isfinite(float(x.detach().sum())):  # one pass without temporaries; it may overflow
         return
     bad = ~torch.isfinite(x)
     if not bool(bad.any()):

@@ -21,7 +21,7 @@ from . import diffusions
 from ._score_files import read_score, write_score
 from ._validate import check_points, check_times
 from .additive import AdditiveScore, fit_additive
-from .eigenbasis import Eigenbasis, Fourier
+from .eigenbasis import Eigenbasis, Fourier, Trigonometric
 from .kernels.torus_score import kernel_applies, torus_score
 from .moments import Moments
 from .selection import greedy
@@ -239,8 +239,9 @@ class SpectralScore:
         """
         if self._in_kernel(x):
             return self._torus(x, t)[0]
+        gradient = self._evaluate(self.basis.gradient_tensors, x, t).T.contiguous()
         # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
-        return self.diffusion.drift(x, 0.0) + self._evaluate(self.basis.gradient_tensors, x, t).T
+        return gradient if self._uniform else self.diffusion.drift(x, 0.0) + gradient
 
     def divergence(self, x: Tensor, t) -> Tensor:
         """``div s(x, t)`` ``(B,)``."""
@@ -254,8 +255,16 @@ class SpectralScore:
         if self._in_kernel(x):
             return self._torus(x, t)
         jets = self._evaluate(self._jet_tensors, x, t)
+        gradient, laplacian = jets[:-1].T.contiguous(), jets[-1]
+        if self._uniform:
+            return gradient, laplacian
         drift, divergence = self.diffusion.drift(x, 0.0), self.diffusion.drift_divergence(x, 0.0)
-        return drift + jets[:-1].T, divergence + jets[-1]
+        return drift + gradient, divergence + laplacian
+
+    @property
+    def _uniform(self) -> bool:
+        """Whether the stationary law, of torus and box, has no score."""
+        return isinstance(self.basis, Trigonometric)
 
     def _in_kernel(self, x: Tensor) -> bool:
         """Whether the torus has its own kernel for ``x``: on a GPU, or where it is forced."""

@@ -2,6 +2,6 @@
 
 from .base import Eigenbasis, index_set
 from .hermite import Hermite
-from .trigonometric import Cosine, Fourier
+from .trigonometric import Cosine, Fourier, Trigonometric
 
-__all__ = ["Cosine", "Eigenbasis", "Fourier", "Hermite", "index_set"]
+__all__ = ["Cosine", "Eigenbasis", "Fourier", "Hermite", "Trigonometric", "index_set"]

@@ -123,8 +123,11 @@ class Eigenbasis(ABC):
 
     # -- one-dimensional features ------------------------------------------------------------------
     @abstractmethod
-    def features(self, x: Tensor, order: int) -> Tensor:
-        """One-dimensional features ``f_a`` up to ``order``: ``(...)`` -> ``(F, ...)``."""
+    def features(self, x: Tensor, order: int, out: Tensor | None = None) -> Tensor:
+        """One-dimensional features ``f_a`` up to ``order``: ``(...)`` -> ``(F, ...)``.
+
+        Written to ``out`` where that is given, which records no gradients.
+        """
 
     @abstractmethod
     def feature_count(self, order: int) -> int:
@@ -209,18 +212,39 @@ class Eigenbasis(ABC):
         """Evaluate ``Q`` tensors ``(Q, F, ..., F)`` at ``x`` ``(B, d)``: ``(Q, B)``.
 
         The last axis is a matrix product, the others are multiply-and-sum; blocks of points are
-        sized so that the intermediate ``(Q F^{d-1}, block)`` stays in cache.
+        sized so that the intermediate ``(Q F^{d-1}, block)`` stays in cache, and, unless gradients
+        are recorded, it is the same memory for all of them.
         """
         width, count = tensors.shape[-1], tensors.shape[0]
-        block = max(64, _CACHE_ENTRIES // (count * width ** (self.dim - 1)) // 64 * 64)
-        matrix, parts = tensors.reshape(-1, width), []
-        for points in x.T.contiguous().split(block, 1):
-            f = self.features(points, self.order)
-            value = matrix @ f[:, -1]
-            for i in range(self.dim - 2, -1, -1):
-                value = value.view(-1, width, points.shape[1]).mul_(f[:, i]).sum(1)
-            parts.append(value)
-        return torch.cat(parts, 1)
+        entries = _CACHE_ENTRIES * 8 // x.element_size()
+        block = max(64, entries // (count * width ** (self.dim - 1)) // 64 * 64)
+        matrix = tensors.reshape(-1, width)
+        if _recorded(tensors, x):
+            parts = [self._contract(matrix, points) for points in x.split(block)]
+            return torch.cat(parts, 1)
+        out, buffers = x.new_empty(count, len(x)), []
+        for points, part in zip(x.split(block), out.split(block, 1), strict=True):
+            if not buffers or len(points) < block:
+                shapes = [(width, self.dim, len(points)), (len(matrix), len(points))]
+                buffers = [x.new_empty(shape) for shape in shapes]
+            self._contract(matrix, points, *buffers, part)
+        return out
+
+    def _contract(
+        self,
+        matrix: Tensor,
+        x: Tensor,
+        f: Tensor | None = None,
+        product: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """One block: ``(Q F^{d-1}, F)`` at ``x`` ``(B, d)`` -> ``(Q, B)``."""
+        f = self.features(x.T.contiguous(), self.order, f)
+        value = torch.mm(matrix, f[:, -1], out=out if self.dim == 1 else product)
+        for i in range(self.dim - 2, -1, -1):
+            terms = value.view(-1, matrix.shape[1], len(x)).mul_(f[:, i])
+            value = torch.sum(terms, 1, out=out if i == 0 else None)
+        return value
 
     def contract_each(self, tensors: Tensor, x: Tensor) -> Tensor:
         """As :meth:`contract`, a tensor for each point: ``(Q, B, F, ..., F)`` -> ``(Q, B)``."""
@@ -230,6 +254,15 @@ class Eigenbasis(ABC):
             shape = (1, len(x)) + (1,) * i + (width,)
             tensors = (tensors * f[:, i].T.reshape(shape)).sum(-1)
         return tensors
+
+
+def _recorded(*tensors: Tensor) -> bool:
+    """Whether operations on them are recorded for derivatives, which writing to memory is not."""
+    return any(
+        (t.requires_grad and torch.is_grad_enabled())
+        or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        for t in tensors
+    )
 
 
 def _swap(values: Tensor, replacement: Tensor, axis: int) -> Tensor:

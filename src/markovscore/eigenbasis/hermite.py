@@ -31,12 +31,19 @@ class Hermite(Eigenbasis):
     def rates(self, indices: Tensor) -> Tensor:
         return -indices.sum(1).to(torch.float64)
 
-    def features(self, x: Tensor, order: int) -> Tensor:
+    def features(self, x: Tensor, order: int, out: Tensor | None = None) -> Tensor:
         """By the recurrence ``sqrt(k+1) phi_{k+1} = x phi_k - sqrt(k) phi_{k-1}``."""
-        rows = [torch.ones_like(x), x]
+        if out is None:
+            rows = [torch.ones_like(x), x]
+            for k in range(1, order):
+                rows.append((x * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
+            return torch.stack(rows[: order + 1])
+        out[0] = 1
+        out[1:2] = x
         for k in range(1, order):
-            rows.append((x * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
-        return torch.stack(rows[: order + 1])
+            row = torch.mul(x, out[k], out=out[k + 1])
+            row.sub_(out[k - 1], alpha=math.sqrt(k)).div_(math.sqrt(k + 1))
+        return out
 
     def feature_count(self, order: int) -> int:
         return order + 1

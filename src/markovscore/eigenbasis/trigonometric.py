@@ -23,14 +23,22 @@ class Trigonometric(Eigenbasis):
 
     frequency = 1.0  # omega = du/dx
 
-    def features(self, x: Tensor, order: int) -> Tensor:
-        """All multiples of the angle at once, ``sin u = cos(u - pi/2)``.
+    def features(self, x: Tensor, order: int, out: Tensor | None = None) -> Tensor:
+        """All multiples of the angle at once.
 
-        One vectorised ``cos`` per value costs less than the memory traffic of a recurrence.
+        One vectorised ``cos`` per value costs less than the memory traffic of a recurrence. The
+        multiples are a product, which torch vectorises here; a product and sum it does not.
         """
-        speeds, shifts = _waves(order, x.dtype, x.device)
-        shape = (-1, *(1,) * x.ndim)
-        return torch.addcmul(shifts.view(shape), speeds.view(shape), self.angle(x)).cos_()
+        speeds = _speeds(order, x.dtype, x.device).view(-1, *(1,) * x.ndim)
+        angle = self.angle(x)
+        if out is None:
+            angles = speeds * angle
+            return torch.cat([torch.ones_like(x)[None], angles.cos(), angles.sin()])
+        out[0] = 1
+        angles = torch.mul(speeds, angle, out=out[1 : order + 1])
+        torch.sin(angles, out=out[order + 1 :])
+        angles.cos_()
+        return out
 
     def feature_count(self, order: int) -> int:
         return 2 * order + 1
@@ -228,11 +236,9 @@ class Cosine(Trigonometric):
 
 
 @lru_cache(maxsize=64)
-def _waves(order: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Speeds and shifts ``(2R+1,)``: feature ``a`` is ``cos(speed_a u + shift_a)``."""
-    k = torch.arange(1, order + 1, dtype=dtype, device=device)
-    shifts = torch.cat([k.new_zeros(order + 1), k.new_full((order,), -math.pi / 2)])
-    return torch.cat([k.new_zeros(1), k, k]), shifts
+def _speeds(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``1, ..., R``."""
+    return torch.arange(1, order + 1, dtype=dtype, device=device)
 
 
 def _exponentials(order: int) -> Tensor:
