@@ -26,10 +26,6 @@ BASES = [
 ]
 
 
-def jet_tensors(basis, alpha):
-    return torch.cat([basis.gradient_tensors(alpha), basis.laplacian_tensor(alpha)[None]])
-
-
 IDS = [f"{type(b).__name__}{b.dim}" for b in BASES]
 every_basis = pytest.mark.parametrize("basis", BASES, ids=IDS)
 
@@ -108,8 +104,8 @@ def test_fast_evaluation_equals_definition(basis):
         [(basis.gradient(x) * alpha[:, None]).sum(1), (basis.laplacian(x) @ alpha)[:, None]], 1
     )
     scale = expected.abs().max()
-    shared = basis.contract(jet_tensors(basis, alpha), x)
-    each = basis.contract_each(jet_tensors(basis, alpha.expand(len(x), -1)), x)
+    shared = basis.contract(basis.jet_tensors(alpha), x)
+    each = basis.contract_each(basis.jet_tensors(alpha.expand(len(x), -1)), x)
     assert (shared.T - expected).abs().max() < 1e-13 * scale
     assert (each.T - expected).abs().max() < 1e-13 * scale
 
@@ -118,9 +114,9 @@ def test_fast_evaluation_equals_definition(basis):
 def test_blocks_do_not_change_values(basis, monkeypatch):
     alpha = torch.randn(basis.n_functions, generator=torch.Generator().manual_seed(1), dtype=F64)
     x, w = points(basis, 777), torch.full((777,), 1 / 777, dtype=F64)
-    whole = basis.contract(jet_tensors(basis, alpha), x), basis.mean_features(x, w, 3)
+    whole = basis.contract(basis.jet_tensors(alpha), x), basis.mean_features(x, w, 3)
     monkeypatch.setattr("markovscore.eigenbasis.base._CACHE_ENTRIES", 1)
-    parts = basis.contract(jet_tensors(basis, alpha), x), basis.mean_features(x, w, 3)
+    parts = basis.contract(basis.jet_tensors(alpha), x), basis.mean_features(x, w, 3)
     for a, b in zip(whole, parts, strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-13 * float(a.abs().max()))
 
@@ -180,7 +176,7 @@ def test_dtype_follows_the_points(basis, dtype):
     x = points(basis).to(dtype)
     alpha = torch.ones(basis.n_functions, dtype=dtype)
     assert basis(x).dtype == basis.gradient(x).dtype == basis.laplacian(x).dtype == dtype
-    assert basis.contract(jet_tensors(basis, alpha), x).dtype == dtype
+    assert basis.contract(basis.jet_tensors(alpha), x).dtype == dtype
 
 
 @pytest.mark.parametrize(

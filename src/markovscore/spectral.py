@@ -237,11 +237,12 @@ class SpectralScore:
 
         Raises ``ValueError`` for a time outside the fitted range or points of another shape.
         """
-        if self._in_kernel(x):
-            return self._torus(x, t)[0]
+        if (found := self._by_kernel(x, t)) is not None:
+            return found[0]
         gradient = self._evaluate(self.basis.gradient_tensors, x, t).T.contiguous()
         # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
-        return gradient if self._uniform else self.diffusion.drift(x, 0.0) + gradient
+        uniform = isinstance(self.basis, Trigonometric)
+        return gradient if uniform else self.diffusion.drift(x, 0.0) + gradient
 
     def divergence(self, x: Tensor, t) -> Tensor:
         """``div s(x, t)`` ``(B,)``."""
@@ -252,40 +253,25 @@ class SpectralScore:
 
         Raises ``ValueError`` as a call does.
         """
-        if self._in_kernel(x):
-            return self._torus(x, t)
-        jets = self._evaluate(self._jet_tensors, x, t)
+        if (found := self._by_kernel(x, t)) is not None:
+            return found
+        jets = self._evaluate(self.basis.jet_tensors, x, t)
         gradient, laplacian = jets[:-1].T.contiguous(), jets[-1]
-        if self._uniform:
+        if isinstance(self.basis, Trigonometric):  # whose stationary law is uniform
             return gradient, laplacian
         drift, divergence = self.diffusion.drift(x, 0.0), self.diffusion.drift_divergence(x, 0.0)
         return drift + gradient, divergence + laplacian
 
-    @property
-    def _uniform(self) -> bool:
-        """Whether the stationary law, of torus and box, has no score."""
-        return isinstance(self.basis, Trigonometric)
-
-    def _in_kernel(self, x: Tensor) -> bool:
-        """Whether the torus has its own kernel for ``x``: on a GPU, or where it is forced."""
-        return (
-            isinstance(self.basis, Fourier)
-            and isinstance(x, Tensor)
-            and kernel_applies(x, self.basis.indices, self.coefficients)
-        )
-
-    def _torus(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
-        """Score and divergence by :func:`torus_score`; the uniform law has none of its own."""
+    def _by_kernel(self, x: Tensor, t) -> tuple[Tensor, Tensor] | None:
+        """Score and divergence where the torus has a kernel for ``x``: on a GPU, or forced."""
+        waves, on_torus = self.basis.indices, isinstance(self.basis, Fourier)
+        if not (on_torus and isinstance(x, Tensor) and kernel_applies(x, waves, self.coefficients)):
+            return None
         x = check_points(x, self.basis.dim, finite=False)  # the kernel meets NaN and inf itself
-        t, waves = self._check_time(t, x), self.basis.indices
+        t = self._check_time(t, x)
         if _is_shared(t) or len(self.times) == 1:
             return torus_score(x, waves, self.at(t.reshape(-1)[0]))
         return torus_score(x, waves, self.coefficients, *self._place(t.to(self.times.device)))
-
-    def _jet_tensors(self, coefficients: Tensor) -> Tensor:
-        """Gradient and Laplacian, ``(d+1, ..., F, ..., F)``."""
-        laplacian = self.basis.laplacian_tensor(coefficients)
-        return torch.cat([self.basis.gradient_tensors(coefficients), laplacian[None]])
 
     def _evaluate(self, tensors: Callable[[Tensor], Tensor], x: Tensor, t) -> Tensor:
         """``(Q, B)``: one contraction for a shared time, else one for each point, in chunks."""

@@ -198,11 +198,12 @@ class Eigenbasis(ABC):
         tensor, derivative = self._differentiable(coefficients)
         return torch.stack([along(tensor, derivative, i - self.dim) for i in range(self.dim)])
 
-    def laplacian_tensor(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(..., K)`` -> the tensor of the Laplacian ``(..., F, ..., F)``."""
+    def jet_tensors(self, coefficients: Tensor) -> Tensor:
+        """Coefficients ``(..., K)`` -> gradient and Laplacian ``(d+1, ..., F, ..., F)``."""
         tensor, derivative = self._differentiable(coefficients)
-        terms = [along(tensor, derivative @ derivative, i - self.dim) for i in range(self.dim)]
-        return torch.stack(terms).sum(0)
+        first = [along(tensor, derivative, i - self.dim) for i in range(self.dim)]
+        second = [along(first[i], derivative, i - self.dim) for i in range(self.dim)]
+        return torch.stack([*first, torch.stack(second).sum(0)])
 
     def _differentiable(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         tensor = self.tensor(coefficients)
@@ -222,12 +223,13 @@ class Eigenbasis(ABC):
         if _recorded(tensors, x):
             parts = [self._contract(matrix, points) for points in x.split(block)]
             return torch.cat(parts, 1)
-        out, buffers = x.new_empty(count, len(x)), []
+        out = x.new_empty(count, len(x))
+        f, product = x.new_empty(0), x.new_empty(0)
         for points, part in zip(x.split(block), out.split(block, 1), strict=True):
-            if not buffers or len(points) < block:
-                shapes = [(width, self.dim, len(points)), (len(matrix), len(points))]
-                buffers = [x.new_empty(shape) for shape in shapes]
-            self._contract(matrix, points, *buffers, part)
+            if f.shape[-1] != len(points):
+                f = x.new_empty(width, self.dim, len(points))
+                product = x.new_empty(len(matrix), len(points))
+            self._contract(matrix, points, f, product, part)
         return out
 
     def _contract(

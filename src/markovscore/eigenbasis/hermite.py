@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Hermite(Eigenbasis):
         return order + 1
 
     def feature_derivative(self, order: int) -> Tensor:
-        return torch.diag(torch.arange(1, order + 1, dtype=torch.float64).sqrt(), -1)
+        return _derivative(order)
 
     def tensor(self, coefficients: Tensor) -> Tensor:
         return scatter(coefficients, self.indices, self.order + 1)
@@ -93,3 +94,8 @@ class Hermite(Eigenbasis):
             columns = select(f.transpose(0, 1), lower).prod(0).T
             root = torch.linalg.qr(torch.cat([root, w.sqrt()[:, None] * columns]), mode="r").R
         return torch.nn.functional.pad(root, (0, 0, 0, max(0, len(lower) - len(root))))
+
+
+@lru_cache(maxsize=64)
+def _derivative(order: int) -> Tensor:
+    return torch.diag(torch.arange(1, order + 1, dtype=torch.float64).sqrt(), -1)

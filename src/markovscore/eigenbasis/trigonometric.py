@@ -44,11 +44,7 @@ class Trigonometric(Eigenbasis):
         return 2 * order + 1
 
     def feature_derivative(self, order: int) -> Tensor:
-        k = torch.arange(1, order + 1)
-        out = torch.zeros(2 * order + 1, 2 * order + 1, dtype=torch.float64)
-        out[k, order + k] = -self.frequency * k.to(out)
-        out[order + k, k] = self.frequency * k.to(out)
-        return out
+        return _derivative(order, self.frequency)
 
     @abstractmethod
     def products(self) -> Products:
@@ -241,6 +237,16 @@ def _speeds(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.arange(1, order + 1, dtype=dtype, device=device)
 
 
+@lru_cache(maxsize=64)
+def _derivative(order: int, frequency: float) -> Tensor:
+    k = torch.arange(1, order + 1)
+    out = torch.zeros(2 * order + 1, 2 * order + 1, dtype=torch.float64)
+    out[k, order + k] = -frequency * k.to(out)
+    out[order + k, k] = frequency * k.to(out)
+    return out
+
+
+@lru_cache(maxsize=64)
 def _exponentials(order: int) -> Tensor:
     """``W`` ``(2R+1, F)`` complex with ``e^{i k u} = sum_a W[k + R, a] f_a(u)``, ``k = -R..R``."""
     k = torch.arange(-order, order + 1)

@@ -156,18 +156,29 @@ def _twin(
 ) -> tuple[Tensor, Tensor, int | None]:
     """The sums as they stand, over blocks of points."""
     k = waves.to(x)
-    squares, parts = k.square().sum(1), []
+    jet = torch.cat([k, -k.square().sum(1, keepdim=True)], 1)  # gradient and Laplacian of a wave
+    turned = torch.arange(jet.shape[1], device=x.device) < waves.shape[1]  # cos -> -sin, sin -> cos
+    parts = []
     for points, a, b in _blocks(x, math.sqrt(2) * coefficients, upper, share):
         angle = points @ k.T
         cos, sin = angle.cos(), angle.sin()
-        parts.append((b * cos - a * sin) @ k)
-        parts.append(-(a * cos + b * sin) @ squares)
+        if upper is None:
+            parts.append(
+                cos @ (torch.where(turned, b[:, None], a[:, None]) * jet)
+                + sin @ (torch.where(turned, -a[:, None], b[:, None]) * jet)
+            )
+        else:
+            odd, even = b * cos - a * sin, a * cos + b * sin
+            parts.append(torch.cat([odd @ jet[:, :-1], even @ jet[:, -1:]], 1))
     if not parts:
         return torch.empty_like(x), x[:, :0].sum(1), None
-    gradient, laplacian = torch.cat(parts[::2]), torch.cat(parts[1::2])
-    bad = ~laplacian.isfinite() | (x.abs() > MAX_COORDINATE).any(1)
-    bad |= ~gradient.isfinite().all(1)
-    return gradient, laplacian, int(bad.nonzero()[0]) if bool(bad.any()) else None
+    jets = torch.cat(parts)
+    bad = ~jets.isfinite().all(1) | (x.abs() > MAX_COORDINATE).any(1)
+    return (
+        jets[:, :-1].contiguous(),
+        jets[:, -1].contiguous(),
+        int(bad.nonzero()[0]) if bool(bad.any()) else None,
+    )
 
 
 def _blocks(

@@ -1,10 +1,10 @@
 """Gradient and Laplacian on the torus: see ``markovscore.kernels.torus_score``.
 
-Counts a point, for 200 (600) functions of two coordinates, where the half disc has 100 (300) waves
-in 52 (155) mirror pairs: this form takes 18 instructions a pair and some 20 a row of it, 1,100
-(3,100); complex Horner sums for value and two derivatives 24 a pair; the dense square of the
-separable products 2,600 / 3 = 870 multiply-adds (7,700 / 3), but on features that must be stored,
-and only as large matrix products. What is loaded are four numbers a pair, the same for all points.
+Instructions for a point, with 200 (600) functions of two coordinates: a half disc of 100 (300)
+waves is 50 (150) mirror pairs in 9 (14) rows. This form: 18 a pair and, loads and loop shared by
+four points, 21.5 compiled, 37 a row and 100 for the rest: 1,500 (3,800). Complex Horner sums for a
+value and two derivatives: 24 a pair. The dense square of the separable products, 72 (182) pairs:
+12 each on coefficients that are already scaled, which are three times the loads, and 4 to turn.
 """
 
 import math

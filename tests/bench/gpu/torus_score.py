@@ -1,0 +1,91 @@
+"""Score and divergence on the torus: the kernel, its twin, stored features, separable products."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+import markovscore as ms
+from markovscore.kernels.torus_score import _twin, torus_score
+
+Case = tuple[str, dict[str, Callable[[], object]], dict[str, float]]
+
+
+def cases(small: bool) -> Iterator[Case]:
+    """Cost against points, functions, dimension, type, and a time for each point."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    points = [10**3, 10**4] if small else [10**3, 10**4, 10**5, 10**6, 10**7]
+    for n in points:
+        yield _case(device, n, 200)
+    base = points[-1] if small else 10**6
+    for count in (50, 100, 400, 600):
+        yield _case(device, base, count)
+    for dim in (1, 3):
+        yield _case(device, base, 200, dim)
+    yield _case(device, base, 200, dtype=torch.float64)
+    yield _each(device, base, 200)
+
+
+def _case(
+    device: torch.device, n: int, count: int, dim: int = 2, dtype: torch.dtype = torch.float32
+) -> Case:
+    generator = torch.Generator().manual_seed(0)
+    x = ((2 * torch.rand(n, dim, generator=generator) - 1) * math.pi).to(device, dtype)
+    basis = ms.TorusBrownian(dim).eigenbasis(count)
+    c = torch.randn(count, generator=generator, dtype=torch.float64).to(device)
+    waves, own = basis.indices, c.to(dtype)
+    tensors = basis.jet_tensors(c).to(dtype)
+    k = waves.to(x)
+    weights = math.sqrt(2) * _weights(own, k)
+
+    def stored() -> Tensor:
+        angle = x @ k.T
+        return torch.cat([angle.cos(), angle.sin()], 1) @ weights
+
+    compiled = {"torch.compile": torch.compile(stored)} if device.type == "cuda" else {}
+    candidates: dict[str, Callable[[], object]] = {
+        "ours": lambda: torus_score(x, waves, c),
+        "twin": lambda: _twin(x, waves, own, None, None),
+        "separable": lambda: basis.contract(tensors, x),
+    }
+    if n * count <= 2**31:  # features of 8 GB in float32, three of them at a time
+        candidates |= {"stored": stored} | compiled
+    label = f"N={n} K={count} d={dim} {str(dtype).removeprefix('torch.')}"
+    return label, candidates, _cost(x, waves)
+
+
+def _each(device: torch.device, n: int, count: int) -> Case:
+    """A time for each point, of a table of 160."""
+    generator = torch.Generator().manual_seed(0)
+    x = ((2 * torch.rand(n, 2, generator=generator) - 1) * math.pi).to(device)
+    waves = ms.TorusBrownian(2).eigenbasis(count).indices
+    table = torch.randn(160, count, generator=generator, dtype=torch.float64).to(device)
+    upper = torch.randint(1, 160, (n,), generator=generator).to(device)
+    share = torch.rand(n, generator=generator).to(device)
+    own = table.to(x)
+    candidates: dict[str, Callable[[], object]] = {
+        "ours": lambda: torus_score(x, waves, table, upper, share),
+        "twin": lambda: _twin(x, waves, own, upper, share),
+    }
+    cost = _cost(x, waves)
+    cost["bytes"] += n * (upper.element_size() + share.element_size())
+    return f"N={n} K={count} d=2 float32, a time for each point", candidates, cost
+
+
+def _weights(c: Tensor, k: Tensor) -> Tensor:
+    """Gradient and Laplacian of ``[cos, sin]``: ``(2 M, d + 1)``."""
+    a, b = (part[:, None] for part in c.chunk(2))
+    squares = -k.square().sum(1, keepdim=True)  # (M, 1)
+    return torch.cat([torch.cat([b * k, -a * k]), torch.cat([a * squares, b * squares])], 1)
+
+
+def _cost(x: Tensor, waves: Tensor) -> dict[str, float]:
+    """Points in, gradient and Laplacian out; two operations for each of the instructions that the
+    kernel needs: 18 a pair of mirror images, 22 a row of them."""
+    n, dim = x.shape
+    outer = waves[:, :-1].abs() if dim == 2 else waves[:, :-1]
+    rows = len(torch.unique(outer, dim=0)) if dim > 1 else 1
+    pairs = len(torch.unique(torch.cat([outer, waves[:, -1:].abs()], 1), dim=0))
+    per_point = (18 if dim > 1 else 11) * pairs + 22 * rows
+    return {"bytes": n * (2 * dim + 1) * x.element_size(), "flops": 2.0 * n * per_point}
