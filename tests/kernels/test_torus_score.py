@@ -217,16 +217,18 @@ def test_block_sizes():
 
 
 def test_more_points_than_a_launch_takes(device, monkeypatch):
-    waves, table = ms.TorusBrownian(2).eigenbasis(12).indices, coefficients(12, rows=3).to(device)
-    x, upper = draw(100, 2).to(device), torch.arange(100).remainder(2).add(1).to(device)
-    share = torch.linspace(0, 1, 100, dtype=F64, device=device)
-    expected = torus_score(x, waves, table, upper, share)
+    waves, table = ms.TorusBrownian(2).eigenbasis(12).indices, coefficients(12, rows=4)
+    x, generator = draw(100, 2).float().to(device), torch.Generator().manual_seed(5)
+    upper = torch.randint(1, 3, (100,), generator=generator).to(device)
+    share = torch.rand(100, generator=generator).to(device)
+    expected = torus_score(x, waves, table.to(device), upper, share)
     monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 61)
-    found = torus_score(x, waves, table, upper, share)
+    found = torus_score(x, waves, table.to(device), upper, share)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    x[77, 1] = math.inf
-    with pytest.raises(ValueError, match="row 77"):
-        torus_score(x, waves, table, upper, share)
+    upper[77], share[77] = 3, 1.0  # the only one that sees the last row of the table
+    table[3] *= 1e38 / table[3].abs().max()
+    with pytest.raises(ValueError, match="NaN or inf at row 77"):
+        torus_score(x, waves, table.to(device), upper, share)
 
 
 @pytest.mark.parametrize(

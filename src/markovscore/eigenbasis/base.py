@@ -35,6 +35,7 @@ from ..moments import Moments
 
 _MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision
 _CACHE_ENTRIES = 2**16  # a working block of 512 KiB in double precision stays in a core's L2 cache
+_MIN_POINTS = 1024  # whose features are taken at once: fewer leave torch calls the larger cost
 
 
 def index_set(dim: int, count: int, cost: Callable[[int], int], half_plane: bool = False) -> Tensor:
@@ -221,30 +222,33 @@ class Eigenbasis(ABC):
         block = max(64, entries // (count * width ** (self.dim - 1)) // 64 * 64)
         matrix = tensors.reshape(-1, width)
         if _recorded(tensors, x):
-            parts = [self._contract(matrix, points) for points in x.split(block)]
-            return torch.cat(parts, 1)
+            features = (self.features(points.T, self.order) for points in x.split(block))
+            return torch.cat([self._contract(matrix, f) for f in features], 1)
+        wide = block * max(1, _MIN_POINTS // block)
         out = x.new_empty(count, len(x))
-        f, product = x.new_empty(0), x.new_empty(0)
-        for points, part in zip(x.split(block), out.split(block, 1), strict=True):
-            if f.shape[-1] != len(points):
-                f = x.new_empty(width, self.dim, len(points))
-                product = x.new_empty(len(matrix), len(points))
-            self._contract(matrix, points, f, product, part)
+        f = x.new_empty(width, self.dim, min(wide, len(x)))
+        product = x.new_empty(len(matrix), min(block, len(x)))
+        for points, piece in zip(x.split(wide), out.split(wide, 1), strict=True):
+            if len(points) < f.shape[2]:
+                f = f[..., : len(points)]
+            self.features(points.T.contiguous(), self.order, f)
+            parts = [(f, piece)]
+            if wide > block:
+                parts = list(zip(f.split(block, 2), piece.split(block, 1), strict=True))
+            for columns, part in parts:
+                if columns.shape[2] < product.shape[1]:
+                    product = product[:, : columns.shape[2]]
+                self._contract(matrix, columns, product, part)
         return out
 
     def _contract(
-        self,
-        matrix: Tensor,
-        x: Tensor,
-        f: Tensor | None = None,
-        product: Tensor | None = None,
-        out: Tensor | None = None,
+        self, matrix: Tensor, f: Tensor, product: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
-        """One block: ``(Q F^{d-1}, F)`` at ``x`` ``(B, d)`` -> ``(Q, B)``."""
-        f = self.features(x.T.contiguous(), self.order, f)
-        value = torch.mm(matrix, f[:, -1], out=out if self.dim == 1 else product)
+        """One block: ``(Q F^{d-1}, F)`` on features ``(F, d, B)`` -> ``(Q, B)``."""
+        value = torch.mm(matrix, f.select(1, -1), out=out if self.dim == 1 else product)
         for i in range(self.dim - 2, -1, -1):
-            terms = value.view(-1, matrix.shape[1], len(x)).mul_(f[:, i])
+            factor = f.select(1, i)
+            terms = value.view(-1, *factor.shape).mul_(factor)
             value = torch.sum(terms, 1, out=out if i == 0 else None)
         return value
 
