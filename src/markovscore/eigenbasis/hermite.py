@@ -39,11 +39,12 @@ class Hermite(Eigenbasis):
             for k in range(1, order):
                 rows.append((x * rows[k] - math.sqrt(k) * rows[k - 1]) / math.sqrt(k + 1))
             return torch.stack(rows[: order + 1])
-        out[0] = 1
-        out[1:2] = x
+        rows = list(out.unbind())
+        rows[0].fill_(1)
+        rows[1].copy_(x)
         for k in range(1, order):
-            row = torch.mul(x, out[k], out=out[k + 1])
-            row.sub_(out[k - 1], alpha=math.sqrt(k)).div_(math.sqrt(k + 1))
+            row = torch.mul(x, rows[k], out=rows[k + 1])
+            row.sub_(rows[k - 1], alpha=math.sqrt(k)).div_(math.sqrt(k + 1))
         return out
 
     def feature_count(self, order: int) -> int:
