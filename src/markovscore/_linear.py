@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 # A pivot of the Cholesky factor below this share of its variance is rounding, not noise.
-_SINGULAR = 1e-13
+SINGULAR = 1e-13
 # The longest step that the series is asked for, in units of 1 / |F|.
 _STEP = 0.5
 # Up to this size a product of matrices is a sum over the inner index, beyond it torch.bmm.
@@ -44,7 +44,7 @@ def linear_transition(F: Tensor, Q: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     mean_map = _integrals(A, _identity(A), _terms(size), 1)[0]
     covariance = _short_covariance(A, Q, t * 2.0**-doublings, size)
     for _ in range(doublings):
-        times = _multiplier(mean_map)
+        times = multiplier(mean_map)
         covariance = covariance + _congruence(times, covariance)
         mean_map = times(mean_map)
     return mean_map.permute(2, 0, 1), covariance.permute(2, 0, 1)
@@ -77,7 +77,7 @@ def window_moments(
     covariance = _short_covariance(A, Q, h, size)
     mean_map = sums[0][:, -len(A) :]
     for _ in range(doublings):
-        times = _multiplier(mean_map)
+        times = multiplier(mean_map)
         covariance = covariance + _congruence(times, covariance)
         shift = shift + times(shift)
         if f_dot is not None:
@@ -111,7 +111,7 @@ def _terms(size: float) -> int:
 
 def _integrals(A: Tensor, block: Tensor, terms: int, count: int) -> list[Tensor]:
     """``sum_k A^k block / (k + j)!`` for ``j < count``: the exponential and repeated integrals."""
-    times, block = _multiplier(A), block.contiguous()
+    times, block = multiplier(A), block.contiguous()
     sums = [block / math.factorial(j) for j in range(count)]
     for k in range(1, terms):
         block = times(block)
@@ -127,7 +127,7 @@ def _short_covariance(A: Tensor, Q: Tensor, h: Tensor, size: float) -> Tensor:
     ``2 j``: so many more terms keep its small entries accurate (to ``j = 7``; the rest is far below
     the terms kept anyway).
     """
-    d, terms, times = len(A), _terms(2 * size), _multiplier(A)
+    d, terms, times = len(A), _terms(2 * size), multiplier(A)
     if Q.ndim < 2:  # the products by a multiple of the identity are left out
         scale = Q * h
         term = (A + A.transpose(0, 1)) * scale
@@ -145,7 +145,7 @@ def _short_covariance(A: Tensor, Q: Tensor, h: Tensor, size: float) -> Tensor:
     return total
 
 
-def _multiplier(A: Tensor) -> Callable[[Tensor], Tensor]:
+def multiplier(A: Tensor) -> Callable[[Tensor], Tensor]:
     """``X -> A X`` for ``(d, d, B)`` and ``(d, c, B)``."""
     if len(A) > _SMALL:
         first = A.movedim(2, 0).contiguous()
@@ -174,7 +174,7 @@ def first_silent(covariance: Tensor) -> tuple[Tensor, Tensor]:
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     pivots = factor.diagonal(dim1=-2, dim2=-1)
     failed = torch.arange(1, variance.shape[-1] + 1, device=info.device) == info[..., None]
-    return factor, failed | ~(pivots.square() > _SINGULAR * variance)
+    return factor, failed | ~(pivots.square() > SINGULAR * variance)
 
 
 def cholesky(covariance: Tensor, t: Tensor) -> Tensor:

@@ -28,8 +28,7 @@ from .transitions import (
     Schedule,
     check_schedule,
     check_walls,
-    covariance_factor,
-    local_moments,
+    local_draw,
     window_start,
 )
 
@@ -183,15 +182,12 @@ class LocalDSM(_PathObjective):
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         """Algorithm 2, linearise and draw ``y_t``; and the rest of algorithm 1, the loss."""
         y_s, s, t, importance = rows
-        m, P = local_moments(self.diffusion, y_s, s, t)
-        C = covariance_factor(P, s, t)
-        z = torch.randn(m.shape, generator=generator, dtype=m.dtype, device=m.device)
-        y_t = _wrapped(self.diffusion, (m + _times(C, z)).to(y_s))
+        y_t, target, C, z = local_draw(self.diffusion, y_s, s, t, generator)
+        y_t = _wrapped(self.diffusion, y_t)
         prediction = check_field(score(y_t, t), y_t, "score")
         if self.weighting == "perceptual":
             noise = -_times(C.mT if C.ndim == 3 else C, prediction.to(C)).to(y_s)
             return importance * (noise - z.to(y_s)).square().sum(1)
-        target = -_solve_transposed(C, z).to(y_s)
         return importance * noise_norm(self.diffusion, prediction - target, t)
 
 
@@ -334,10 +330,3 @@ def _wrapped(diffusion: Any, y: Tensor) -> Tensor:
 def _times(C: Tensor, z: Tensor) -> Tensor:
     """``C z`` for rows ``z`` and ``C`` ``(B, d, d)``, or ``(B, d)``, its diagonal."""
     return C * z if C.ndim == 2 else (C @ z.unsqueeze(-1)).squeeze(-1)
-
-
-def _solve_transposed(C: Tensor, z: Tensor) -> Tensor:
-    """``C^{-T} z``."""
-    if C.ndim == 2:
-        return z / C
-    return torch.linalg.solve_triangular(C.mT, z.unsqueeze(-1), upper=True).squeeze(-1)

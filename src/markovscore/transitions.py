@@ -15,7 +15,7 @@ and windows are lengths of clock, so that for ``beta(t)`` times a fixed process 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,9 @@ from torch import Tensor
 from ._clock import Clock, clock_of
 from ._fields import Time, check_field
 from ._jacobian import drift_jacobian
-from ._linear import first_silent, window_moments
+from ._linear import first_silent
 from ._validate import check_finite, check_points, check_window, expand_like
+from .kernels import local_transition as fused
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -145,20 +146,59 @@ def local_target(
     Raises:
         ValueError: ``P`` is not positive definite (the window to change is named).
     """
-    m, P = local_moments(diffusion, y_s, s, t)
-    z = torch.randn(m.shape, generator=generator, dtype=m.dtype, device=m.device)
-    C = covariance_factor(P, s, t)
-    if C.ndim == 2:
-        return (m + C * z).to(y_s), (-z / C).to(y_s)
-    y = m + (C @ z.unsqueeze(-1)).squeeze(-1)
-    target = -torch.linalg.solve_triangular(C.mT, z.unsqueeze(-1), upper=True).squeeze(-1)
-    return y.to(y_s), target.to(y_s)
+    y, target, _, _ = local_draw(diffusion, y_s, s, t, generator)
+    return y, target
+
+
+class LocalDraw(NamedTuple):
+    """``y = m + C z`` and its target, in the dtype of the start; ``C`` and ``z``.
+
+    ``factor`` is ``C``, ``(B, d, d)`` in float64, or ``(B, d)`` where it is diagonal.
+    """
+
+    y: Tensor
+    target: Tensor
+    factor: Tensor
+    noise: Tensor
+
+
+@torch.no_grad()
+def local_draw(
+    diffusion: Any, y_s: Tensor, s: Time, t: Time, generator: torch.Generator | None
+) -> LocalDraw:
+    """:func:`local_target` with the factor and the noise."""
+    y_s, parts, diagonal = _window(diffusion, y_s, s, t)
+    if diagonal:
+        m, P = _diagonal_law(y_s, *parts)
+        z = torch.randn(m.shape, generator=generator, dtype=m.dtype, device=m.device)
+        C = covariance_factor(P, s, t)
+        return LocalDraw((m + C * z).to(y_s), (-z / C).to(y_s), C, z)
+    z = torch.randn(y_s.shape, generator=generator, dtype=torch.float64, device=y_s.device)
+    try:
+        _, _, factor, sample, target = fused.local_transition(*parts, y_s, z)
+    except fused.SingularCovarianceError as error:
+        raise _no_noise(error.row, error.axis, s, t) from None
+    assert factor is not None and sample is not None and target is not None
+    return LocalDraw(sample, target, factor, z)
 
 
 @torch.no_grad()
 def local_moments(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
     """:func:`local_transition` before the last step: ``P`` as its diagonal ``(B, d)`` where it is
     diagonal, in the dtype of ``y_s``; else ``(B, d, d)``, both in float64."""
+    y_s, parts, diagonal = _window(diffusion, y_s, s, t)
+    if diagonal:
+        return _diagonal_law(y_s, *parts)
+    return fused.local_transition(*parts, y_s)[:2]
+
+
+def _window(
+    diffusion: Any, y_s: Tensor, s: Time, t: Time
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], bool]:
+    """``y_s`` checked; ``J``, ``G G^T``, ``f``, ``f'`` and the length; whether all is diagonal.
+
+    Then ``J`` and ``G G^T`` are ``(B, d)`` and a number for all or for each row.
+    """
     y_s = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     start, end = check_window(diffusion, s, t, len(y_s))
     check_walls(diffusion)
@@ -168,14 +208,17 @@ def local_moments(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor
     G = unit_dispersion(diffusion, clock, y_s, start, length)
     length = length.to(y_s.device).expand(len(y_s))
     if J.ndim == 2 and G.ndim < 2:
-        shift, P = _diagonal_moments(J, G.to(y_s), f, f_dot, length.to(y_s))
-    else:
-        J = J if J.ndim == 3 else torch.diag_embed(J)
-        slope = None if f_dot is None else f_dot.double()
-        Q = covariance_rate(G.double())
-        shift, P = window_moments(J.double(), Q, f.double(), slope, length)
-    rows = torch.cat([shift, P.flatten(1)], 1)
-    check_finite(rows, "local moments", "the window is too long for the drift's slope, shorten it")
+        return y_s, (J, covariance_rate(G.to(y_s)), f, f_dot, length.to(y_s)), True
+    J = J if J.ndim == 3 else torch.diag_embed(J)
+    return y_s, (J, covariance_rate(G.double()), f, f_dot, length), False
+
+
+def _diagonal_law(
+    y_s: Tensor, J: Tensor, Q: Tensor, f: Tensor, f_dot: Tensor | None, length: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and variances for a diagonal ``J`` and isotropic noise."""
+    shift, P = _diagonal_moments(J, Q, f, f_dot, length)
+    check_finite(torch.cat([shift, P], 1), "local moments", fused.TOO_LONG)
     return y_s + shift, P
 
 
@@ -194,9 +237,13 @@ def covariance_factor(P: Tensor, s: Time, t: Time) -> Tensor:
     if len(bad) == 0:
         return factor
     row, axis = bad[0].tolist()
+    raise _no_noise(row, axis, s, t)
+
+
+def _no_noise(row: int, axis: int, s: Time, t: Time) -> ValueError:
     low, high = (float(torch.as_tensor(v).reshape(-1)[row % torch.as_tensor(v).numel()])
                  for v in (s, t))  # fmt: skip
-    raise ValueError(
+    return ValueError(
         f"expected a positive definite covariance, found a singular one for the window "
         f"[{low:g}, {high:g}] of row {row} (coordinate {axis}, given the earlier ones, gets no "
         "noise): change that window, longer if rounding swallowed the noise, shorter if the noise "
@@ -257,15 +304,15 @@ def covariance_rate(G: Tensor) -> Tensor:
 
 
 def _diagonal_moments(
-    a: Tensor, G: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor
+    a: Tensor, Q: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``v`` and the variances, ``(B, d)`` each, for ``J = diag(a)`` and ``G`` isotropic."""
+    """``v`` and the variances, ``(B, d)`` each, for ``J = diag(a)``, ``Q`` a number."""
     h = h[:, None]
     x = a * h
     shift = h * phi1(x) * f
     if f_dot is not None:
         shift = shift + h.square() * phi2(x) * f_dot
-    return shift, G.square().reshape(-1, 1) * h * phi1(2 * x)
+    return shift, Q.reshape(-1, 1) * h * phi1(2 * x)
 
 
 def phi1(x: Tensor) -> Tensor:

@@ -1,0 +1,215 @@
+"""Batched exponentials of small matrices: scipy one at a time, mpmath, identities, bad input."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from markovscore.kernels import dispatch
+from markovscore.kernels.expm import _DEGREE, expm
+
+from .compiled import resources
+
+FLOATS = [torch.float32, torch.float64]
+
+
+def matrices(n, count, dtype, size=1.0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return (size / n * torch.randn(count, n, n, generator=g, dtype=torch.float64)).to(dtype)
+
+
+def by_scipy(A):
+    return torch.stack([torch.from_numpy(scipy.linalg.expm(a)) for a in A.double().cpu().numpy()])
+
+
+def by_mpmath(a, digits=40):
+    with mpmath.workdps(digits):
+        exact = mpmath.expm(mpmath.matrix(a.double().tolist()))
+        return torch.tensor(np.array(exact.tolist(), dtype=float))
+
+
+def errors(found, exact):
+    """Frobenius errors relative to the exact norm, in units of rounding."""
+    found, exact = found.detach().cpu(), exact.cpu()
+    difference = torch.linalg.matrix_norm(found.double() - exact)
+    return difference / torch.linalg.matrix_norm(exact) / torch.finfo(found.dtype).eps
+
+
+def allowed(A):
+    """``n`` units for the products, and the least condition number, ``|A|``, for the squarings."""
+    return A.shape[-1] * (1 + torch.linalg.matrix_norm(A.double().cpu()))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 16])
+def test_against_scipy(device, in_torch, n, dtype):
+    A = torch.cat([matrices(n, 5, dtype, size) for size in (0, 1e-3, 0.7, 2)])
+    large = matrices(n, 2, dtype, 20.0)  # there scipy is itself off by 1e3 units, for n = 2 and 3
+    exact = torch.cat([by_scipy(A), *(by_mpmath(a)[None] for a in large)])
+    A = torch.cat([A, large]).to(device)
+    for found in (expm(A), in_torch(expm, A)):
+        assert found.dtype == dtype and found.device == A.device and found.is_contiguous()
+        assert (errors(found, exact) <= allowed(A)).all()
+
+
+@pytest.mark.parametrize("n", [17, 33])
+def test_larger_matrices_are_pytorchs(in_torch, n):
+    A = matrices(n, 4, torch.float64, 2.0)
+    assert (errors(in_torch(expm, A), by_scipy(A)) <= allowed(A)).all()
+
+
+def nasty():
+    """Nilpotent, a rotation by many turns, stiff, a Jordan block, tiny; norms from 1e-12 to 1e3."""
+    upper = torch.ones(4, 4, dtype=torch.float64).triu(1)
+    turn = torch.zeros(4, 4, dtype=torch.float64)
+    turn[0, 1], turn[1, 0], turn[2, 3], turn[3, 2] = 50.0, -50.0, 1.0, -1.0
+    stiff = torch.diag(torch.tensor([-1e3, -1.0, -1e-3, 0.0], dtype=torch.float64)) + upper
+    return {
+        "nilpotent": 100 * upper,
+        "rotation": turn,
+        "stiff": stiff,
+        "jordan": torch.eye(4, dtype=torch.float64) + upper.triu(1) - upper.triu(2),
+        "tiny": 1e-12 * (upper + upper.mT),
+        "zero": torch.zeros(4, 4, dtype=torch.float64),
+        "decay": -30 * torch.eye(4, dtype=torch.float64) + upper,
+    }
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=["float32", "float64"])
+def test_nasty_matrices_side_by_side(device, in_torch, dtype):
+    A = torch.stack(list(nasty().values())).to(dtype).to(device)
+    exact = torch.stack([by_mpmath(a) for a in A.cpu()])
+    for found in (expm(A), in_torch(expm, A)):
+        bad = (errors(found, exact) > allowed(A)).nonzero()
+        assert len(bad) == 0, [list(nasty())[i] for i in bad[:, 0]]
+
+
+def test_small_entries_survive_a_large_neighbour(device, in_torch):
+    """Scaling by the largest of the batch would leave 2^-20 of these digits."""
+    A = matrices(4, 2, torch.float64, 1e-3).to(device)
+    A = torch.cat([A, 600 * torch.ones_like(A[:1]).triu(1) - 600 * torch.eye(4).to(A)])
+    exact = torch.stack([by_mpmath(a) for a in A.cpu()])
+    for found in (expm(A), in_torch(expm, A)):
+        assert ((found[:2].cpu() - exact[:2]).abs() <= 4 * 2.0**-53 * exact[:2].abs()).all()
+
+
+@pytest.mark.parametrize("n", [3, 8, 12])
+def test_the_inverse_is_that_of_minus_a(device, n):
+    A = matrices(n, 9, torch.float64, 4.0).to(device)
+    product, growth = expm(A) @ expm(-A), torch.linalg.matrix_norm(A).exp()
+    gap = torch.linalg.matrix_norm(product - torch.eye(n).to(A))
+    assert (gap <= 4 * n * 2.0**-53 * growth**2).all()
+
+
+def test_a_row_does_not_depend_on_its_batch(device):
+    A = torch.cat([matrices(3, 150, torch.float32), 1e3 * -torch.eye(3)[None]]).to(device)
+    together = expm(A)
+    assert torch.equal(together, expm(A))
+    assert torch.equal(together[137:138], expm(A[137:138]))
+
+
+def test_blocks_of_rows(device, monkeypatch):
+    A = matrices(3, 11, torch.float64).to(device)
+    whole = expm(A)
+    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 4 * 9)
+    assert torch.equal(expm(A), whole)
+    A[9, 2, 1] = math.nan
+    with pytest.raises(ValueError, match=r"the first is row 9 "):
+        expm(A)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 8])
+def test_every_entry_is_written(device, monkeypatch, n):
+    A = matrices(n, 5, torch.float32).to(device)
+    exact = expm(A)
+    monkeypatch.setattr(torch, "empty_like", lambda x: torch.full_like(x, math.nan))
+    assert torch.equal(expm(A), exact)
+
+
+def test_any_strides(device, in_torch):
+    A = matrices(4, 12, torch.float64).to(device)
+    for view in (A.mT, A[::3], A.flip(0).permute(0, 2, 1)[1:]):
+        assert torch.equal(expm(view), expm(view.contiguous()))
+        assert torch.equal(in_torch(expm, view), in_torch(expm, view.contiguous()))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (4, 0, 0), (0, 0, 0)])
+def test_nothing_to_do(device, shape):
+    A = torch.empty(shape, dtype=torch.float32, device=device)
+    assert expm(A).shape == shape and expm(A).dtype == torch.float32
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite(device, in_torch, n, value):
+    A = matrices(n, 7, torch.float64).to(device)
+    A[4, n - 1, 0] = value
+    for call in (expm, lambda A: in_torch(expm, A)):
+        with pytest.raises(ValueError, match=r"A: expected finite numbers.*1 of 7 rows.*row 4 "):
+            call(A)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 9])
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 90.0), (torch.float64, 800.0)])
+def test_an_exponential_that_overflows(device, in_torch, n, dtype, size):
+    A = matrices(n, 7, dtype).to(device)
+    A[5], A[6] = size * torch.eye(n).to(A), 1.01 * size * torch.eye(n).to(A)
+    for call in (expm, lambda A: in_torch(expm, A)):
+        with pytest.raises(ValueError, match=r"overflow in row 5, whose norm is [89]00?: "):
+            call(A)
+        A[5:] *= -1
+        assert (call(A)[5:].abs() < 1e-38).all()
+        A[5:] *= -1
+
+
+def test_malformed_input(device):
+    with pytest.raises(TypeError, match=r"float32 or float64 tensor, found torch.float16"):
+        expm(torch.zeros(2, 3, 3, dtype=torch.float16))
+    with pytest.raises(TypeError, match="found ndarray"):
+        expm(np.zeros((2, 3, 3)))
+    for shape in ((3, 3), (2, 3, 4), (2, 2, 3, 3)):
+        with pytest.raises(ValueError, match=r"expected shape \(B, n, n\), found"):
+            expm(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"size at most 16, found 17.*set it to torch"):
+        expm(torch.zeros(1, 17, 17).to(device))
+    with pytest.raises(ValueError, match="expected no gradients"):
+        expm(torch.zeros(1, 2, 2, requires_grad=True).to(device))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_derivatives(n):
+    """The directional one by exp of [[A, E], [0, A]], whose corner it is (Van Loan 1978)."""
+    A = torch.cat([matrices(n, 2, torch.float64, size) for size in (0.0, 1.0, 8.0)])
+    A, E = A.requires_grad_(), matrices(n, 6, torch.float64, seed=1)
+    W = matrices(n, 6, torch.float64, seed=2)
+    (gradient,) = torch.autograd.grad((W * expm(A)).sum(), A)
+    block = torch.cat([torch.cat([A, E], 2), torch.cat([torch.zeros_like(A), A], 2)], 1)
+    corner = by_scipy(block.detach())[:, :n, n:]
+    expected, actual = (W * corner).sum((1, 2)), (gradient * E).sum((1, 2))
+    scale = corner.flatten(1).norm(dim=1)
+    assert ((actual - expected).abs() <= 1e-13 * n * scale * (1 + 8 * n)).all()
+    assert torch.autograd.gradcheck(expm, 0.3 * A.detach()[2:].requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "arch"),
+    [(4, torch.float32, 90), (4, torch.float64, 80), (8, torch.float32, 80),
+     (8, torch.float64, 90), (16, torch.float32, 90), (16, torch.float64, 90)],
+)  # fmt: skip
+def test_compiled_for_a_gpu_that_need_not_be_there(n, dtype, arch):
+    """No spills; and two changes of layout, on the way in and out, so no barrier for each entry."""
+    split = {4: 1, 8: 2 if dtype == torch.float32 else 4, 16: 8 if dtype == torch.float32 else 16}[
+        n
+    ]
+    meta = {"N": n, "ROWS": n // split, "SPLIT": split, "BLOCK": 128 // max(split, 2)}
+    kind = "fp32" if dtype == torch.float32 else "fp64"
+    types = dict.fromkeys(("source", "target", "coefficients"), "*" + kind)
+    made = resources(
+        "expm", "expm_kernel", types | {"cell": "*i32", "first": "i32", "rows": "i32"},
+        meta | {"PAIRS": _DEGREE[dtype] // 2}, warps=4, arch=arch,
+    )  # fmt: skip
+    assert made["stack"] == made["local"] == 0
+    assert made["reg"] <= 255 and made["ptx"].count("bar.sync") <= 24
