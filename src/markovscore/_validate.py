@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_HUGE = sys.float_info.max
+
 
 def check_points(x: Any, dim: int | None, name: str = "x", *, finite: bool = True) -> Tensor:
     """Return ``x`` as a floating ``(B, dim)`` tensor of finite numbers with ``B >= 1``.
@@ -149,6 +151,14 @@ def check_window(
         ValueError: another shape, not finite, not ``0 <= s < t <= horizon`` (with ``empty``,
             ``s <= t``); the first offending row is named.
     """
+    horizon = float(getattr(diffusion, "horizon", float("inf")))
+    if (
+        isinstance(s, float | int)
+        and isinstance(t, float | int)
+        and 0 <= s < t <= min(horizon, _HUGE)
+    ):
+        # The usual case, without the dozen tensors of the general one.
+        return torch.tensor([s], dtype=torch.float64), torch.tensor([t], dtype=torch.float64)
     ends = []
     for name, time in (("s", s), ("t", t)):
         time = torch.as_tensor(time, dtype=torch.float64).detach().cpu()
@@ -161,9 +171,8 @@ def check_window(
     s, t = ends
     if len(s) != len(t):
         s, t = (end.contiguous() for end in torch.broadcast_tensors(s, t))
-    horizon = float(getattr(diffusion, "horizon", float("inf")))
     # The slack is the rounding of a horizon that went through float32.
-    row = _first(~((t >= 0) & (t <= min(horizon * (1 + 1e-6), sys.float_info.max))))
+    row = _first(~((t >= 0) & (t <= min(horizon * (1 + 1e-6), _HUGE))))
     if row is not None:
         raise ValueError(
             f"t: expected a time in [0, {horizon:g}], found {t[row].item():g} (row {row}): "

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._clock import Clock, clock_of
+from ._clock import Clock, IdentityClock, clock_of
 from ._fields import Time, check_field
 from ._jacobian import drift_jacobian
 from ._linear import first_silent
@@ -256,15 +256,16 @@ def expansion(
     diffusion: Any, clock: Clock, y: Tensor, s: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``J``, ``f`` and ``f'`` at ``(y, s)`` per unit of clock; ``f'`` None where it vanishes."""
-    time, rate = s.to(y).expand(len(y)), clock.rate(s)
-    slower = 1 / expand_like(rate, y)
+    time, rate, steady = s.to(y).expand(len(y)), clock.rate(s), isinstance(clock, IdentityClock)
+    slower = rate if steady else 1 / expand_like(rate, y)
 
     def slowed(u: Tensor) -> Tensor:
         speed = expand_like(clock.rate(u.to(torch.float64)), y)
         return check_field(diffusion.drift(y, u), y, "drift") / speed
 
     if getattr(diffusion, "autonomous", False):
-        f, f_dot = check_field(diffusion.drift(y, time), y, "drift") * slower, None
+        f, f_dot = check_field(diffusion.drift(y, time), y, "drift"), None
+        f = f if steady else f * slower
     else:
         speed = (1 / rate).to(y).expand(len(y))
         # Two reverse passes make a forward one; torch's own takes seconds to load its rules.
@@ -272,7 +273,8 @@ def expansion(
         slope = torch.func.vjp(lambda v: pull(v)[0], torch.zeros_like(f))[1](speed)[0]
         f_dot = slope if bool(slope.any()) else None
     J = drift_jacobian(diffusion, y, time)
-    J = J * (slower if J.ndim == 2 else slower[:, :, None])
+    if not steady:
+        J = J * (slower if J.ndim == 2 else slower[:, :, None])
     if not bool(torch.isfinite(J.sum() + f.sum())):
         _check_expansion(J, f, time)
     return J, f, f_dot
@@ -292,6 +294,8 @@ def unit_dispersion(diffusion: Any, clock: Clock, y: Tensor, s: Tensor, length: 
     ``(B, d, m)``."""
     middle = clock.inverse(clock.elapsed(s) + 0.5 * length)
     G = torch.as_tensor(diffusion.dispersion(middle.expand(len(y)).to(y)), device=y.device)
+    if isinstance(clock, IdentityClock):
+        return G
     root = clock.rate(middle).sqrt().to(y.device)
     if bool((root == 1).all()):
         return G

@@ -17,10 +17,12 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-module, kernel, signature, constants, warps, arch = json.loads(sys.stdin.read())
+module, kernel, signature, constants, warps, arch, aligned = json.loads(sys.stdin.read())
 function = getattr(importlib.import_module("markovscore.kernels._triton." + module), kernel)
 signature |= {name: "constexpr" for name in constants}
-source = ASTSource(fn=function, signature=signature, constexprs=constants)
+pointers = [n for n, kind in signature.items() if aligned and kind.startswith("*")]
+attributes = {(function.arg_names.index(n),): [["tt.divisibility", 16]] for n in pointers}
+source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
 made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps})
 cubin = Path(tempfile.mkdtemp()) / "kernel.cubin"
 cubin.write_bytes(made.asm["cubin"])
@@ -32,18 +34,20 @@ print(json.dumps(found | {"ptx": made.asm["ptx"]}))
 
 
 def resources(
-    module: str, kernel: str, signature: dict, constants: dict, warps: int = 4, arch: int = 90
-) -> dict:
+    module: str, kernel: str, signature: dict, constants: dict, warps: int = 4, arch: int = 90,
+    aligned: bool = False,
+) -> dict:  # fmt: skip
     """``reg``, ``stack`` (bytes a thread, where spills go), ``shared``, ``local`` and the ``ptx``.
 
     ``signature`` maps runtime arguments to Triton's types (``"*fp32"``, ``"i32"``), ``constants``
-    the ``constexpr`` ones to values.
+    the ``constexpr`` ones to values; ``aligned``: all pointers are multiples of 16 bytes, as those
+    of tensors that torch has allocated are.
     """
     root = Path(__file__).resolve().parent.parent.parent
     kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
         [sys.executable, "-c", _SCRIPT],
-        input=json.dumps([module, kernel, signature, constants, warps, arch]),
+        input=json.dumps([module, kernel, signature, constants, warps, arch, aligned]),
         env=kept | {"PYTHONPATH": str(root / "src")},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

@@ -209,7 +209,7 @@ def test_compiled_for_a_gpu_that_need_not_be_there(n, dtype, arch):
     types = dict.fromkeys(("source", "target", "coefficients"), "*" + kind)
     made = resources(
         "expm", "expm_kernel", types | {"cell": "*i32", "first": "i32", "rows": "i32"},
-        meta | {"PAIRS": _DEGREE[dtype] // 2}, warps=4, arch=arch,
+        meta | {"PAIRS": _DEGREE[dtype] // 2}, arch=arch, aligned=True,
     )  # fmt: skip
-    assert made["stack"] == made["local"] == 0
+    assert made["stack"] <= 16 and made["local"] == 0
     assert made["reg"] <= 255 and made["ptx"].count("bar.sync") <= 24

@@ -72,7 +72,10 @@ def local_transition(
     """
     _check(J, Q, f, f_dot, h, y, z)
     tensors = [x for x in (J, Q, f, f_dot, h, y, z) if x is not None]
-    if len(f) == 0 or not use_triton("local_transition", *tensors, limit=_limit(f, tensors)):
+    if len(f) == 0:
+        law = LocalTransition(f.double(), torch.empty_like(J, dtype=torch.float64))
+        return law if z is None else LocalTransition(*law[:2], law[1], y.clone(), y.clone())
+    if not use_triton("local_transition", *tensors, limit=_limit(f, tensors)):
         return _twin(J, Q, f, f_dot, h, y, z)
     from ._triton import local_transition as kernel
 

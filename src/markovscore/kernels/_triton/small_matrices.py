@@ -230,10 +230,11 @@ def norm(x, N: tl.constexpr, ROWS: tl.constexpr, SPLIT: tl.constexpr):
         for j in tl.static_range(1, N):
             total += tl.abs(x[i * N + j])
         largest = tl.maximum(largest, total)
-    if SPLIT == 1:
-        return largest
-    else:
-        return tl.max(largest, axis=1)[:, None] + tl.zeros_like(largest)
+    # By shuffles: a reduction over the lanes would have the layout of everything before it.
+    total = taken(largest, 0, SPLIT)
+    for s in tl.static_range(1, SPLIT):
+        total = tl.maximum(total, taken(largest, s, SPLIT))
+    return total
 
 
 @triton.jit
