@@ -43,6 +43,9 @@ _TWIN = {
 # On a CPU: sizes whose products are vector operations over the batch (see _linear), and the
 # numbers in a block of matrices, so that the few arrays of an operation stay in the cache.
 _VECTOR, _BLOCK, _FEW = 7, 2**15, 2**13
+# Up to so many thetas all matrices are scaled as the largest: two squarings too many cost the small
+# ones two bits at most, and masks cost as much time as the squarings.
+_SHARED = 4.0
 
 
 def expm(A: Tensor) -> Tensor:
@@ -159,14 +162,19 @@ def _two_by_two(A: Tensor) -> Tensor:
     (a, b), (c, d) = (row.unbind(1) for row in A.unbind(1))
     mean, p = 0.5 * (a + d), 0.5 * (a - d)
     q = torch.addcmul(p * p, b, c)
-    real, tiny = q > 0, q.abs() < 1e-4
-    r = torch.where(tiny, 1.0, q.abs()).sqrt()
-    growth = torch.expm1(-2 * r)  # e^-r cosh r = 1 + growth / 2, and no overflow
-    even = torch.where(real, 1 + 0.5 * growth, r.cos())
-    odd = torch.where(real, -0.5 * growth, r.sin()) / r
-    even = torch.where(tiny, 1 + q * (0.5 + q * (1 / 24 + q / 720)), even)
-    odd = torch.where(tiny, 1 + q * (1 / 6 + q * (1 / 120 + q / 5040)), odd)
-    scale = (mean + torch.where(real & ~tiny, r, 0.0)).exp()
+    size, real = q.abs(), q > 0
+    tiny = size < 1e-4
+    near = bool(tiny.any())
+    r = (torch.where(tiny, 1.0, size) if near else size).sqrt()
+    growth = torch.expm1(-2 * r).mul(0.5)  # e^-r cosh r = 1 + growth, and no overflow
+    even = torch.where(real, growth + 1, r.cos())
+    odd = torch.where(real, -growth, r.sin()) / r
+    scale = mean + torch.where(real, r, 0.0)
+    if near:
+        even = torch.where(tiny, 1 + q * (0.5 + q * (1 / 24 + q / 720)), even)
+        odd = torch.where(tiny, 1 + q * (1 / 6 + q * (1 / 120 + q / 5040)), odd)
+        scale = torch.where(tiny, mean, scale)
+    scale = scale.exp()
     even, odd = even * scale, odd * scale
     entries = [torch.addcmul(even, odd, p), odd * b, odd * c, torch.addcmul(even, odd, -p)]
     return torch.stack(entries, 1).view_as(A)
@@ -180,8 +188,13 @@ def _scaled_and_squared(A: Tensor, axis: int) -> Tensor:
     """``e^A``, the batch along ``axis``, 0 or 2."""
     degree = _TWIN_DEGREE[A.dtype]
     size = A.detach().abs().sum(1 if axis else 2).amax(0 if axis else 1) * (1 / _THETA[degree])
-    if not float(size.max()) > 1:
-        return _taylor(A, axis)
+    largest = float(size.max())
+    if not largest > _SHARED:  # or NaN
+        squarings = math.ceil(math.log2(largest)) if largest > 1 else 0
+        X = _taylor(A * 0.5**squarings if squarings else A, axis)
+        for _ in range(squarings):
+            X = _times(X, axis)(X)
+        return X
     times = size.log2().ceil_().clamp_(min=0).nan_to_num_(0.0, 0.0)
     left = times if axis else times[:, None, None]
     X = _taylor(A * torch.exp2(-left), axis)
