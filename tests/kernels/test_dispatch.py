@@ -115,6 +115,19 @@ def test_one_process_has_one_kind_of_kernel(first):
     assert run.returncode != 0 and "set it once, before the first call" in run.stderr
 
 
+@pytest.mark.parametrize(("imported", "asked"), [("0", "interpret"), ("1", "triton")])
+def test_triton_that_was_imported_for_the_other_kind(imported, asked):
+    script = (
+        f"import os; os.environ['TRITON_INTERPRET'] = '{imported}'; import triton.language\n"
+        f"from markovscore.kernels import dispatch\ndispatch._prepare({asked == 'interpret'})\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    wanted = {"0": "1", "1": "0"}[imported]
+    assert f"set TRITON_INTERPRET={wanted} before the process starts" in run.stderr
+
+
 def test_importing_the_package_leaves_triton_alone():
     script = (
         "import sys, torch\nbefore = 'triton' in sys.modules\nimport markovscore\n"

@@ -133,7 +133,17 @@ def _prepare(interpret: bool) -> None:
             f"{VARIABLE} now: set it once, before the first call"
         )
     if package is None:
-        os.environ["TRITON_INTERPRET"] = "1" if interpret else "0"
+        value = "1" if interpret else "0"
+        os.environ["TRITON_INTERPRET"] = value
+        import triton.language
+        from triton.runtime.jit import JITFunction
+
+        if isinstance(triton.language.zeros, JITFunction) is interpret:
+            raise RuntimeError(
+                "triton was imported before the first kernel, as torch does for its compiler, with "
+                f"another TRITON_INTERPRET than {value}: set TRITON_INTERPRET={value} before the "
+                "process starts"
+            )
 
 
 def _choose(kernel: str, place: str, triton: bool) -> bool:
