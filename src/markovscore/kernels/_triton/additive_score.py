@@ -25,9 +25,9 @@ from .bad_rows import first, new_cell, note
 ROW_BYTES, WARPS = 512, 1
 # 8 elements a thread for the latencies; with times of its own a row brings 2 K loads by itself.
 ROWS, OWN_ROWS = 2, 1
-STAGES = 4  # three tiles of 1 KiB arrive while one is worked on: with 19 programs 57 KiB
-# Programs: two waves of 24 on each of 132 multiprocessors. A program's coefficients are 6 KiB at
-# K = 6, its points, read and written, up to 256 KiB.
+STAGES = 4  # three tiles of 1 KiB arrive while one is worked on: with 18 programs 54 KiB
+# 48 programs for each of 132 multiprocessors, which run 18 at a time. A program's coefficients are
+# 6 KiB at K = 6, its points, read and written, up to 256 KiB.
 PROGRAMS, MAX_ROWS = 6336, 256
 SUM_BLOCK, SUM_WARPS = 128, 4
 
