@@ -1,6 +1,7 @@
 """Which implementation a call gets, and what it says when it cannot have the one it asks for."""
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -135,3 +136,14 @@ def test_importing_the_package_leaves_triton_alone():
         "assert 'markovscore.kernels._triton' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_interpreter_can_be_asked_for_in_the_environment():
+    script = (
+        "import markovscore, torch._dynamo\n"  # torch's compiler imports triton
+        "from markovscore.kernels.dispatch import use_triton\n"
+        "assert use_triton('kernel', torch.ones(1))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment[VARIABLE] = "interpret"
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)

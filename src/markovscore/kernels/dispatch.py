@@ -30,6 +30,10 @@ FLOATS = (torch.float32, torch.float64)
 
 _log = logging.getLogger("markovscore.kernels")
 
+# Triton reads this when it is imported, which torch may do for its compiler before any kernel does.
+if os.environ.get(VARIABLE) == "interpret":
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def use_triton(kernel: str, *tensors: Tensor, limit: str | None = None) -> bool:
     """Whether the Triton version of ``kernel`` is to run on ``tensors``.
@@ -142,7 +146,7 @@ def _prepare(interpret: bool) -> None:
             raise RuntimeError(
                 "triton was imported before the first kernel, as torch does for its compiler, with "
                 f"another TRITON_INTERPRET than {value}: set TRITON_INTERPRET={value} before the "
-                "process starts"
+                f"process starts ({VARIABLE}=interpret, set by then, does so itself)"
             )
 
 
