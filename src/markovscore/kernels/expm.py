@@ -156,17 +156,17 @@ def _exponentials(A: Tensor) -> Tensor:
 def _two_by_two(A: Tensor) -> Tensor:
     """``e^m (cosh r I + sinh r / r (A - m I))``: ``m`` the mean, ``m +- r`` the eigenvalues.
 
-    ``r^2 = q`` may be negative: then cosine and sine of ``|q|^(1/2)``; near 0, where the root has
-    no derivative, the series in ``q``, exact to rounding below 1e-4.
+    ``r^2 = q`` may be negative: then cosine and sine of ``|q|^(1/2)``; at 0, and for derivatives,
+    which the root loses there, below 1e-4, the series in ``q``, exact to rounding.
     """
-    (a, b), (c, d) = (row.unbind(1) for row in A.unbind(1))
+    a, b, c, d = A.flatten(1).T.contiguous()
     mean, p = 0.5 * (a + d), 0.5 * (a - d)
     q = torch.addcmul(p * p, b, c)
     size, real = q.abs(), q > 0
-    tiny = size < 1e-4
+    tiny = size < 1e-4 if _derived(A) else size == 0
     near = bool(tiny.any())
     r = (torch.where(tiny, 1.0, size) if near else size).sqrt()
-    growth = torch.expm1(-2 * r).mul(0.5)  # e^-r cosh r = 1 + growth, and no overflow
+    growth = 0.5 * torch.expm1(-2 * r)  # e^-r cosh r = 1 + growth, and no overflow
     even = torch.where(real, growth + 1, r.cos())
     odd = torch.where(real, -growth, r.sin()) / r
     scale = mean + torch.where(real, r, 0.0)
@@ -178,6 +178,11 @@ def _two_by_two(A: Tensor) -> Tensor:
     even, odd = even * scale, odd * scale
     entries = [torch.addcmul(even, odd, p), odd * b, odd * c, torch.addcmul(even, odd, -p)]
     return torch.stack(entries, 1).view_as(A)
+
+
+def _derived(A: Tensor) -> bool:
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(A)
+    return wrapped or (A.requires_grad and torch.is_grad_enabled())
 
 
 def _times(A: Tensor, axis: int) -> Callable[[Tensor], Tensor]:

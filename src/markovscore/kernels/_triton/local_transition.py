@@ -23,6 +23,7 @@ from .small_matrices import (
     layout,
     matrix_index,
     norm,
+    pinned,
     plus_identity,
     product,
     read,
@@ -183,7 +184,8 @@ def transition_kernel(
     slope = f
     if SLOPE:
         slope = _double(read(force_slope, rows, N, N, 1, ROWS, SPLIT, BLOCK))
-    h = tl.load(length + index, mask=exists, other=0.0).to(tl.float64)
+    # Pinned: else the matrices would take the layout that the lengths are read in, and back.
+    h = pinned((tl.load(length + index, mask=exists, other=0.0).to(tl.float64),))[0]
     a = scaled(a, h)
     half = tl.load(coefficients + COVARIANCE_TERMS + 1)
     times = halvings(norm(a, N, ROWS, SPLIT) * tl.load(coefficients + COVARIANCE_TERMS + 2))
@@ -192,7 +194,8 @@ def transition_kernel(
     if NOISE == 0:
         scale = h * tl.load(noise).to(tl.float64)
     elif NOISE == 1:
-        scale = h * tl.load(noise + index, mask=exists, other=0.0).to(tl.float64)
+        numbers = tl.load(noise + index, mask=exists, other=0.0).to(tl.float64)
+        scale = h * pinned((numbers,))[0]
     else:
         STEP: tl.constexpr = N * N if NOISE == 3 else 0
         q = scaled(_double(read(noise, rows, STEP, N, N, ROWS, SPLIT, BLOCK)), h)
