@@ -5,6 +5,7 @@ A class offers ``euler_kernel() -> PathDrift | None``, its drift in the clock at
 everywhere else the loops of ``simulation`` and ``path_shift`` run, with torch's own noise.
 """
 
+import os
 from typing import Any
 
 import torch
@@ -52,6 +53,12 @@ def shifted(
 
 
 def _drift(diffusion: Any, y: Tensor) -> PathDrift | None:
+    if not hasattr(diffusion, "euler_kernel"):
+        return None
+    # Where the answer is PyTorch in any case, no parameters are gathered: 70 us of a short call.
+    if not y.is_cuda and os.environ.get(dispatch.VARIABLE) != "interpret":
+        dispatch.use_triton("euler_paths", y)  # logs it, and refuses where Triton is forced
+        return None
     fields = ("drift", "dispersion", "shift_target", "project")
     drift = offered(diffusion, "euler_kernel", *fields)
     if drift is None:
