@@ -223,7 +223,8 @@ class ActiveSwimmer(Diffusion):
                 "two steps to reach x"
             )
         h, x = step[0].to(states), states[:, :, 0]
-        rho = torch.linspace(-1 / (count - 1), 1, count + 1).to(states).clamp(min=0)[:, None]
+        rho = torch.linspace(-1 / (count - 1), 1, count + 1, dtype=torch.float64)
+        rho = rho.to(states).clamp(min=0)[:, None]
         slope, targets = 3 * x.square(), []
         for a in ((count - 1) * h * (rho**3 - rho**2), 3 * rho**2 - 2 * rho**3):
             u = a.diff(dim=0) / h + slope[:-1] * a[:-1]

@@ -95,7 +95,7 @@ def replay(monkeypatch, module, seed, stream, columns):
 
 
 @NAMES
-def test_the_eager_loops_on_the_same_noise(name, monkeypatch, request):
+def test_the_eager_loops_on_the_same_noise(name, monkeypatch):
     monkeypatch.setenv(dispatch.VARIABLE, "torch")
     (process, d), steps, seed = PROCESSES[name], 6, 8
     y0, columns = points(9, d), 1 if name == "swimmer" else d
@@ -106,8 +106,6 @@ def test_the_eager_loops_on_the_same_noise(name, monkeypatch, request):
         Steps(steps, clock.between(a, b) / steps) for a, b in ((torch.zeros_like(s), s), (s, t))
     )
     found = euler_paths(process.euler_kernel(), y0, first, second, seed=seed)
-    torch.set_default_dtype(torch.float64)  # the swimmer's rule has its nodes in the default type
-    request.addfinalizer(lambda: torch.set_default_dtype(torch.float32))
     replay(monkeypatch, simulation, seed, 0, columns)
     y_s = ms.simulate(process, y0, s, steps)
     replay(monkeypatch, path_shift, seed, 1, columns)

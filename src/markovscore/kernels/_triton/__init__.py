@@ -6,5 +6,22 @@ constants with a reason: autotuning would make a result depend on the machine's 
 """
 
 import os
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def on_own_device(launcher: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton launches on the current device: make it that of the launcher's first argument."""
+
+    @wraps(launcher)
+    def launch(first: Tensor, *rest: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return launcher(first, *rest)
+
+    return launch

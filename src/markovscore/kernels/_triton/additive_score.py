@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..additive_score import REACH
 from ..dispatch import row_blocks
+from . import on_own_device
 from .bad_rows import first, new_cell, note
 
 # A program is one warp, a row of it one load of 16 bytes a thread: then points, coefficients and
@@ -215,6 +216,7 @@ def gradient_kernel(
         tl.store(gradient + row * columns + column, found, mask)
 
 
+@on_own_device
 def forward(
     x: Tensor, ou_time: Tensor, upper: Tensor, share: Tensor, table: Tensor,
     columns: tuple[Tensor, ...], divergence: bool,
@@ -238,6 +240,7 @@ def forward(
     return score, total if divergence else None, first(cell) is not None
 
 
+@on_own_device
 def backward(
     x: Tensor, by_score: Tensor | None, by_divergence: Tensor | None, ou_time: Tensor,
     upper: Tensor, share: Tensor, table: Tensor, columns: tuple[Tensor, ...],

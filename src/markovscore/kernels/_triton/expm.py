@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import row_blocks
-from . import bad_rows
+from . import bad_rows, on_own_device
 from .small_matrices import (
     added,
     chosen,
@@ -62,6 +62,7 @@ def expm_kernel(
     write(target, x, rows, N, N, ROWS, SPLIT, BLOCK)
 
 
+@on_own_device
 def expm(A: Tensor, coefficients: Tensor) -> tuple[Tensor, int | None]:
     """``exp(A)`` and the first row that is not finite; ``A`` ``(B, n, n)`` contiguous, n >= 2.
 

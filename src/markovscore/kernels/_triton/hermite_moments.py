@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import row_blocks
+from . import on_own_device
 from .bad_rows import first, new_cell, note
 
 BLOCK = 128  # columns of a program, one for each thread, whose registers hold that column's sums
@@ -158,6 +159,7 @@ def combine(
         tl.store(sums + n * columns + column, tl.sum(total, 0), mask=inside)
 
 
+@on_own_device
 def hermite_moments(
     x: Tensor, degree: int, centre: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, bool]:

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import row_blocks
-from . import bad_rows
+from . import bad_rows, on_own_device
 from .small_matrices import (
     added,
     chosen,
@@ -236,6 +236,7 @@ def transition_kernel(
         tl.store(silent + index, axis, mask=exists)
 
 
+@on_own_device
 def local_transition(
     J: Tensor, Q: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor, y: Tensor, z: Tensor | None,
     singular: float,
