@@ -56,13 +56,13 @@ def expm(A: Tensor) -> Tensor:
 
     with products only, no linear solve; ``theta_m`` bounds the truncation, as a perturbation of
     ``A``, by rounding (Higham 2005; Bader, Blanes and Casas 2019, Mathematics 7, 1174, tabulate the
-    same numbers). ``s`` belongs to the matrix: a large one costs its neighbours no accuracy. The
+    same numbers). ``s`` belongs to the matrix: a large one costs its neighbours no accuracy
+    (PyTorch's version lets them share the largest, if that costs two bits at most). The
     error, relative to the norm of ``e^A``, is of the order of ``n`` units of rounding times the
     condition number of the exponential at ``A``, which is at least ``|A|``.
 
     On a GPU matrices up to ``n = 16`` stay in registers from the first product to the last; larger
-    ones, gradients and the CPU take PyTorch, there several times faster than
-    ``torch.linalg.matrix_exp`` for small matrices, which splits a batch by norms.
+    ones, gradients and the CPU take PyTorch. ``torch.linalg.matrix_exp`` splits a batch by norms.
 
     Args:
         A: ``(B, n, n)``, float32 or float64; a number of dimensions other than 3 is refused.
