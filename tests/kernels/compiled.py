@@ -44,7 +44,8 @@ def resources(
     of tensors that torch has allocated are.
     """
     root = Path(__file__).resolve().parent.parent.parent
-    kept = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    forced = ("TRITON_INTERPRET", "MARKOVSCORE_KERNELS")
+    kept = {k: v for k, v in os.environ.items() if k not in forced}
     run = subprocess.run(
         [sys.executable, "-c", _SCRIPT],
         input=json.dumps([module, kernel, signature, constants, warps, arch, aligned]),
