@@ -270,7 +270,7 @@ class SpectralScore:
         x = check_points(x, self.basis.dim, finite=False)  # the kernel meets NaN and inf itself
         t = self._check_time(t, x)
         if _is_shared(t) or len(self.times) == 1:
-            return torus_score(x, waves, self.at(t.reshape(-1)[0]))
+            return torus_score(x, waves, self._interpolated(t.reshape(-1)[0]))
         return torus_score(x, waves, self.coefficients, *self._place(t.to(self.times.device)))
 
     def _evaluate(self, tensors: Callable[[Tensor], Tensor], x: Tensor, t) -> Tensor:
@@ -278,9 +278,9 @@ class SpectralScore:
         x = check_points(x, self.basis.dim)
         t = self._check_time(t, x)
         if _is_shared(t):
-            return self.basis.contract(tensors(self.at(t.reshape(-1)[0])).to(x), x)
+            return self.basis.contract(tensors(self._interpolated(t.reshape(-1)[0])).to(x), x)
         parts = [
-            self.basis.contract_each(tensors(self.at(times)).to(x), points)
+            self.basis.contract_each(tensors(self._interpolated(times)).to(x), points)
             for points, times in zip(x.split(_CHUNK), t.split(_CHUNK), strict=True)
         ]
         return torch.cat(parts, 1)
@@ -289,6 +289,11 @@ class SpectralScore:
         """Coefficients ``alpha(t)``, ``(K,)`` for a number and ``(B, K)`` for ``(B,)`` times."""
         t = torch.as_tensor(t, dtype=torch.float64, device=self.times.device)
         self._check_range(t)
+        return self._interpolated(t)
+
+    def _interpolated(self, t: Tensor) -> Tensor:
+        """:meth:`at` checked times."""
+        t = t.to(self.times.device)
         if len(self.times) == 1:
             return self.coefficients[0].expand(*t.shape, -1)
         upper, share = (part.to(self.coefficients.device) for part in self._place(t))
@@ -311,11 +316,8 @@ class SpectralScore:
     def _check_range(self, t: Tensor) -> None:
         first, last = float(self.times[0]), float(self.times[-1])
         slack = 1e-6 * last  # a time that went through float32 may miss the end by its rounding
-        if (
-            bool((t < first - slack).any())
-            or bool((t > last + slack).any())
-            or not bool(t.isfinite().all())
-        ):
+        low, high = (float(v) for v in t.aminmax())  # NaN fails both comparisons
+        if not (low >= first - slack and high <= last + slack):
             raise ValueError(
                 f"t: expected times in the fitted range [{first:g}, {last:g}]; found "
                 f"{float(t.min()):g} to "

@@ -23,8 +23,10 @@ evaluation is a short matrix product per axis instead of ``K`` transcendental fu
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -104,6 +106,7 @@ class Eigenbasis(ABC):
 
     def _set_indices(self, indices: Tensor) -> None:
         self.indices = indices
+        vars(self).pop("_entries", None)  # of other indices
         self.order = int(indices.abs().max())
         self.eigenvalues = self.rates(indices).repeat(self.n_functions // len(indices))
 
@@ -196,11 +199,41 @@ class Eigenbasis(ABC):
     # -- the fast path -----------------------------------------------------------------------------
     def gradient_tensors(self, coefficients: Tensor) -> Tensor:
         """Coefficients ``(..., K)`` -> the tensors of the gradient ``(d, ..., F, ..., F)``."""
-        tensor, derivative = self._differentiable(coefficients)
-        return torch.stack([along(tensor, derivative, i - self.dim) for i in range(self.dim)])
+        return self._expand(coefficients, self.dim)
 
     def jet_tensors(self, coefficients: Tensor) -> Tensor:
         """Coefficients ``(..., K)`` -> gradient and Laplacian ``(d+1, ..., F, ..., F)``."""
+        return self._expand(coefficients, self.dim + 1)
+
+    def _expand(self, coefficients: Tensor, count: int) -> Tensor:
+        """The first ``count`` tensors: every entry is a sum of a few coefficients (``2^{d-1}`` on
+        the torus), whose places and factors are looked up."""
+        places, factors = (table[:count] for table in self._entries)
+        terms = coefficients[..., places.to(coefficients.device)] * factors.to(coefficients)
+        return terms.sum(-1).movedim(-self.dim - 1, 0)
+
+    @cached_property
+    def _entries(self) -> tuple[Tensor, Tensor]:
+        """``places`` and ``factors`` ``(d+1, F, ..., F, S)``: which coefficients make an entry."""
+        found = [
+            self._differentiated(one).movedim(1, -1).to_sparse().coalesce()
+            for one in torch.eye(self.n_functions, dtype=torch.float64).split(64)
+        ]
+        shape = found[0].shape[:-1]
+        rows = [_flat(part.indices()[:-1], shape) for part in found]
+        columns = [part.indices()[-1] + 64 * i for i, part in enumerate(found)]
+        row, order = torch.cat(rows).sort(stable=True)
+        column = torch.cat(columns)[order]
+        value = torch.cat([part.values() for part in found])[order]
+        count = torch.bincount(row, minlength=math.prod(shape))
+        rank = torch.arange(len(row)) - (count.cumsum(0) - count)[row]
+        places = torch.zeros(math.prod(shape), int(count.max()), dtype=torch.int64)
+        factors = torch.zeros(places.shape, dtype=torch.float64)
+        places[row, rank], factors[row, rank] = column, value
+        return places.reshape(*shape, -1), factors.reshape(*shape, -1)
+
+    def _differentiated(self, coefficients: Tensor) -> Tensor:
+        """:meth:`jet_tensors` by its definition."""
         tensor, derivative = self._differentiable(coefficients)
         first = [along(tensor, derivative, i - self.dim) for i in range(self.dim)]
         second = [along(first[i], derivative, i - self.dim) for i in range(self.dim)]
@@ -281,6 +314,14 @@ def _swap(values: Tensor, replacement: Tensor, axis: int) -> Tensor:
 def along(tensor: Tensor, derivative: Tensor, axis: int) -> Tensor:
     """Apply ``D^T`` along one axis: the tensor of the derivative in that coordinate."""
     return (tensor.movedim(axis, -1) @ derivative).movedim(-1, axis)
+
+
+def _flat(indices: Tensor, shape: torch.Size) -> Tensor:
+    """Positions ``(n,)`` in an array of ``shape`` of multi-indices ``(len(shape), n)``."""
+    place = torch.zeros_like(indices[0])
+    for index, length in zip(indices, shape, strict=True):
+        place = place * length + index
+    return place
 
 
 def scatter(coefficients: Tensor, indices: Tensor, width: int) -> Tensor:

@@ -21,7 +21,9 @@ SIZES += [(50_000, 3072, k, False, False) for k in (2, 9)]
 SIZES += [(n, 3072, 6, True, False) for n in (128, 2_000, 10_000)]
 SIZES += [(50_000, 3072, 6, False, True), (10_000, 3072, 6, True, True)]
 SIZES += [(50_000_000 // d, d, 6, False, False) for d in (2, 64, 784)]
-SMALL = [(64, 784, 6, own, gradient) for own in (False, True) for gradient in (False, True)]
+SMALL = [(n, 3072, 6, False, False) for n in (16, 128, 1_000, 8_000)]
+SMALL += [(1_000, 3072, k, False, False) for k in (2, 9)]
+SMALL += [(128, 3072, 6, own, True) for own in (False, True)] + [(128, 3072, 6, True, False)]
 
 
 def problem(n: int, d: int, count: int, own: bool, device: torch.device) -> tuple[Tensor, tuple]:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -23,7 +24,7 @@ from lib.timing import store
 
 KERNELS = ("hermite_moments", "additive_score", "paths", "expm", "local_transition", "torus_score")
 Candidates = dict[str, Callable[[], object]]
-Case = tuple[str, Candidates, dict[str, float]]
+Case = tuple[str, Candidates, dict[str, Any]]
 
 
 def on_gpu(run: Callable[[], object], calls: int) -> float:
