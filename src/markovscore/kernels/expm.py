@@ -87,7 +87,7 @@ def expm(A: Tensor) -> Tensor:
         return result if row is None else _checked(result, A, row)
     result = _twin(A)
     # One pass; a sum of finite numbers may overflow, so only the exact look decides.
-    return result if bool(torch.isfinite(result.detach().sum())) else _checked(result, A, None)
+    return result if math.isfinite(float(result.detach().sum())) else _checked(result, A, None)
 
 
 def _check(A: Tensor) -> None:
