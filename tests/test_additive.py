@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
+import sys
 
 import mpmath
 import numpy as np
@@ -328,3 +329,18 @@ def test_bad_calls():
         score(points(), 0.05)
     with pytest.raises(ValueError, match="expected a number or shape"):
         score(points(n=4), torch.tensor([0.2, 0.3]))
+
+
+def test_blocks_of_rows_change_nothing(monkeypatch):
+    module = sys.modules["markovscore.kernels.additive_score"]
+    x = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    score = ms.fit_spectral(x, ms.OrnsteinUhlenbeck(7), features="additive", order=4)
+    for t in (0.3, torch.linspace(0.1, 2, 50, dtype=torch.float64)):
+        whole = score.score_and_divergence(x, t)
+        alone = score(x, t)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_BLOCK", 30)  # four rows, the last block has two
+            assert all(map(torch.equal, score.score_and_divergence(x, t), whole))
+            assert torch.equal(score(x, t), alone)
+            with pytest.raises(ValueError, match="the first is row 41"):
+                score(x.index_fill(0, torch.tensor([41]), torch.nan), t)

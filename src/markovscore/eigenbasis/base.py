@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from .._validate import check_points
+from ..kernels.dispatch import recorded
 from ..moments import Moments
 
 _MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision
@@ -254,7 +255,7 @@ class Eigenbasis(ABC):
         entries = _CACHE_ENTRIES * 8 // x.element_size()
         block = max(64, entries // (count * width ** (self.dim - 1)) // 64 * 64)
         matrix = tensors.reshape(-1, width)
-        if _recorded(tensors, x):
+        if recorded(tensors, x):
             features = (self.features(points.T, self.order) for points in x.split(block))
             return torch.cat([self._contract(matrix, f) for f in features], 1)
         wide = block * max(1, _MIN_POINTS // block)
@@ -293,15 +294,6 @@ class Eigenbasis(ABC):
             shape = (1, len(x)) + (1,) * i + (width,)
             tensors = (tensors * f[:, i].T.reshape(shape)).sum(-1)
         return tensors
-
-
-def _recorded(*tensors: Tensor) -> bool:
-    """Whether operations on them are recorded for derivatives, which writing to memory is not."""
-    return any(
-        (t.requires_grad and torch.is_grad_enabled())
-        or torch._C._functorch.is_functorch_wrapped_tensor(t)
-        for t in tensors
-    )
 
 
 def _swap(values: Tensor, replacement: Tensor, axis: int) -> Tensor:

@@ -82,6 +82,16 @@ def unsupported(
     return None
 
 
+def recorded(*tensors: Tensor) -> bool:
+    """Whether operations on any of them are recorded for derivatives, as writing to memory is not:
+    autograd follows it, or it is inside a ``torch.func`` transform."""
+    return any(
+        (t.requires_grad and torch.is_grad_enabled())
+        or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        for t in tensors
+    )
+
+
 def row_blocks(rows: int, columns: int) -> list[tuple[int, int]]:
     """Ranges of rows, each of at most ``MAX_ELEMENTS`` elements.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._linear import multiplier
 from .._validate import check_finite
-from .dispatch import FLOATS, unsupported, use_triton
+from .dispatch import FLOATS, recorded, unsupported, use_triton
 
 # The kernel holds a matrix in registers; beyond this size it would not fit.
 _LARGEST = 16
@@ -163,7 +163,7 @@ def _two_by_two(A: Tensor) -> Tensor:
     mean, p = 0.5 * (a + d), 0.5 * (a - d)
     q = torch.addcmul(p * p, b, c)
     size, real = q.abs(), q > 0
-    tiny = size < 1e-4 if _derived(A) else size == 0
+    tiny = size < 1e-4 if recorded(A) else size == 0
     near = bool(tiny.any())
     r = (torch.where(tiny, 1.0, size) if near else size).sqrt()
     growth = 0.5 * torch.expm1(-2 * r)  # e^-r cosh r = 1 + growth, and no overflow
@@ -178,11 +178,6 @@ def _two_by_two(A: Tensor) -> Tensor:
     even, odd = even * scale, odd * scale
     entries = [torch.addcmul(even, odd, p), odd * b, odd * c, torch.addcmul(even, odd, -p)]
     return torch.stack(entries, 1).view_as(A)
-
-
-def _derived(A: Tensor) -> bool:
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(A)
-    return wrapped or (A.requires_grad and torch.is_grad_enabled())
 
 
 def _times(A: Tensor, axis: int) -> Callable[[Tensor], Tensor]:
