@@ -4,8 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torchsde
-from lib.peers import Peer
+from lib.peers import torchsde_euler
 from lib.timing import median, paired, ratio, report
 
 import markovscore as ms
@@ -17,11 +16,6 @@ CORNERS = [[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]]
 def simulation(process: Any, dim: int) -> dict[str, float]:
     """``BATCH`` paths of ``STEPS`` steps; the floor is the calls of the drift and the noise."""
     y, g = torch.randn(BATCH, dim), torch.Generator().manual_seed(0)
-    peer, span = Peer(process), torch.tensor([0.0, END])
-
-    def theirs() -> None:
-        with torch.no_grad():
-            torchsde.sdeint(peer, y, span, dt=END / STEPS, method="euler")
 
     def floor() -> None:
         for _ in range(STEPS):
@@ -30,7 +24,7 @@ def simulation(process: Any, dim: int) -> dict[str, float]:
 
     candidates: dict[str, Callable[[], object]] = {
         "ours": lambda: ms.simulate(process, y, END, STEPS, g),
-        "torchsde": theirs,
+        "torchsde": torchsde_euler(process, y, END, STEPS),
         "floor": floor,
     }
     seconds = paired(candidates, rounds=60)

@@ -12,8 +12,8 @@ from markovscore.kernels import local_transition as transitions
 def textbook(J: Tensor, f: Tensor, h: float) -> Callable[[], object]:
     """The augmented and the Van Loan matrices, built once; two calls of ``matrix_exp``."""
     n, d = f.shape
-    A, V = J.new_zeros(n, d + 2, d + 2), J.new_zeros(n, 2 * d, 2 * d)
-    A[:, :d, :d], A[:, :d, d + 1], A[:, d, d + 1] = J, f, 1
+    A, V = J.new_zeros(n, d + 1, d + 1), J.new_zeros(n, 2 * d, 2 * d)
+    A[:, :d, :d], A[:, :d, d] = J, f
     V[:, :d, :d], V[:, :d, d:], V[:, d:, d:] = -J, 0.49 * torch.eye(d).to(J), J.mT
     return lambda: (torch.linalg.matrix_exp(A * h), torch.linalg.matrix_exp(V * h))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 import markovscore as ms
 from markovscore.kernels.torus_score import _twin, torus_score
 
-Case = tuple[str, dict[str, Callable[[], object]], dict[str, float]]
+Case = tuple[str, dict[str, Callable[[], object]], dict[str, Any]]
 
 
 def cases(small: bool) -> Iterator[Case]:
@@ -86,7 +87,7 @@ def _weights(c: Tensor, k: Tensor) -> Tensor:
     return torch.cat([torch.cat([b * k, -a * k]), torch.cat([a * squares, b * squares])], 1)
 
 
-def _cost(x: Tensor, waves: Tensor) -> dict[str, float]:
+def _cost(x: Tensor, waves: Tensor) -> dict[str, Any]:
     """Points in, gradient and Laplacian out; two operations for each of the instructions that the
     kernel needs: 18 a pair of mirror images, 22 a row of them."""
     n, dim = x.shape
@@ -94,4 +95,6 @@ def _cost(x: Tensor, waves: Tensor) -> dict[str, float]:
     rows = len(torch.unique(outer, dim=0)) if dim > 1 else 1
     pairs = len(torch.unique(torch.cat([outer, waves[:, -1:].abs()], 1), dim=0))
     per_point = (18 if dim > 1 else 11) * pairs + 22 * rows
-    return {"bytes": n * (2 * dim + 1) * x.element_size(), "flops": 2.0 * n * per_point}
+    dtype = str(x.dtype).removeprefix("torch.")
+    moved = n * (2 * dim + 1) * x.element_size()
+    return {"bytes": moved, "flops": 2.0 * n * per_point, "dtype": dtype}

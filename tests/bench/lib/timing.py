@@ -44,18 +44,27 @@ def ratio(seconds: dict[str, list[float]], above: str, below: str) -> float:
 
 def provenance() -> dict[str, object]:
     """Where and when the numbers were measured."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
+        "commit": _commit(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
     } | _gpu()
+
+
+def _commit() -> str:
+    """The commit, and whether anything but stored measurements has changed since."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", ":/", ":!/book/measurements")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*command: str) -> str:
+    run = subprocess.run(["git", *command], capture_output=True, text=True, check=False)
+    return run.stdout.strip()
 
 
 def _processor() -> str:
