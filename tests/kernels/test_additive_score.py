@@ -210,6 +210,25 @@ def test_every_number_is_written_and_a_row_does_not_depend_on_the_others(device,
     assert torch.equal(apart[0], expected[0]) and torch.equal(apart[1], expected[1])
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("columns", [1, 3072])
+def test_a_launch_has_no_more_programs_than_cuda_takes(device, own, columns):
+    """The interpreter takes any grid; CUDA at most 65,535 programs in the second direction."""
+    dispatch.use_triton("none", torch.ones(1, device=device))  # before the kernels are imported
+    from markovscore.kernels._triton import additive_score as module
+
+    p, rows = problem(2, columns, 2, own, torch.float32), 17_000_000 // columns
+    x = p.x[:1].expand(rows, columns)
+    times = [v[:1].expand(rows if own else 1) for v in (p.ou_time, p.upper, p.share)]
+    ends = (p.centre, p.scale, p.low, p.high)
+    last = 0
+    for part, grid, _, numbers, settings in module._launches(x, *times, p.table, ends):
+        assert grid[1] <= 65_535 and numbers[2] % settings["ROWS"] == 0
+        assert grid[1] * numbers[2] >= part.stop - part.start and part.start == last
+        last = part.stop
+    assert last == rows
+
+
 @pytest.mark.parametrize("divergence", [True, False])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite_is_named(device, in_torch, bad, divergence):

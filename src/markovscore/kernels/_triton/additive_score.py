@@ -30,6 +30,7 @@ STAGES = 4  # three tiles of 1 KiB arrive while one is worked on: with 18 progra
 # 48 programs for each of 132 multiprocessors, which run 18 at a time. A program's coefficients are
 # 6 KiB at K = 6, its points, read and written, up to 256 KiB.
 PROGRAMS, MAX_ROWS = 6336, 256
+MAX_GRID = 65_535  # programs in the second direction of a launch: more, and CUDA refuses it
 SUM_BLOCK, SUM_WARPS = 128, 4
 
 
@@ -288,6 +289,7 @@ def _launches(
         own = slice(0, 1) if shared else slice(start, end)
         blocks = triton.cdiv(dim, block)
         chunk = min(triton.cdiv((end - start) * blocks, PROGRAMS), MAX_ROWS)
+        chunk = max(chunk, triton.cdiv(end - start, MAX_GRID))
         chunk = triton.cdiv(chunk, settings["ROWS"]) * settings["ROWS"]
         inputs = (table.contiguous(), upper[own], times[:, own], ends)
         numbers = (end - start, dim, chunk, times.shape[1])
