@@ -200,6 +200,17 @@ def test_strided_input(run):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@both_sides
+def test_strided_places(run):
+    waves, table = ms.TorusBrownian(2).eigenbasis(12).indices, coefficients(12, rows=5)
+    x, generator = draw(31, 2), torch.Generator().manual_seed(4)
+    upper = torch.randint(1, 5, (62,), generator=generator)[::2]
+    share = torch.rand(62, generator=generator, dtype=F64)[::2]
+    expected = run(x, waves, table, upper=upper.clone(), share=share.clone())
+    found = run(x, waves, table, upper=upper, share=share)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_any_block_and_any_run_give_the_same_bits(device, monkeypatch):
     waves, c = ms.TorusBrownian(2).eigenbasis(20).indices, coefficients(20).to(device)
     x = draw(300, 2).to(device)

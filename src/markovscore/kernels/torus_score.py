@@ -61,7 +61,8 @@ def torus_score(
     if not (isinstance(x, Tensor) and x.ndim == 2 and len(x) == 0):
         x = check_points(x, waves.shape[-1], finite=False)
     _check(x, waves, coefficients, upper, share)
-    upper, share = (None, None) if upper is None else (upper.to(x.device), share.to(x))  # type: ignore[union-attr]
+    if upper is not None and share is not None:
+        upper, share = upper.to(x.device).contiguous(), share.to(x).contiguous()
     if kernel_applies(x, waves, coefficients):
         from ._triton import torus_score as kernel
 
