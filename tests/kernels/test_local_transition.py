@@ -206,8 +206,8 @@ class Bent(ms.Diffusion):
 @pytest.mark.parametrize("weighting", ["likelihood", "perceptual"])
 def test_the_objective_takes_it(device, in_torch, weighting):
     objective = LocalDSM(Bent(), 0.3, 3, weighting)
-    g, y = torch.Generator().manual_seed(0), torch.randn(7, 3)
-    rows = (y, torch.full((7,), 0.4), torch.full((7,), 0.7), torch.ones(7))
+    g, y = torch.Generator(device).manual_seed(0), torch.randn(7, 3, device=device)
+    rows = (y, *(torch.full((7,), v, device=device) for v in (0.4, 0.7, 1.0)))
 
     def terms():
         return objective._terms(lambda x, t: -x, g.manual_seed(1), *rows)
