@@ -20,9 +20,10 @@ def _device() -> torch.device:
 
 def matrices(n: int, count: int, dtype: torch.dtype) -> Tensor:
     """Norms around 1, as of a drift's Jacobian over a window."""
-    g = torch.Generator().manual_seed(n)
-    draws = torch.randn(count, n, n, generator=g, dtype=torch.float64) / (2 * n**0.5)
-    return draws.to(_device(), dtype)
+    device = _device()
+    g = torch.Generator(device).manual_seed(n)
+    draws = torch.randn(count, n, n, generator=g, dtype=torch.float64, device=device)
+    return (draws / (2 * n**0.5)).to(dtype)
 
 
 def cases(small: bool) -> Iterator[Case]:
