@@ -243,3 +243,13 @@ def test_samples_are_seeded_and_typed(prior):
 def test_bad_parameters(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_a_first_use_without_gradients_spoils_no_later_one():
+    law = GaussianMixture(torch.eye(2), 0.5)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        law.score(x)
+    x.requires_grad_()
+    law.log_prob(x).sum().backward()
+    assert torch.allclose(x.grad, law.score(x.detach()), atol=1e-5)

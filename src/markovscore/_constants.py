@@ -10,11 +10,12 @@ class Constants:
 
     def __init__(self, *tables: Tensor) -> None:
         self._tables = tables
-        self._copies: dict[tuple[torch.dtype, torch.device], tuple[Tensor, ...]] = {}
+        self._copies: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
 
     def like(self, x: Tensor) -> tuple[Tensor, ...]:
         """The tables with the dtype and device of ``x``."""
-        key = (x.dtype, x.device)
+        key = (x.device, x.dtype)
         if key not in self._copies:
-            self._copies[key] = tuple(table.to(x) for table in self._tables)
+            with torch.inference_mode(False):  # else they could never be part of a derivative
+                self._copies[key] = tuple(table.to(*key) for table in self._tables)
         return self._copies[key]

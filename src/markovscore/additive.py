@@ -216,7 +216,8 @@ class AdditiveScore:
         """The table ``name`` with dtype and device of ``x``, converted once."""
         key = (name, x.dtype, x.device)
         if key not in self._copies:
-            self._copies[key] = getattr(self, name).to(x)
+            with torch.inference_mode(False):  # else it could never be part of a derivative
+                self._copies[key] = getattr(self, name).to(x.device, x.dtype)
         return self._copies[key]
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:

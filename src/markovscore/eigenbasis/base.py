@@ -38,6 +38,7 @@ from ..moments import Moments
 
 _MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision
 _CACHE_ENTRIES = 2**16  # a working block of 512 KiB in double precision stays in a core's L2 cache
+_DEVICE_ENTRIES = 2**25  # on other devices: 256 MiB, so that launches are few
 _MIN_POINTS = 1024  # whose features are taken at once: fewer leave torch calls the larger cost
 
 
@@ -252,7 +253,8 @@ class Eigenbasis(ABC):
         are recorded, it is the same memory for all of them.
         """
         width, count = tensors.shape[-1], tensors.shape[0]
-        entries = _CACHE_ENTRIES * 8 // x.element_size()
+        entries = _CACHE_ENTRIES if x.device.type == "cpu" else _DEVICE_ENTRIES
+        entries = entries * 8 // x.element_size()
         block = max(64, entries // (count * width ** (self.dim - 1)) // 64 * 64)
         matrix = tensors.reshape(-1, width)
         if recorded(tensors, x):

@@ -212,8 +212,9 @@ def _scaled_and_squared(A: Tensor, axis: int) -> Tensor:
 @cache
 def _weights(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """``_TWIN`` as the weights of the powers ``(5, powers)`` and of the identity ``(5, 1, 1)``."""
-    table = torch.tensor(_TWIN[dtype], dtype=dtype, device=device)
-    return table[:, 1:].contiguous(), table[:, :1, None]
+    with torch.inference_mode(False):  # else they could never be part of a derivative
+        table = torch.tensor(_TWIN[dtype], dtype=dtype, device=device)
+        return table[:, 1:].contiguous(), table[:, :1, None]
 
 
 def _taylor(A: Tensor, axis: int) -> Tensor:
