@@ -322,6 +322,15 @@ def test_windows_per_row_dtype_and_seeds():
         assert not target.requires_grad
 
 
+def test_the_linear_weight_has_a_name():
+    pair = [
+        ms.path_shift_target(LANGEVIN, points(6, 2), 0.1, 0.8, generator=rng(), weight=weight)
+        for weight in (None, "linear")
+    ]
+    assert torch.equal(pair[0][1], pair[1][1])
+    ms.path_shift_target(SWIMMER, points(6, 2), 0.1, 0.8, generator=rng(), weight="linear")
+
+
 def test_bad_requests():
     class Silent(Own):
         def dispersion(self, t):

@@ -226,7 +226,7 @@ class PathShiftDSM(_PathObjective):
         steps: int = 20,
         weighting: str = "likelihood",
         *,
-        weight: WeightPath | Literal["adaptive"] | None = None,
+        weight: WeightPath | Literal["linear", "adaptive"] | None = None,
         reuse: int = 1,
         ahead: int = 8,
         t_min: float = 1e-3,

@@ -55,7 +55,7 @@ def path_shift_target(
     *,
     steps: int = 20,
     generator: torch.Generator | None = None,
-    weight: WeightPath | Literal["adaptive"] | None = None,
+    weight: WeightPath | Literal["linear", "adaptive"] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Simulate the window and return ``y`` ``(B, d)`` at ``t`` and a ``target`` ``(B, d)`` with
     ``E[target | y] = grad log rho_t(y)``, whatever the law at ``s`` and the window's length.
@@ -72,10 +72,11 @@ def path_shift_target(
         weight: ``w`` as a function of the elapsed share of the window's clock, ``(N + 1,)`` in
             float64 from 0 to 1. Its rank says what it is: ``(N + 1,)`` times the identity,
             ``(N + 1, d)`` a diagonal, ``(N + 1, d, d)`` a matrix, ``(N + 1, B, d, d)`` one for each
-            row, which may depend on ``y_s`` but on nothing later. Default: the share itself.
-            ``"adaptive"`` follows the path with the Jacobian at every step, see the source: less
-            variance on long windows (2.8 times less on the double well over ``[0, 1]``); cheap for
-            a diagonal Jacobian, about four times the default's seconds for a full one (``d = 2``).
+            row, which may depend on ``y_s`` but on nothing later. ``"linear"``, the default: the
+            share itself. ``"adaptive"`` follows the path with the Jacobian at every step, see the
+            source: less variance on long windows (2.8 times less on the double well over
+            ``[0, 1]``); cheap for a diagonal Jacobian, about four times the default's seconds for a
+            full one (``d = 2``).
 
     Returns:
         ``y`` and ``target``, dtype and device of ``y_s``, without gradients.
@@ -88,6 +89,7 @@ def path_shift_target(
     y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     start, end = check_window(diffusion, s, t, len(y))
     check_walls(diffusion)
+    weight = None if isinstance(weight, str) and weight == "linear" else weight
     whole = shifted(diffusion, y, start, end, steps, generator) if weight is None else None
     if whole is not None:
         return whole
@@ -99,7 +101,7 @@ def path_shift_target(
                 "singular and the shift is that of its own shift_target"
             )
         return _by_rule(diffusion, y, grid, generator)
-    if weight == "adaptive":
+    if isinstance(weight, str) and weight == "adaptive":
         return _adaptive(diffusion, y, grid, generator)
     w = _weights(weight, grid, y)
     watch, target = Watch(diffusion, y, grid), torch.zeros_like(y)
@@ -257,7 +259,7 @@ def _no_rule(time: Time) -> None:
 def _weights(weight: WeightPath | None, grid: Grid, y: Tensor) -> Tensor:
     """``w`` at the nodes; see :func:`path_shift_target`."""
     if weight is not None and not callable(weight):
-        raise ValueError(f'weight: expected None, "adaptive" or a callable, found {weight!r}')
+        raise ValueError(f'weight: expected "linear", "adaptive" or a callable, found {weight!r}')
     count, (n, d) = len(grid.times), y.shape
     share = torch.linspace(0, 1, count, dtype=torch.float64)
     w = share if weight is None else torch.as_tensor(weight(share))
