@@ -10,10 +10,12 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 PORT ?= 8000
 BIN := .venv/bin
 READY := .venv/.ready
+# The package is installed as this folder's src/: an environment copied with its tree is of another.
+MOVED := $(shell test "$$(cat .venv/.ready 2>/dev/null)" = "$$(pwd -P)" || echo moved)
 CODE := src tests book/*.py
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help book test test-gpu bench bench-gpu serve lock clean lint
+.PHONY: help book test test-gpu bench bench-gpu serve lock clean lint moved
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -39,17 +41,17 @@ bench-gpu: $(READY) ## run the kernels' benchmark on a GPU, under 8 minutes; wri
 
 serve: ## show the built site at http://localhost:8000 (PORT=...)
 	@test -f _build/html/index.html || { echo "no site: run 'make book' first" >&2; exit 1; }
-	@$(PYTHON) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+	@"$(PYTHON)" -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 lint: $(READY) ## ruff (check and format) over src, tests and the chapters' cells; mypy over src
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/python book/lint_chapters.py
-	@$(BIN)/mypy
+	@$(BIN)/python -m mypy
 
 # torch's CUDA parts are left out of the lock: torch itself names them, where they apply.
 lock: ## resolve pyproject.toml again into requirements.lock
-	@$(PYTHON) -m venv _build/lock && _build/lock/bin/pip install --quiet uv
+	@"$(PYTHON)" -m venv _build/lock && _build/lock/bin/python -m pip install --quiet uv
 	@_build/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --python-version 3.11 \
 	  --extra images --extra book --extra test --extra bench --extra dev --no-annotate --no-header \
 	  --index-strategy unsafe-best-match --output-file _build/lock/requirements.txt
@@ -60,17 +62,18 @@ lock: ## resolve pyproject.toml again into requirements.lock
 clean: ## remove everything that was built; the environment stays
 	@rm -rf _build .pytest_cache .mypy_cache .ruff_cache
 
-$(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "expected Python 3.11 or later, found $$($(PYTHON) -V 2>&1); try make PYTHON=python3.12" >&2; exit 1; }
+$(READY): requirements.lock pyproject.toml $(MOVED)
+	@test -w . || { echo "expected a folder to write .venv in, found $$PWD read-only; use a copy of your own" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "expected Python 3.11 or later, found $$("$(PYTHON)" -V 2>&1); try make PYTHON=python3.12" >&2; exit 1; }
 	@echo "environment: installing requirements.lock into .venv"
 	@if command -v uv > /dev/null; then \
-	  test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) .venv; \
+	  test -x $(BIN)/python || uv venv --quiet --python "$(PYTHON)" .venv; \
 	  uv pip install --quiet --python $(BIN)/python -r requirements.lock; \
 	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
 	else \
-	  $(PYTHON) -m venv .venv; \
+	  "$(PYTHON)" -m venv .venv; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
 	fi
-	@touch $@
+	@pwd -P > $@

@@ -9,16 +9,21 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
-from contents import BOOK, BUILD, ROOT, BuildError, chapters, load_profile
+from contents import BOOK, BUILD, ROOT, BuildError, chapters, explained, load_profile
+
+BUDGETS = {"ci": 150}  # seconds of CPU for a chapter; a profile not named here has no budget
 
 # Lines that tell a reader nothing; whatever is not listed here is shown.
 NOISE = re.compile(
@@ -45,16 +50,31 @@ def only_build() -> Iterator[None]:
         yield
 
 
+def caches() -> dict[str, str]:
+    """Where programs keep what they may lose, if the home folder (of a container) is read-only."""
+    with suppress(OSError, RuntimeError):  # Path.home() raises it for a user without a home
+        usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        usual.mkdir(parents=True, exist_ok=True)
+        if os.access(usual, os.W_OK):
+            return {}
+    return {name: str(BUILD / "cache") for name in ("XDG_CACHE_HOME", "MPLCONFIGDIR")}
+
+
 def snakemake(profile: str, cores: int, flags: list[str]) -> int:
-    """Run the graph. Our lock replaces Snakemake's, which a killed build would leave behind."""
+    """Run the graph. Our lock replaces Snakemake's, which a killed build would leave behind.
+
+    Snakemake reads a copy of the Snakefile, which it finds by path alone: a copy that outlived its
+    build would hide an edit.
+    """
+    copies = BUILD / "snakemake-cache"
+    shutil.rmtree(copies, ignore_errors=True)
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(BOOK / "Snakefile")]
     command += ["--directory", str(BUILD), "--config", f"profile={profile}"]
     command += ["--cores", str(cores), "--nolock", "--rerun-incomplete", "--keep-going"]
     command += ["--scheduler", "greedy", "--quiet", "host", "reason", "rules"]
-    command += ["--runtime-source-cache-path", str(BUILD / "snakemake-cache")]
-    process = subprocess.Popen(
-        command + flags, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-    )
+    command += ["--runtime-source-cache-path", str(copies), *flags]
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "bufsize": 1}
+    process = subprocess.Popen(command, env=os.environ | caches(), **out)
     assert process.stdout is not None
     for line in process.stdout:
         if not NOISE.match(line):
@@ -70,6 +90,7 @@ def summarise(profile: str, status: int, seconds: float) -> bool:
     built = status == 0 and (BUILD / "site.done").is_file()
     print(f"\nprofile   {profile}, {seconds:.0f} s")
     print(f"chapters  {len(done)} of {len(names)} executed" + _listed("; failed: ", missing))
+    show_times(profile, done)
     claims_hold = _claims(profile) if built else False
     where = (BUILD / "html" / "index.html").relative_to(ROOT)
     print(f"site      {where if built else 'not built (what is in _build/html is older)'}")
@@ -78,6 +99,24 @@ def summarise(profile: str, status: int, seconds: float) -> bool:
 
 def _listed(prefix: str, names: list[str]) -> str:
     return prefix + ", ".join(names) if names else ""
+
+
+def show_times(profile: str, names: list[str]) -> None:
+    """Each chapter's seconds when it last ran, the longest first; a warning where over budget."""
+    rows = []
+    for name in names:
+        notebook = json.loads((BUILD / profile / f"{name}.ipynb").read_text(encoding="utf-8"))
+        took = notebook["metadata"]["markovscore"]
+        rows.append((took["cpu_seconds"], took["seconds"], name))
+    rows.sort(reverse=True)
+    total = sum(cpu for cpu, _, _ in rows)
+    print(f"times     {total:.0f} s of CPU in all; each chapter's, and by the clock:")
+    for cpu, wall, name in rows:
+        print(f"          {cpu:5.0f} s ({wall:.0f} s) {name}")
+    budget = BUDGETS.get(profile, math.inf)
+    for cpu, _, name in rows:
+        if cpu > budget:
+            print(f"WARNING   {name}: expected at most {budget} s of CPU, found {cpu:.0f} s")
 
 
 def _claims(profile: str) -> bool:
@@ -107,8 +146,8 @@ def main() -> int:
             print(f"{len(names)} chapters, {options.profile} profile", flush=True)
             status = snakemake(options.profile, options.cores, shlex.split(options.snakemake))
             fine = summarise(options.profile, status, time.perf_counter() - start)
-    except BuildError as error:
-        print(f"FAILED {error}", file=sys.stderr)
+    except (BuildError, OSError) as error:
+        print(f"FAILED {explained(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; `make book` resumes with the chapters that are left", file=sys.stderr)

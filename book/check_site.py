@@ -44,6 +44,9 @@ class Page(HTMLParser):
 def problems(profile: str) -> Iterator[str]:
     """One sentence for each thing that the site lacks."""
     html = BUILD / "html"
+    if not (BUILD / "claims.json").is_file():
+        yield f"expected a built book in {BUILD}, found none; run `make book PROFILE={profile}`"
+        return
     executed = {chapter: BUILD / profile / f"{chapter}.ipynb" for chapter in chapters()}
     report = json.loads((BUILD / "claims.json").read_text(encoding="utf-8"))
     pages = {}
@@ -55,6 +58,10 @@ def problems(profile: str) -> Iterator[str]:
         pages[name] = Page(path)
         yield from _broken(name, pages[name])
     for chapter, notebook in executed.items():
+        if not notebook.is_file():
+            yield f"{chapter}: expected the notebook {notebook}, found none"
+        if not notebook.is_file() or chapter not in pages:
+            continue
         expected = count_figures(notebook)
         found = len([a for a in pages[chapter].pictures if "_images/" in a])
         if found < expected:

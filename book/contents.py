@@ -19,6 +19,16 @@ class BuildError(Exception):
     """What was expected, what was found, and the fix; shown to the reader without a traceback."""
 
 
+def explained(error: Exception) -> str:
+    """The message of an error; that of a file which cannot be written gets a fix."""
+    if not isinstance(error, OSError):
+        return str(error)
+    return (
+        f"{error.filename or ROOT}: expected a tree that can be read and written, on a disk with "
+        f"room, found: {error.strerror or error}; build in a copy that is yours to write in"
+    )
+
+
 def toc_pages() -> list[str]:
     """Every page that ``_toc.yml`` names, in reading order, relative to ``book/``."""
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from contents import BOOK, BUILD, ROOT, BuildError, chapters, toc_pages
+from contents import BOOK, BUILD, ROOT, BuildError, chapters, explained, toc_pages
 from ledger import staged, write_pages
 
 from markovscore.claims import ClaimsError, Report, load_claims, verify
@@ -59,7 +59,9 @@ def build_html() -> int:
     """Run Jupyter Book from scratch: a cached page would hide its warnings the second time."""
     for folder in (HTML, BUILD / ".doctrees"):
         shutil.rmtree(folder, ignore_errors=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(SITE)]
+    # Not the script beside the interpreter: it names a path, which may be old, or hold quotes.
+    jupyter_book = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", jupyter_book, "build", str(SITE)]
     command += ["--path-output", str(ROOT), "-W", "--keep-going", "-n", "-q"]
     log = BUILD / "sphinx.log"
     with log.open("w", encoding="utf-8") as stream:
@@ -95,7 +97,7 @@ def main() -> int:
         stage(options.profile, report)
         return build_html()
     except (BuildError, ClaimsError, OSError) as error:
-        print(f"\nFAILED {error}\n", file=sys.stderr)
+        print(f"\nFAILED {explained(error)}\n", file=sys.stderr)
         return 1
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -21,10 +22,11 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
-from contents import BUILD, ROOT, BuildError, load_profile, page_path
+from contents import BUILD, ROOT, BuildError, explained, load_profile, page_path
 from traitlets.config import Config
 
 KERNEL = "python3"
+LONGEST_PARENT = 80  # bytes; a socket's whole path may have 103 (macOS) or 107 (Linux)
 
 
 def read_chapter(chapter: str, overrides: dict[str, Any]) -> nbformat.NotebookNode:
@@ -51,8 +53,11 @@ def _assigned(source: str) -> set[str]:
     return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
-def execute(chapter: str, profile: str, output: Path) -> float:
-    """Run the chapter and write the executed notebook; returns the seconds it took."""
+def execute(chapter: str, profile: str, output: Path) -> dict[str, float]:
+    """Run the chapter, write the executed notebook; returns the seconds it took, of wall and CPU.
+
+    Both are stored in the notebook, for the build's summary. CPU time includes the kernel's.
+    """
     overrides = load_profile(profile).get(chapter, {})
     notebook = read_chapter(chapter, overrides)
     failed = BUILD / "errors" / profile / f"{chapter}.ipynb"
@@ -62,7 +67,7 @@ def execute(chapter: str, profile: str, output: Path) -> float:
         path.parent.mkdir(parents=True, exist_ok=True)
     failed.unlink(missing_ok=True)
     nbformat.write(notebook, source)
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), _cpu_seconds()
     try:
         _run(source, partial, overrides, page_path(chapter).parent)
     except papermill.PapermillExecutionError as error:
@@ -78,18 +83,25 @@ def execute(chapter: str, profile: str, output: Path) -> float:
         ) from error
     finally:
         source.unlink(missing_ok=True)
-    seconds = time.perf_counter() - start
-    _normalise(partial, seconds)
+    took = {"seconds": time.perf_counter() - wall, "cpu_seconds": _cpu_seconds() - cpu}
+    took = {name: round(value, 1) for name, value in took.items()}
+    _normalise(partial, took)
     partial.replace(output)
-    return seconds
+    return took
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and of the children that have ended: the kernel is one of them."""
+    spent = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
 
 def _run(source: Path, output: Path, overrides: dict[str, Any], folder: Path) -> None:
     """Papermill, with sockets in a folder of our own: parallel kernels race for TCP ports."""
-    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+    with tempfile.TemporaryDirectory(prefix="kernel-", dir=sockets_parent()) as sockets:
         papermill.execute_notebook(
-            str(source),
-            str(output),
+            _literal(source),
+            _literal(output),
             parameters=overrides,
             kernel_name=KERNEL,
             cwd=str(folder),
@@ -98,15 +110,32 @@ def _run(source: Path, output: Path, overrides: dict[str, Any], folder: Path) ->
         )
 
 
+def _literal(path: Path) -> str:
+    """Papermill fills parameters into the braces of a path: those of a folder's name stay."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def sockets_parent() -> str:
+    """The temporary folder, or another one where its path is too long for a socket's."""
+    folders = (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp")
+    for folder in folders:
+        if len(os.fsencode(folder)) <= LONGEST_PARENT and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise BuildError(
+        f"TMPDIR: expected a folder to write in with a path of at most {LONGEST_PARENT} bytes, for "
+        f"the kernel's sockets, found {folders[0]} and no /tmp; set TMPDIR to a shorter path"
+    )
+
+
 def _indent(source: str) -> str:
     return "\n".join(f"    | {line}" for line in source.strip().splitlines())
 
 
-def _normalise(path: Path, seconds: float) -> None:
+def _normalise(path: Path, took: dict[str, float]) -> None:
     """Keep the notebook independent of this machine: Papermill stores paths and dates."""
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
-    notebook.metadata["markovscore"] = {"seconds": round(seconds, 1)}
+    notebook.metadata["markovscore"] = took
     for cell in notebook.cells:
         for name in ("papermill", "execution"):
             cell.metadata.pop(name, None)
@@ -134,11 +163,16 @@ def main() -> int:
     os.environ.update(environment(BUILD))
     print(f"  {options.chapter}: running", file=sys.stderr, flush=True)
     try:
-        seconds = execute(options.chapter, options.profile, options.output)
-    except BuildError as error:
-        print(f"\nFAILED {error}\n", file=sys.stderr)
+        took = execute(options.chapter, options.profile, options.output)
+    except (BuildError, OSError) as error:
+        print(f"\nFAILED {explained(error)}\n", file=sys.stderr)
         return 1
-    print(f"  {options.chapter}: done in {seconds:.0f} s", file=sys.stderr, flush=True)
+    wall, cpu = took["seconds"], took["cpu_seconds"]
+    print(
+        f"  {options.chapter}: done in {wall:.0f} s, {cpu:.0f} s of CPU",
+        file=sys.stderr,
+        flush=True,
+    )
     return 0
 
 

@@ -1,10 +1,13 @@
 """Every chapter: text that survives a round trip, cells that run small, figures, claims, names."""
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
 
+import build
 import contents
 import jupytext
 import nbformat
@@ -149,3 +152,38 @@ def test_an_unknown_parameter_is_explained():
     (chapter, *_) = [name for name in CHAPTERS if cells(name, "parameters")]
     with pytest.raises(contents.BuildError, match="nonsense"):
         run_chapter.read_chapter(chapter, {"nonsense": 1})
+
+
+@pytest.mark.parametrize("profile", ["ci", "paper"])
+def test_the_summary_warns_of_a_chapter_over_its_budget(profile, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(build, "BUILD", tmp_path)
+    cpu_seconds = {"one": 149.0, "two": 151.0, "three": 3.0}
+    (tmp_path / profile).mkdir()
+    for name, cpu in cpu_seconds.items():
+        metadata = {"markovscore": {"seconds": 200.0, "cpu_seconds": cpu}}
+        (tmp_path / profile / f"{name}.ipynb").write_text(json.dumps({"metadata": metadata}))
+    build.show_times(profile, list(cpu_seconds))
+    total, *shown = capsys.readouterr().out.splitlines()
+    assert "303 s of CPU" in total
+    assert [line.split()[-1] for line in shown[:3]] == ["two", "one", "three"]
+    warnings = ["WARNING   two: expected at most 150 s of CPU, found 151 s"]
+    assert shown[3:] == (warnings if profile == "ci" else [])
+
+
+def test_a_home_that_cannot_be_written_has_its_caches_in_the_build(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build.caches() == {}
+    monkeypatch.setenv("HOME", os.devnull)
+    assert set(build.caches().values()) == {str(build.BUILD / "cache")}
+
+
+def test_sockets_go_where_their_path_is_short_enough(monkeypatch, tmp_path):
+    short, long = tmp_path.parents[-2], tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setattr(run_chapter.tempfile, "tempdir", str(long))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+    assert run_chapter.sockets_parent() == str(short)
+    monkeypatch.setattr(run_chapter.os, "access", lambda *_: False)
+    with pytest.raises(contents.BuildError, match=r"TMPDIR: expected .* at most 80 bytes"):
+        run_chapter.sockets_parent()

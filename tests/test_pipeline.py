@@ -1,7 +1,8 @@
 """The build itself, on a book of two tiny chapters: what runs again, what fails, what is left.
 
-The tree is the real one (Snakefile, scripts, configuration) with other chapters. The tests run in
-order, each from the state that the one before left; that is what an incremental build is about.
+The tree is the real one (Snakefile, scripts, configuration) with other chapters, in a folder whose
+name the shell would not leave alone. The tests run in order, each from the state that the one
+before left; that is what an incremental build is about.
 """
 
 import json
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -40,12 +42,15 @@ MIME = "application/vnd.markovscore.claim+json"
 
 value = 0.5
 wait = 0
+busy = 0
 ```
 
 ```{{code-cell}} ipython3
 import time
 
 time.sleep(wait)
+while time.process_time() < busy:
+    pass
 record = {{"id": "one.{name}.value", "value": value, "stderr": None, "note": ""}}
 display({{MIME: record, "text/plain": "claim", "text/html": "<p>claim</p>"}}, raw=True)
 skipped = {{"id": "one.{name}.extra", "value": None, "stderr": None, "note": "no such data here"}}
@@ -62,6 +67,7 @@ CLAIM = {
     "verdict": "reproduced",
 }
 NAMES = ("first", "second")
+FOLDER = "a \"tree\" 'of' $HOME `ls` [x] {y} (é) & 100%; \\"
 
 
 class Book:
@@ -70,9 +76,11 @@ class Book:
     def __init__(self, root):
         self.root = root
         self.book = root / "book"
+        (root / ".venv").symlink_to(sys.prefix)  # the interpreter's path has the folder's name
+        self.python = root / ".venv" / Path(sys.executable).relative_to(sys.prefix)
 
     def run(self, profile="ci", **more):
-        command = [sys.executable, "book/build.py", "--profile", profile, "--cores", "2"]
+        command = [self.python, "book/build.py", "--profile", profile, "--cores", "2"]
         done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, **more)
         return done.returncode, done.stdout + done.stderr
 
@@ -85,7 +93,8 @@ class Book:
 
 @pytest.fixture(scope="module")
 def book(tmp_path_factory):
-    root = tmp_path_factory.mktemp("tree")
+    root = tmp_path_factory.mktemp("tree") / FOLDER
+    root.mkdir()
     for name in ("_config.yml", "requirements.lock"):
         shutil.copy(ROOT / name, root)
     (root / "book" / "one").mkdir(parents=True)
@@ -139,7 +148,7 @@ def test_a_build_from_nothing(book):
     ledger = (book.root / "_build" / "html" / "reproduction" / "claims.html").read_text()
     assert 'id="one.first.extra"' in ledger and "no such data here" in ledger
     assert not (book.root / ".snakemake").exists()
-    command = [sys.executable, "book/check_site.py"]
+    command = [book.python, "book/check_site.py"]
     assert subprocess.run(command, cwd=book.root).returncode == 0
 
 
@@ -196,7 +205,7 @@ def test_an_interrupted_build_resumes(book):
     (book.book / "profiles" / "ci.yml").write_text(
         "one/first: {value: 0.3}\none/second: {value: 0.25, wait: 60}\n"
     )
-    command = [sys.executable, "book/build.py", "--profile", "ci", "--cores", "2"]
+    command = [book.python, "book/build.py", "--profile", "ci", "--cores", "2"]
     with subprocess.Popen(
         command,
         cwd=book.root,
@@ -238,3 +247,49 @@ def test_a_chapter_that_fails_leaves_its_report(book):
     status, output = book.run()
     assert (status, ran(output)) == (0, {"first"}), output
     assert not report.exists()
+
+
+def test_an_edited_snakefile_is_read(book):
+    book.edit("book/Snakefile", "touch {output}", "echo edited > {output}")
+    status, output = book.run()
+    assert (status, ran(output)) == (0, set()), output
+    assert (book.root / "_build" / "site.done").read_text() == "edited\n"
+
+
+def test_times_are_of_the_cpu_and_of_the_clock(book, tmp_path):
+    """A chapter that is busy for a second of CPU, another that waits for two; in a temporary folder
+    with more letters than the hundred or so of a socket's path."""
+    (book.book / "profiles" / "times.yml").write_text(
+        "one/first: {busy: 2}\none/second: {wait: 2}\n"
+    )
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    took = {}
+    for name in NAMES:
+        command = [book.python, "book/run_chapter.py", f"one/{name}", "--profile", "times"]
+        command += ["--output", f"_build/times/{name}.ipynb"]
+        subprocess.run(command, cwd=book.root, env=os.environ | {"TMPDIR": str(folder)}, check=True)
+        notebook = json.loads((book.root / "_build" / "times" / f"{name}.ipynb").read_text())
+        took[name] = notebook["metadata"]["markovscore"]
+    assert took["first"]["cpu_seconds"] >= 2
+    assert took["second"]["seconds"] >= 2
+    # The neighbour's CPU time has all that is not waiting: start of the kernel, Papermill.
+    assert took["second"]["cpu_seconds"] < took["second"]["seconds"] - 2 * 0.9
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["build.py"], ["run_chapter.py", "one/first", "--output", "_build/x.ipynb"]],
+    ids=lambda command: command[0],
+)
+def test_a_tree_that_cannot_be_written(book, command):
+    """A file where the folder should be: root may write in any folder, but not in a file."""
+    (book.root / "_build").rename(book.root / "built")
+    (book.root / "_build").touch()
+    script = [book.python, f"book/{command[0]}", *command[1:]]
+    done = subprocess.run(script, cwd=book.root, capture_output=True, text=True)
+    (book.root / "_build").unlink()
+    (book.root / "built").rename(book.root / "_build")
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "_build" in done.stderr and "expected a tree that can be read and written" in done.stderr

@@ -3,6 +3,7 @@
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
@@ -112,6 +113,20 @@ def test_help_lists_every_command():
     }  # fmt: skip
     for command in re.findall(r"`make ([\w-]+)", README):
         assert command in commands
+
+
+def test_an_environment_copied_with_its_tree_is_made_again(tmp_path):
+    """It would run the other tree's src/, where the package is installed from."""
+    (tmp_path / ".venv").mkdir()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shown = {}
+    for place in (tmp_path, ROOT):
+        (tmp_path / ".venv" / ".ready").write_text(f"{place.resolve()}\n")
+        command = ["make", "--dry-run", "lint"]
+        shown[place] = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "--editable" in shown[ROOT]
+    assert "--editable" not in shown[tmp_path] and "lint_chapters" in shown[tmp_path]
 
 
 def test_the_reference_has_every_public_name():
