@@ -20,6 +20,7 @@ from .residual import ResidualScore
 from .sampling import log_likelihood, sample_ode, sample_sde
 from .simulation import Trajectory, simulate
 from .spectral import SpectralScore, SpectralWarning, fit_spectral
+from .stein import SteinCheck, stein_check
 from .training import TrainResult, train
 from .transitions import clock_window, fixed_window, local_target, local_transition
 from .unet import ScoreUNet
@@ -57,6 +58,7 @@ __all__ = [
     "ScoreUNet",
     "SpectralScore",
     "SpectralWarning",
+    "SteinCheck",
     "TorusBrownian",
     "TrainResult",
     "Trajectory",
@@ -82,6 +84,7 @@ __all__ = [
     "sample_ode",
     "sample_sde",
     "simulate",
+    "stein_check",
     "toy",
     "train",
 ]

@@ -32,6 +32,7 @@ from ._blocks import (
     trace_rows,
 )
 from ._fields import apply_dispersion, pull_back, value_and_divergence
+from ._identity import wrapped
 from ._validate import check_points, check_steps
 from .objectives import Score, check_time_range, noise_norm, noise_part
 from .path_objectives import draw_state, score_and_trace
@@ -133,6 +134,7 @@ def _by_trace(
 ) -> Tensor:
     """The integrand at a draw of ``Y_t`` for each row, ``(B,)``."""
     y = draw_state(diffusion, x, t, steps, generator)
+    wrapped(diffusion, y, t)  # refuses walls, whose boundary terms do not vanish
     s, divergence = _score_and_trace(score, diffusion, y, t, trace, generator)
     return 0.5 * noise_norm(diffusion, s, t) + divergence - _drift_divergence(diffusion, y, t)
 
@@ -179,7 +181,7 @@ def _by_target(
     start = window_start(diffusion, window, t)
     y_s = simulate(diffusion, x, start, steps, generator)
     y, target = local_target(diffusion, y_s, start, t, generator=generator)
-    y = diffusion.project(y) if hasattr(diffusion, "project") else y
+    y = wrapped(diffusion, y, t)
     s = noise_part(diffusion, score_values(score, y, t), t)
     fit = 0.5 * s.square().sum(1) - (s * noise_part(diffusion, target, t)).sum(1)
     return fit - _drift_divergence(diffusion, y, t)

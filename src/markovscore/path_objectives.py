@@ -9,20 +9,21 @@ A buffer holds ``ahead * B`` rows of a few numbers per coordinate: for images of
 ``B = 64`` some 10 MB, for ``B = 512`` 100 MB, where ``ahead = 1`` does as well.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._clock import clock_of
 from ._fields import check_field
+from ._identity import check_drift, check_score, wrapped
 from ._states import draw_state as draw_state
 from ._states import score_and_trace as score_and_trace
 from ._times import TimeSampler
 from ._validate import check_steps
 from .objectives import Score, check_data, noise_norm
 from .path_buffer import PathBuffer, Rows
-from .path_shift import WeightPath, path_shift_target
+from .path_shift import Weight, path_shift_target
 from .simulation import simulate
 from .transitions import (
     Schedule,
@@ -35,6 +36,8 @@ from .transitions import (
 # Numbers in a block of paths. A CPU's cache holds the few arrays of this size that a step touches:
 # 512 images of 3 x 32 x 32 take half the time in blocks of 85 that they take at once.
 _BLOCK = 2**18
+# Euler steps on a local window whose drift is looked at: where its paths are, no more.
+_CHECK_STEPS = 4
 
 
 class _PathObjective:
@@ -49,6 +52,7 @@ class _PathObjective:
         t_min: float,
         t_max: float | None,
         times: str,
+        check_derivative: bool,
     ) -> None:
         for method in ("drift", "dispersion"):
             if not callable(getattr(diffusion, method, None)):
@@ -57,6 +61,7 @@ class _PathObjective:
                     f"{type(diffusion).__name__} without {method}: define it"
                 )
         check_walls(diffusion)
+        self.check_derivative = check_derivative
         self._times = TimeSampler(diffusion, t_min, t_max, times)
         self.t_min, self.t_max = self._times.low, self._times.high
         self.diffusion, self.steps, self.times = diffusion, check_steps(steps), times
@@ -145,6 +150,8 @@ class LocalDSM(_PathObjective):
             business, ``std`` of ``ScoreMLP``.
         reuse, ahead: uses of a path, and batches simulated at a time (:class:`PathBuffer`).
         t_min, t_max, times: as in :class:`DenoisingSM`.
+        check_derivative: as in :func:`path_shift_target`, of the Jacobian that the linearisation
+            takes.
 
     Raises:
         TypeError: no drift or dispersion, or a window that is neither a number nor a schedule.
@@ -165,8 +172,9 @@ class LocalDSM(_PathObjective):
         t_min: float = 1e-3,
         t_max: float | None = None,
         times: str = "uniform",
+        check_derivative: bool = True,
     ) -> None:
-        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times)
+        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times, check_derivative)
         self.window, self.weighting = check_schedule(window), _check_weighting(weighting)
 
     def _settings(self) -> dict[str, Any]:
@@ -177,13 +185,15 @@ class LocalDSM(_PathObjective):
         t, importance = self._times.draw(x0, generator)
         s = window_start(self.diffusion, self.window, t)
         y_s = simulate(self.diffusion, x0, s, self.steps, generator)
+        if self.check_derivative:
+            check_drift(self.diffusion, y_s, s, t, _CHECK_STEPS, jacobian=True)
         return y_s, s, t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         """Algorithm 2, linearise and draw ``y_t``; and the rest of algorithm 1, the loss."""
         y_s, s, t, importance = rows
         y_t, target, C, z = local_draw(self.diffusion, y_s, s, t, generator)
-        y_t = _wrapped(self.diffusion, y_t)
+        y_t = wrapped(self.diffusion, y_t, t)
         prediction = check_field(score(y_t, t), y_t, "score")
         if self.weighting == "perceptual":
             noise = -_times(C.mT if C.ndim == 3 else C, prediction.to(C)).to(y_s)
@@ -213,6 +223,7 @@ class PathShiftDSM(_PathObjective):
         weight: the path of the shift, as in :func:`path_shift_target`.
         reuse, ahead: uses of a path, and batches simulated at a time (:class:`PathBuffer`).
         t_min, t_max, times: as in :class:`DenoisingSM`.
+        check_derivative: as in :func:`path_shift_target`.
 
     Raises:
         TypeError, ValueError: as in :class:`LocalDSM`, and all that :func:`path_shift_target`
@@ -226,14 +237,15 @@ class PathShiftDSM(_PathObjective):
         steps: int = 20,
         weighting: str = "likelihood",
         *,
-        weight: WeightPath | Literal["linear", "adaptive"] | None = None,
+        weight: Weight = None,
         reuse: int = 1,
         ahead: int = 8,
         t_min: float = 1e-3,
         t_max: float | None = None,
         times: str = "uniform",
+        check_derivative: bool = True,
     ) -> None:
-        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times)
+        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times, check_derivative)
         self.window, self.weighting = check_schedule(window), _check_weighting(weighting)
         self.weight = weight
 
@@ -245,7 +257,14 @@ class PathShiftDSM(_PathObjective):
         s = window_start(self.diffusion, self.window, t)
         y_s = simulate(self.diffusion, x0, s, self.steps, generator)
         y_t, target = path_shift_target(
-            self.diffusion, y_s, s, t, steps=self.steps, generator=generator, weight=self.weight
+            self.diffusion,
+            y_s,
+            s,
+            t,
+            steps=self.steps,
+            generator=generator,
+            weight=self.weight,
+            check_derivative=self.check_derivative,
         )
         if self.weighting == "perceptual":
             clock, start, end = clock_of(self.diffusion), s.double().cpu(), t.double().cpu()
@@ -277,6 +296,9 @@ class ImplicitSM(_PathObjective):
         reuse, ahead: uses of a point, and batches simulated at a time (:class:`PathBuffer`,
             which says why more than one use does harm here).
         t_min, t_max, times: as in :class:`DenoisingSM`.
+        check_derivative: look, at the first batch of every run, whether the score's derivative
+            accounts for its change between points (``markovscore._identity``): the trace of one
+            that is partly detached is wrong, and minimising the loss finds out how to profit.
 
     Raises:
         TypeError, ValueError: an unknown trace, and as in :class:`LocalDSM`; at a call, a score
@@ -294,21 +316,32 @@ class ImplicitSM(_PathObjective):
         t_min: float = 1e-3,
         t_max: float | None = None,
         times: str = "uniform",
+        check_derivative: bool = True,
     ) -> None:
-        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times)
+        super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times, check_derivative)
         if trace not in ("exact", "hutchinson"):
             raise ValueError(f"trace: expected 'exact' or 'hutchinson', found {trace!r}")
-        self.trace = trace
+        self.trace, self._looked = trace, False
+
+    def restore(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
+        """Continue from ``state``; the score is looked at anew."""
+        super().restore(state, device)
+        self._looked = False
 
     def _settings(self) -> dict[str, Any]:
         return {"trace": self.trace}
 
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
         t, importance = self._times.draw(x0, generator)
-        return draw_state(self.diffusion, x0, t, self.steps, generator), t, importance
+        y = draw_state(self.diffusion, x0, t, self.steps, generator)
+        wrapped(self.diffusion, y, t)  # refuses walls; the points are in the domain already
+        return y, t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         y, t, importance = rows
+        if self.check_derivative and not self._looked:
+            check_score(score, y, t, self.diffusion.dispersion(t))
+            self._looked = True
         probe = generator if self.trace == "hutchinson" else None
         s, divergence = score_and_trace(self.diffusion, score, y, t, probe)
         return importance * (noise_norm(self.diffusion, s, t) + 2 * divergence)
@@ -321,10 +354,6 @@ def _check_weighting(weighting: str) -> str:
     if weighting not in ("likelihood", "perceptual"):
         raise ValueError(f"weighting: expected 'likelihood' or 'perceptual', found {weighting!r}")
     return weighting
-
-
-def _wrapped(diffusion: Any, y: Tensor) -> Tensor:
-    return diffusion.project(y) if hasattr(diffusion, "project") else y
 
 
 def _times(C: Tensor, z: Tensor) -> Tensor:

@@ -29,11 +29,13 @@ from torch import Tensor
 
 from ._clock import clock_of
 from ._fields import Time, apply_dispersion, check_field
+from ._identity import check_drift, known, several, wrapped
 from ._jacobian import drift_and_vjp, drift_jacobian
 from ._kernel_paths import shifted
 from ._linear import first_silent, linear_transition
-from ._validate import check_points, check_steps, check_window, expand_like
+from ._validate import check_finite, check_points, check_steps, check_window, expand_like
 from .simulation import Grid, Watch, euler_step, make_grid, noise_like
+from .stein import stein_scores
 from .transitions import (
     check_walls,
     covariance_factor,
@@ -44,6 +46,9 @@ from .transitions import (
 )
 
 WeightPath = Callable[[Tensor], Tensor]
+# A z-score that refuses a shift rule: beyond the bound of a check, for tails heavier than normal.
+_REFUSED = 8.0
+Weight = WeightPath | Literal["linear", "adaptive"] | None
 
 
 @torch.no_grad()
@@ -55,7 +60,8 @@ def path_shift_target(
     *,
     steps: int = 20,
     generator: torch.Generator | None = None,
-    weight: WeightPath | Literal["linear", "adaptive"] | None = None,
+    weight: Weight = None,
+    check_derivative: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Simulate the window and return ``y`` ``(B, d)`` at ``t`` and a ``target`` ``(B, d)`` with
     ``E[target | y] = grad log rho_t(y)``, whatever the law at ``s`` and the window's length.
@@ -77,32 +83,92 @@ def path_shift_target(
             source: less variance on long windows (2.8 times less on the double well over
             ``[0, 1]``); cheap for a diagonal Jacobian, about four times the default's seconds for a
             full one (``d = 2``).
+        check_derivative: at the first use of ``diffusion``, look whether the derivative in the
+            target is that of the drift, on up to 4,096 paths of its own from a generator of its
+            own (``markovscore._identity``; a shift rule: Stein identities). The verdict holds for
+            the object as long as it lives: one whose drift changes later is not looked at again.
 
     Returns:
         ``y`` and ``target``, dtype and device of ``y_s``, without gradients.
 
     Raises:
         TypeError, ValueError: malformed points or window, ``steps < 1``; a weight that does not run
-            from 0 to the identity; singular noise without a shift rule; a process with walls; and
-            as in :func:`simulate`.
+            from 0 to the identity; singular noise without a shift rule; a process with walls; a
+            drift that jumps, or whose derivative is wrong or detached; a ``project`` that is not a
+            translation by periods; a target that is not finite; and as in :func:`simulate`.
     """
+    y, start, end = check_request(diffusion, y_s, s, t)
+    steps = check_steps(steps)
+    if check_derivative:
+        _check_source(diffusion, y, start, end, steps, weight)
+    y, target, time = shift(diffusion, y, start, end, steps, generator, weight)
+    if not bool(torch.isfinite(target.sum())):
+        check_finite(target, "target", "the drift's derivative is not finite on these paths")
+    return wrapped(diffusion, y, time), target
+
+
+def check_request(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+    """Points and window of :func:`path_shift_target`, checked."""
     y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     start, end = check_window(diffusion, s, t, len(y))
     check_walls(diffusion)
+    return y, start, end
+
+
+def shift(
+    diffusion: Any,
+    y: Tensor,
+    s: Tensor,
+    t: Tensor,
+    steps: int,
+    generator: torch.Generator | None,
+    weight: Weight,
+) -> tuple[Tensor, Tensor, Time]:
+    """The ends of the paths in the unwrapped space, the targets, and the last step's time."""
     weight = None if isinstance(weight, str) and weight == "linear" else weight
-    whole = shifted(diffusion, y, start, end, steps, generator) if weight is None else None
+    grid = make_grid(diffusion, s, t, steps)
+    last = grid.steps(y)[-1][0]
+    whole = shifted(diffusion, y, s, t, steps, generator) if weight is None else None
     if whole is not None:
-        return whole
-    grid = make_grid(diffusion, start, end, check_steps(steps))
+        return *whole, last
     if hasattr(diffusion, "shift_target"):
         if weight is not None:
             raise ValueError(
                 f"weight: expected none for {type(diffusion).__name__}, found one: its noise is "
                 "singular and the shift is that of its own shift_target"
             )
-        return _by_rule(diffusion, y, grid, generator)
+        return *_by_rule(diffusion, y, grid, generator), last
     if isinstance(weight, str) and weight == "adaptive":
-        return _adaptive(diffusion, y, grid, generator)
+        return *_adaptive(diffusion, y, grid, generator), last
+    return *_by_weight(diffusion, y, grid, generator, weight), last
+
+
+def _check_source(
+    diffusion: Any, y: Tensor, s: Tensor, t: Tensor, steps: int, weight: Weight
+) -> None:
+    """That the derivative in the target is the drift's; a shift rule, whose derivative is inside,
+    by its Stein identities. Once for each object, on paths of its own."""
+    if not hasattr(diffusion, "shift_target"):
+        adaptive = isinstance(weight, str) and weight == "adaptive"
+        check_drift(diffusion, y, s, t, steps, jacobian=adaptive)
+        return
+    if "shift_target" in known(diffusion):
+        return
+    y, s, t, generator = several(y, s, t)
+    try:
+        end, target, _ = shift(diffusion, y, s, t, steps, generator, "linear")
+    except ValueError:  # of the process or the request: the caller's own run says it
+        return
+    found = stein_scores(diffusion, end, target)
+    if found.largest > _REFUSED:
+        raise ValueError(f"shift_target: expected a target whose mean is the score, found: {found}")
+    known(diffusion).add("shift_target")
+
+
+def _by_weight(
+    diffusion: Any, y: Tensor, grid: Grid, generator: torch.Generator | None, weight: Any
+) -> tuple[Tensor, Tensor]:
+    """Path shift by a deterministic ``w``."""
     w = _weights(weight, grid, y)
     watch, target = Watch(diffusion, y, grid), torch.zeros_like(y)
     for i, (time, h) in enumerate(grid.steps(y)):
@@ -118,7 +184,7 @@ def path_shift_target(
         y_next = euler_step(y, drift, G, z, h)
         watch.check(i, y, drift, y_next)
         y = y_next
-    return _projected(diffusion, y), target
+    return y, target
 
 
 @torch.no_grad()
@@ -190,7 +256,7 @@ def _adaptive(
         y_next = euler_step(y, drift, G, z, h)
         watch.check(i, y, drift, y_next)
         y = y_next
-    return _projected(diffusion, y), target
+    return y, target
 
 
 def _steer_diagonal(J: Tensor, w: Tensor, left: Tensor) -> Tensor:
@@ -223,12 +289,7 @@ def _by_rule(
         states.append(y)
     step = grid.step.to(y)
     target = diffusion.shift_target(torch.stack(states), torch.stack(noise), step)
-    return _projected(diffusion, y), check_field(target, y, "shift_target")
-
-
-def _projected(diffusion: Any, y: Tensor) -> Tensor:
-    """Paths are shifted in the unwrapped space; only their end is wrapped."""
-    return diffusion.project(y) if hasattr(diffusion, "project") else y
+    return y, check_field(target, y, "shift_target")
 
 
 def _noise_score(G: Any, z: Tensor, time: Time) -> Tensor:
