@@ -195,7 +195,7 @@ def test_bad_steps(steps):
         (-1.0, "found -1"),
         (math.nan, "found nan"),
         (torch.tensor([1.0, 7.0]), r"found 7 \(row 1\)"),
-        (torch.ones(3), r"shape \(2,\), found \(3,\)"),
+        (torch.ones(3), r"shape \(2,\) or \(2, 1\), found \(3,\)"),
     ],
 )
 def test_bad_times(t, message):

@@ -78,6 +78,7 @@ def test_expand_like():
     assert t.shape == (4, 1, 1)
     assert t.dtype == torch.float32
     assert (x + t)[3, 1, 2] == 3
-    for wrong in (torch.zeros(3), torch.zeros(4, 1)):
+    assert torch.equal(expand_like(torch.arange(4.0)[:, None], x), t)
+    for wrong in (torch.zeros(3), torch.zeros(1, 4), torch.zeros(4, 2)):
         with pytest.raises(ValueError, match=r"expected a number or shape \(4,\)"):
             expand_like(wrong, x)

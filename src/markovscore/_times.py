@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._validate import check_number
+
 KINDS = ("uniform", "log", "importance")
 # Pieces of the table behind "importance": over seven decades each is 1.6% long in t.
 _PIECES = 1024
@@ -24,7 +26,8 @@ def check_time_range(
         ValueError: not ``0 < t_min < t_max <= horizon``, or an unknown time sampler.
     """
     horizon = float(getattr(diffusion, "horizon", math.inf))
-    high = horizon if t_max is None else float(t_max)
+    t_min = check_number(t_min, "t_min")
+    high = horizon if t_max is None else check_number(t_max, "t_max")
     if not 0 < t_min < high < math.inf:
         raise ValueError(
             f"expected 0 < t_min < t_max < inf, found t_min = {t_min}, t_max = {high}: "
@@ -32,7 +35,7 @@ def check_time_range(
         )
     if times not in KINDS:
         raise ValueError(f"times: expected 'uniform', 'log' or 'importance', found {times!r}")
-    return float(t_min), high
+    return t_min, high
 
 
 class TimeSampler:

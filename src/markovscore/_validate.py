@@ -114,21 +114,67 @@ def _first(mask: Tensor) -> int | None:
     return int(mask.nonzero()[0]) if bool(mask.any()) else None
 
 
-def expand_like(t: float | Tensor, x: Tensor) -> Tensor:
-    """Return ``t``, a number, 0-dim or ``(B,)`` tensor, with the rank, dtype and device of ``x``.
+def check_time(t: Any, rows: int | None, name: str = "t", *, like: Tensor | None = None) -> Tensor:
+    """``t`` as one time, 0-dim, or as one for each of ``rows`` rows, ``(rows,)``.
+
+    One time is a number or a tensor or array with one number; ``(rows,)`` and ``(rows, 1)`` hold
+    one for each row. Nothing else is read as times, whatever it would broadcast to. With
+    ``rows=None`` any number of rows will do, and ``(1,)`` stays as it is. The result has the dtype
+    and device of ``like``; without it, float64 and the device of ``t``.
+
+    Raises:
+        TypeError: not real numbers.
+        ValueError: another shape.
+    """
+    dtype = torch.float64 if like is None else like.dtype
+    device = None if like is None else like.device
+    if type(t) is float or type(t) is int:
+        return torch.tensor(t, dtype=dtype, device=device)
+    try:
+        found = torch.as_tensor(t)
+        if found.is_complex() or found.dtype == torch.bool:
+            raise TypeError(found.dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name}: expected a number or a tensor of times, found {type(t).__name__} ({error}): "
+            "pass real numbers, one time or one for each row"
+        ) from error
+    shape = tuple(found.shape)
+    found = found.to(device=device, dtype=dtype)
+    if shape == () or (rows is not None and shape in ((1,), (1, 1))):
+        return found.reshape(())
+    if shape[1:] in ((), (1,)) and shape[0] == (len(found) or 1 if rows is None else rows):
+        return found.reshape(-1)
+    each = "B" if rows is None else rows
+    raise ValueError(
+        f"{name}: expected a number or shape ({each},) or ({each}, 1), found {shape}: pass one "
+        "time, or one for each row"
+    )
+
+
+def check_number(value: Any, name: str) -> float:
+    """``value``, a number or a tensor of one number, as a float.
+
+    Raises:
+        TypeError, ValueError: not real, or more than one.
+    """
+    if type(value) is float or type(value) is int:
+        return float(value)
+    found = check_time(value, None, name)
+    if found.numel() != 1:
+        raise ValueError(f"{name}: expected one number, found {len(found)}: pass one of them")
+    return float(found.detach())
+
+
+def expand_like(t: Any, x: Tensor) -> Tensor:
+    """The times ``t`` of the rows of ``x``, with the rank, dtype and device of ``x``.
 
     The result has shape ``(1, 1, ...)`` or ``(B, 1, ...)`` and so broadcasts against ``(B, ...)``.
 
     Raises:
-        ValueError: ``t`` has another rank, or its length is neither 1 nor ``B``.
+        TypeError, ValueError: as :func:`check_time`.
     """
-    t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] not in (1, x.shape[0])):
-        raise ValueError(
-            f"t: expected a number or shape ({x.shape[0]},), found {tuple(t.shape)}: "
-            "pass one time, or one per row of x"
-        )
-    return t.reshape(-1, *(1 for _ in x.shape[1:]))
+    return check_time(t, len(x), like=x).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def check_steps(steps: Any) -> int:
@@ -161,13 +207,7 @@ def check_window(
         return torch.tensor([s], dtype=torch.float64), torch.tensor([t], dtype=torch.float64)
     ends = []
     for name, time in (("s", s), ("t", t)):
-        time = torch.as_tensor(time, dtype=torch.float64).detach().cpu()
-        if time.ndim > 1 or (time.ndim == 1 and len(time) not in (1, rows)):
-            raise ValueError(
-                f"{name}: expected a number or shape ({rows},), found {tuple(time.shape)}: "
-                "pass one time, or one per row"
-            )
-        ends.append(time.reshape(-1))
+        ends.append(check_time(time, rows, name).detach().cpu().reshape(-1))
     s, t = ends
     if len(s) != len(t):
         s, t = (end.contiguous() for end in torch.broadcast_tensors(s, t))

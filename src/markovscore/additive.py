@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ._hermite import between, hermite, series, standard_scale
 from ._score_files import read_score, write_score
-from ._validate import check_points, check_times
+from ._validate import check_points, check_time, check_times
 from .additive_moments import AdditiveMoments, Covariance, check_order, solve_additive
 from .kernels.additive_score import additive_score
 
@@ -168,7 +168,7 @@ class AdditiveScore:
     _copies: dict = field(default_factory=dict, repr=False, init=False)
 
     def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """``s(x, t)`` ``(B, d)`` at points ``(B, d)`` and a time, or one for each point ``(B,)``.
+        """``s(x, t)`` ``(B, d)`` at ``x`` ``(B, d)`` and a time, or ``(B,)`` or ``(B, 1)`` of them.
 
         Raises:
             TypeError, ValueError: malformed points, a time outside the fitted range.
@@ -189,10 +189,7 @@ class AdditiveScore:
         self, x: Tensor, t: float | Tensor, divergence: bool
     ) -> tuple[Tensor, Tensor | None]:
         x = check_points(x, len(self.centre), finite=False)  # additive_score looks at the numbers
-        t = torch.as_tensor(t, dtype=torch.float64)
-        if t.ndim and len(t) not in (1, len(x)):
-            raise ValueError(f"t: expected a number or shape ({len(x)},), found {tuple(t.shape)}")
-        t = t.reshape(-1)
+        t = check_time(t, len(x)).reshape(-1)
         upper, share = self._levels(t)
         z = x if self.rotation is None else x @ self._as(x, "rotation")
         score, total = additive_score(
@@ -254,7 +251,7 @@ class AdditiveScore:
         Gauss-Hermite nodes (paper A, Figure 5). ``K = max(N, 2)``; a rotated fit's are those of the
         rotated coordinates.
         """
-        t = torch.as_tensor(t, dtype=torch.float64).reshape(-1)
+        t = check_time(t, None).reshape(-1)
         count = self.table.shape[1]
         points, weights = np.polynomial.hermite_e.hermegauss(count + 1)
         z = torch.from_numpy(points)[:, None, None]

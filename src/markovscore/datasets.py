@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._validate import check_points, expand_like
+from ._validate import check_points, check_time
 from .images import load_cifar10 as load_cifar10
 from .images import load_digits as load_digits
 
@@ -203,10 +203,11 @@ class DiffusedMixture:
         z = torch.stack([draw.normal() for _ in range(self.dim)], dim=1)
         m = torch.multinomial(self.weights.to(z.device), n, replacement=True, generator=generator)
         x0 = self.diffusion.project(self.means.to(z)[m] + self.scales.to(z)[m, None] * z)
-        return self.diffusion.sample_transition(x0, t, generator) if t > 0 else x0
+        later = bool((check_time(t, n, "t") > 0).any())
+        return self.diffusion.sample_transition(x0, t, generator) if later else x0
 
     def log_prob(self, x: Tensor, t: float | Tensor = 0.0) -> Tensor:
-        """``log rho_t(x)``, ``(B,)``, for ``x`` ``(B, d)`` and ``t >= 0``, a number or ``(B,)``."""
+        """``log rho_t(x)``, ``(B,)``, at ``x`` ``(B, d)`` and ``t >= 0``: one, or one a row."""
         x = check_points(x, self.dim)
         return torch.logsumexp(self._log_terms(x, *self._components(x, t)), dim=1)
 
@@ -221,9 +222,12 @@ class DiffusedMixture:
     __call__ = score
 
     def _components(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Means ``([B,] M, d)`` and variances ``(B or 1, M)`` at time ``t``, dtype of ``x``."""
+        """Means ``([B or 1,] M, d)`` and variances ``([B,] M)`` at ``t``, dtype of ``x``."""
+        t = check_time(t, len(x), like=x)
         means, variances = self.means.to(x), self.scales.to(x).square()
-        return self.diffusion.evolve_gaussian(means, variances, expand_like(t, x))
+        if t.ndim:  # one row of components for each time
+            means, variances = means[None], variances[None]
+        return self.diffusion.evolve_gaussian(means, variances, t)
 
     def _log_terms(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """Log of weight times density of each component at ``x`` ``(B, d)``, ``(B, M)``."""

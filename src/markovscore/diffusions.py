@@ -23,7 +23,7 @@ from torch import Tensor
 from . import _kernels1d as kernels
 from ._fields import Time, value_and_divergence
 from ._linear import cholesky, linear_transition, stationary_factor
-from ._validate import expand_like
+from ._validate import check_time, expand_like
 from .eigenbasis import Cosine, Fourier, Hermite
 from .priors import Gaussian, Source, UniformBox, UniformTorus
 
@@ -41,6 +41,12 @@ def _check_after_start(t: Time) -> None:
         raise ValueError(
             f"t: expected t > 0, found {float(t.min()):g}: at t = 0 the transition is a point mass"
         )
+
+
+def _times_of(t: Time, var: Tensor) -> Tensor:
+    """``t``: 0-dim, or one for each row of ``var`` ``(B or 1, ...)``, of its rank."""
+    t = check_time(t, len(var) if var.ndim and len(var) > 1 else None, like=var)
+    return t.reshape(-1, *[1] * (var.ndim - 1)) if t.ndim and var.ndim else t
 
 
 def _check_horizon(horizon: float) -> float:
@@ -119,9 +125,10 @@ class _Separable(Diffusion):
         return self.kernel_score(y, *self._transition_moments(x0, t))
 
     def _transition_moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        _check_after_start(t)
         start = torch.zeros_like(x0[:, 0])
-        return self.evolve_gaussian(x0, start, expand_like(t, start))
+        t = expand_like(t, start)
+        _check_after_start(t)
+        return self.evolve_gaussian(x0, start, t)
 
     def _noise(self, x0: Tensor, t: Time, generator: Source) -> Tensor:
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
@@ -141,7 +148,7 @@ class _Driftless(_Separable):
 
     def evolve_gaussian(self, mean: Tensor, var: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """``mean`` ``(..., d)`` and ``var + 2t`` ``(...)``, before wrapping or reflection."""
-        return mean, var + 2 * torch.as_tensor(t, dtype=var.dtype, device=var.device)
+        return mean, var + 2 * _times_of(t, var)
 
     def std(self, t: Time) -> Tensor:
         """``sqrt(2 t)``: the noise scale before it is wrapped or reflected."""
@@ -185,7 +192,7 @@ class OrnsteinUhlenbeck(_Separable):
 
     def evolve_gaussian(self, mean: Tensor, var: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """``e^{-t} mean`` ``(..., d)`` and ``e^{-2t} var + 1 - e^{-2t}`` ``(...)``."""
-        t = torch.as_tensor(t, dtype=var.dtype, device=var.device)
+        t = _times_of(t, var)
         noise = -torch.expm1(-2 * t)
         return torch.exp(-t).unsqueeze(-1) * mean, torch.exp(-2 * t) * var + noise
 
@@ -306,7 +313,7 @@ class LinearSDE(Diffusion):
 
     def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean ``(B, d)`` and Cholesky factor of the covariance, ``(1 or B, d, d)``."""
-        t = expand_like(_time(t), x0.double()).reshape(-1).cpu()
+        t = check_time(t, len(x0)).reshape(-1).cpu()
         _check_after_start(t)
         distinct, row = torch.unique(t, return_inverse=True)
         mean_map, covariance = linear_transition(self.F, self.G @ self.G.T, distinct)

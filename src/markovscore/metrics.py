@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._validate import check_points
+from ._validate import check_points, check_time
 
 Score = Callable[[Tensor, Any], Tensor]
 
@@ -48,7 +48,7 @@ def fisher_divergence(
         truth: likewise.
         x: ``(B, d)``. Without ``weights``: at least two draws from ``rho_t``, and the mean and its
             standard error are returned. With ``weights``: quadrature nodes.
-        t: a time, or ``(B,)`` times; then the average is over times too.
+        t: a time, or ``(B,)`` or ``(B, 1)`` times; then the average is over times too.
         weights: ``(B,)``, quadrature weight times ``rho_t(x)``; the weighted sum is returned, with
             standard error zero.
 
@@ -176,13 +176,13 @@ def _squared_errors(
 ) -> tuple[Tensor, Tensor]:
     """``|score - truth|^2`` and ``|truth|^2`` at each point, ``(B,)`` each, in blocks of points."""
     check_points(x, None, name="x")
-    times = torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x))
-    shared = not isinstance(t, Tensor) or t.ndim == 0
+    t = check_time(t, len(x), like=x)
+    times = t.expand(len(x))
     errors, sizes = [], []
     for rows in range(0, len(x), SCORE_CHUNK):
         block = slice(rows, rows + SCORE_CHUNK)
-        # A shared time stays a number: scores are much faster at one time than at B times.
-        at = t if shared else times[block]
+        # A shared time stays one: scores are much faster at one time than at B times.
+        at = times[block] if t.ndim else t
         exact = truth(x[block], at)
         errors.append((score(x[block], at) - exact).square().sum(-1))
         sizes.append(exact.square().sum(-1))

@@ -1,7 +1,7 @@
 """Networks that represent a score ``s(x, t)``: the baseline of the closed-form estimators.
 
 A network is a ``torch.nn.Module`` called as ``net(x, t)`` with ``x`` of shape ``(B, d)`` and ``t``
-a float, a 0-dim tensor or a ``(B,)`` tensor; it returns ``(B, d)``.
+a float, a 0-dim tensor, ``(B,)`` or ``(B, 1)``; it returns ``(B, d)``.
 Nothing forces the output to be a gradient: a regression-trained network is a score only
 approximately, unlike a ``SpectralScore``.
 """
@@ -52,7 +52,7 @@ class ScoreMLP(nn.Module):
 
     Raises:
         ValueError: ``dim``, ``width`` or ``depth`` below one; at a call, ``x`` not ``(B, dim)``, or
-            ``t`` neither a number nor ``(B,)``.
+            ``t`` of another shape than those.
         TypeError: ``x`` has another dtype than the parameters.
     """
 
@@ -82,7 +82,7 @@ class ScoreMLP(nn.Module):
         self.register_buffer("frequencies", time_frequencies())
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Score ``(B, d)`` at the points ``x`` ``(B, d)`` and times ``t``, a number or ``(B,)``."""
+        """Score ``(B, d)`` at ``x`` ``(B, d)`` and ``t``: one, ``(B,)`` or ``(B, 1)``."""
         self._check(x)
         # One time for all points stays one row: its features are then computed once.
         t = expand_like(t, x)

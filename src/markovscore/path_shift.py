@@ -71,7 +71,7 @@ def path_shift_target(
             used where it has them, else ``torch.func``. ``G G^T`` must be invertible, or the class
             supply ``shift_target(states, noise, step) -> (B, d)`` (see ``ActiveSwimmer``).
         y_s: ``(B, d)`` at time ``s``.
-        s, t: numbers or ``(B,)`` tensors, ``0 <= s < t <= horizon``.
+        s, t: numbers, or ``(B,)`` or ``(B, 1)`` tensors, ``0 <= s < t <= horizon``.
         steps: Euler steps on the window, equal in the process's clock.
         generator: source of the noise, one draw a step; in a kernel one in all, as in
             :func:`simulate`.
@@ -239,7 +239,7 @@ def _adaptive(
         G = torch.as_tensor(diffusion.dispersion(time), dtype=y.dtype, device=y.device)
         z = noise_like(G, y, generator)
         push = _noise_score(G, z, time) / h**0.5
-        left = torch.as_tensor((count - i) * h).to(y).expand(len(y), 1)
+        left = torch.as_tensor((count - i) * h, dtype=y.dtype, device=y.device).expand(len(y), 1)
         if J.ndim == 2 and G.ndim < 2:
             control = _steer_diagonal(J, w, left)
             moved = w + h * J * w

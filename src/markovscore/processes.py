@@ -16,7 +16,7 @@ from ._constants import Constants
 from ._fields import Time, pull_back
 from ._jacobian import field_jacobian, times_vector
 from ._kernel_paths import PathDrift, offered
-from ._validate import expand_like
+from ._validate import check_number, expand_like
 from .diffusions import Diffusion, _check_after_start, _check_horizon, _time
 from .priors import Gaussian, _check_dim, _check_positive
 
@@ -55,9 +55,9 @@ class Langevin(Diffusion):
 
     def beta(self, t: Time) -> Tensor:
         """``beta(t)``, float64, the shape of ``t``."""
-        if isinstance(t, Tensor):
-            return self.clock.rate(t.double())
-        return torch.tensor(self.clock.rate(t), dtype=torch.float64)  # arithmetic on numbers
+        if isinstance(t, float):
+            return torch.tensor(self.clock.rate(t), dtype=torch.float64)  # arithmetic on numbers
+        return self.clock.rate(_time(t).double())
 
     def _half_rate(self, t: Time, y: Tensor) -> Time:
         """``beta(t) / 2``: a number for a number, else of the rank, dtype and device of ``y``.
@@ -66,7 +66,7 @@ class Langevin(Diffusion):
         step on a few points.
         """
         half = 0.5 * self.beta(t)
-        return expand_like(half, y) if isinstance(t, Tensor) else float(half)
+        return float(half) if isinstance(t, float) else expand_like(half, y)
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``beta(t) / 2 grad log pi(y)``, shape ``(B, d)``."""
@@ -278,7 +278,7 @@ class TrappedParticles(Diffusion):
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``-x_i / 2 + mu_t - xbar / 2``, shape ``(B, 2 N)``."""
         x = self._particles(y)
-        pull = self.trap(t).to(y).reshape(-1, 1, 2) - 0.5 * x.mean(1, keepdim=True)
+        pull = self.trap(expand_like(t, y)[:, 0])[:, None] - 0.5 * x.mean(1, keepdim=True)
         return (pull - 0.5 * x).flatten(1)
 
     def dispersion(self, t: Time) -> Tensor:
@@ -302,6 +302,7 @@ class TrappedParticles(Diffusion):
 
     def law(self, t: float) -> Gaussian:
         """The exact law at time ``t`` of a start from ``initial``, in ``R^{2N}``."""
+        t = check_number(t, "t")
         mean = self._centre(torch.tensor(self.radius + 0j, dtype=torch.complex128), _time(t))
         a, b = self._variances(_time(t), self.start_scale**2)
         n, eye = self.n_particles, torch.eye(2, dtype=torch.float64)
@@ -356,9 +357,8 @@ class TrappedParticles(Diffusion):
 
     def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
         """Mean ``(B, 2 N)``, and ``a``, ``b``, each ``(1 or B, 1, 1)``."""
-        t = _time(t)
-        _check_after_start(t)
         t = expand_like(t, self._particles(x0))
+        _check_after_start(t)
         centred = self._scaled(x0, torch.exp(-0.5 * t), torch.exp(-t))
         pulled = torch.view_as_real(self._centre(torch.zeros_like(t), t)[:, :, 0])
         mean = (self._particles(centred) + pulled).flatten(1)

@@ -31,7 +31,7 @@ from torch import Tensor
 from ._fields import Time
 from ._finite_volume import Array
 from ._splitting import Scheme, diffusivity, mesh
-from ._validate import check_points, check_times
+from ._validate import check_number, check_points, check_time, check_times
 
 # How log rho is padded before the splines are fitted.
 BOUNDARIES = {"open": "reflect", "reflecting": "symmetric", "periodic": "wrap"}
@@ -77,8 +77,8 @@ class FokkerPlanck:
         """``rho_t(x)``, shape ``(B,)``: the exponential of a cubic spline of ``log rho``.
 
         Raises:
-            ValueError: ``t`` (a number or ``(B,)``) is not among ``times``; ``x`` ``(B, d)`` has
-                another shape or rows outside the domain.
+            ValueError: ``t``, one time, ``(B,)`` or ``(B, 1)``, is not among ``times``; ``x``
+                ``(B, d)`` has another shape or rows outside the domain.
         """
         return self._interpolate(x, t, derivative=False).exp()
 
@@ -118,6 +118,7 @@ class FokkerPlanck:
         return math.prod(float(axis[1] - axis[0]) for axis in self.axes)
 
     def _index(self, t: float) -> int:
+        t = check_number(t, "t")
         index = int((self.times - t).abs().argmin())
         if not abs(float(self.times[index]) - t) <= 1e-6 * float(self.times[-1]):
             raise ValueError(
@@ -152,7 +153,7 @@ class FokkerPlanck:
         dim = len(self.axes)
         x = check_points(x, dim)
         z = self._inside(x.detach().cpu().double() @ self.frame, x)
-        t = torch.as_tensor(t, dtype=torch.float64).cpu().expand(x.shape[0])
+        t = check_time(t, len(x)).cpu().expand(len(x))
         out = torch.empty(x.shape[0], dim if derivative else 1, dtype=torch.float64)
         orders = np.eye(dim, dtype=int) if derivative else np.zeros((1, dim), dtype=int)
         for time in t.unique().tolist():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ._blocks import field_and_divergence, same_shape, score_and_divergence
+from ._validate import check_time
 
 
 class ResidualScore(nn.Module):
@@ -87,7 +88,8 @@ class ResidualScore(nn.Module):
         return f"{type(self.base).__name__} crc32 {crc:08x}"
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Score ``(B, d)`` at the points ``x`` ``(B, d)`` and times ``t``, a number or ``(B,)``."""
+        """Score ``(B, d)`` at ``x`` ``(B, d)`` and ``t``: one, ``(B,)`` or ``(B, 1)``."""
+        t = check_time(t, len(x), like=x)
         base = same_shape(self.base(x, t), x, "base")
         return base + same_shape(self.network(x, t), x, "network")
 
@@ -110,6 +112,7 @@ class ResidualScore(nn.Module):
         return self._add(x, t, same_shape(probe, x, "probe")[:, None])
 
     def _add(self, x: Tensor, t: float | Tensor, signs: Tensor | None) -> tuple[Tensor, Tensor]:
+        t = check_time(t, len(x), like=x)
         base, base_divergence = score_and_divergence(self.base, x, t, signs)
         residual, divergence = field_and_divergence(self.network, x, t, signs)
         return base + residual, base_divergence + divergence

@@ -186,7 +186,7 @@ def simulate(
         diffusion: has ``drift`` and ``dispersion``; ``horizon``, ``clock`` and ``project`` are used
             where it has them.
         x0: ``(B, d)``.
-        t, s: numbers or ``(B,)`` tensors, ``0 <= s <= t <= horizon``: every row has its own end.
+        t, s: numbers, ``(B,)`` or ``(B, 1)``, ``0 <= s <= t <= horizon``: each row has its own end.
         steps: number of steps, the same for every row.
         generator: source of the noise, on the device of ``x0``; one draw a step, so the numbers
             depend on seed, shape and steps alone. On a GPU, a process that has a kernel

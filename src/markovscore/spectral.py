@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import diffusions
 from ._score_files import read_score, write_score
-from ._validate import check_points, check_times
+from ._validate import check_points, check_time, check_times
 from .additive import AdditiveScore, fit_additive
 from .eigenbasis import Eigenbasis, Fourier, Trigonometric
 from .kernels.torus_score import kernel_applies, torus_score
@@ -233,7 +233,7 @@ class SpectralScore:
     coefficients: Tensor
 
     def __call__(self, x: Tensor, t) -> Tensor:
-        """``s(x, t)`` ``(B, d)`` at points ``(B, d)`` and a time, or one for each point ``(B,)``.
+        """``s(x, t)`` ``(B, d)`` at ``x`` ``(B, d)`` and a time, or ``(B,)`` or ``(B, 1)`` of them.
 
         Raises ``ValueError`` for a time outside the fitted range or points of another shape.
         """
@@ -287,7 +287,7 @@ class SpectralScore:
 
     def at(self, t) -> Tensor:
         """Coefficients ``alpha(t)``, ``(K,)`` for a number and ``(B, K)`` for ``(B,)`` times."""
-        t = torch.as_tensor(t, dtype=torch.float64, device=self.times.device)
+        t = check_time(t, None).to(self.times.device)
         self._check_range(t)
         return self._interpolated(t)
 
@@ -307,10 +307,8 @@ class SpectralScore:
 
     def _check_time(self, t, x: Tensor) -> Tensor:
         """``t`` in float64: a number, or one for each point."""
-        t = torch.as_tensor(t, dtype=torch.float64)
+        t = check_time(t, len(x))
         self._check_range(t)
-        if t.ndim and len(t) != len(x):
-            raise ValueError(f"t: expected a number or shape ({len(x)},); found {tuple(t.shape)}")
         return t
 
     def _check_range(self, t: Tensor) -> None:

@@ -24,7 +24,7 @@ from ._clock import Clock, IdentityClock, clock_of
 from ._fields import Time, check_field
 from ._jacobian import drift_jacobian
 from ._linear import first_silent
-from ._validate import check_finite, check_points, check_window, expand_like
+from ._validate import check_finite, check_points, check_time, check_window, expand_like
 from .kernels import local_transition as fused
 
 Schedule = Callable[[Tensor], Tensor]
@@ -39,7 +39,10 @@ def fixed_window(t: Time, width: float) -> Time:
         ValueError: a width that is not positive.
     """
     _check_width(width, "width")
-    return (t - width).clamp(min=0) if isinstance(t, Tensor) else max(t - width, 0.0)
+    if isinstance(t, float | int):
+        return max(t - width, 0.0)
+    check_time(t, None)
+    return (torch.as_tensor(t) - width).clamp(min=0)
 
 
 def clock_window(diffusion: Any, t: Time, width: float) -> Time:
@@ -58,10 +61,13 @@ def clock_window(diffusion: Any, t: Time, width: float) -> Time:
         ValueError: a width that is not positive.
     """
     _check_width(width, "width")
-    clock, end = clock_of(diffusion), torch.as_tensor(t, dtype=torch.float64).cpu()
+    clock, end = clock_of(diffusion), check_time(t, None).cpu()
     start = clock.inverse((clock.elapsed(end) - width).clamp(min=0))
     start = torch.minimum(start, end)
-    return start.to(t) if isinstance(t, Tensor) else float(start)
+    if isinstance(t, float | int):
+        return float(start)
+    t = torch.as_tensor(t)
+    return start.reshape(t.shape).to(t if t.is_floating_point() else start)
 
 
 def _check_width(width: float, name: str) -> None:
@@ -93,9 +99,8 @@ def window_start(diffusion: Any, window: float | Schedule, t: Tensor) -> Tensor:
         ValueError: a schedule outside ``0 <= s < t``.
     """
     if callable(window):
-        s = window(t)
-        check_window(diffusion, s, t, len(t))
-        return s
+        s = check_window(diffusion, window(t), t, len(t))[0]
+        return s.expand(len(t)).to(t)
     return torch.as_tensor(clock_window(diffusion, t, window))
 
 
@@ -119,7 +124,7 @@ def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Ten
     Args:
         diffusion: has ``drift`` and ``dispersion``; a Jacobian of its own is used, else torch.func.
         y_s: points ``(B, d)`` at time ``s``.
-        s, t: numbers or ``(B,)`` tensors, ``0 <= s < t <= horizon``.
+        s, t: numbers, or ``(B,)`` or ``(B, 1)`` tensors, ``0 <= s < t <= horizon``.
 
     Returns:
         ``m`` and ``P``, dtype and device of ``y_s``. ``P`` may underflow in float32 for a tiny

@@ -46,8 +46,8 @@ class ScoreUNet(nn.Module):
 
     Raises:
         ValueError: sizes that are not positive integers or do not divide, an attention resolution
-            that no level has; at a call, images of another size, or ``t`` neither a number nor
-            ``(B,)``.
+            that no level has; at a call, images of another size, or ``t`` neither
+            one time nor one for each image.
         TypeError: the images have another dtype than the parameters.
     """
 
@@ -100,7 +100,7 @@ class ScoreUNet(nn.Module):
         self.shifts = linear(4 * channels, sum(self._splits), generator)
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Score at the images ``x`` and times ``t``, a number or ``(B,)``.
+        """Score at the images ``x`` and times ``t``: one, ``(B,)`` or ``(B, 1)``.
 
         ``x`` is ``(B, C H W)``, the rows of all other scores, or ``(B, C, H, W)``; the result has
         its shape. It can be differentiated twice, with respect to ``x`` and the parameters.

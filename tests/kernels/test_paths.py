@@ -266,7 +266,9 @@ def test_a_start_that_is_not_finite(name, bad, device, in_torch):
 
 def test_malformed_steps_and_points(device):
     drift, y0 = PathDrift.double_well(), torch.zeros(4, 2, device=device)
-    with pytest.raises(ValueError, match=r"before: expected one length, or 4, .* found 3"):
+    with pytest.raises(
+        ValueError, match=r"before: expected a number or shape \(4,\).* found \(3,\)"
+    ):
         euler_paths(drift, y0, Steps(2, torch.ones(3)), seed=1)
     with pytest.raises(ValueError, match="window: expected finite positive lengths"):
         euler_paths(drift, y0, None, Steps(2, 0.0), seed=1)

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._validate import check_finite, check_points, check_steps
+from .._validate import check_finite, check_points, check_steps, check_time
 from . import dispatch
 from ._path_twins import Drift, Lengths, follow, walk
 from .philox import seed_tensor
@@ -155,11 +155,7 @@ def _lengths(drift: PathDrift, steps: Steps | None, y0: Tensor, name: str) -> Le
     if steps is None:
         return None
     count = check_steps(steps.count)
-    h = torch.as_tensor(steps.length, dtype=torch.float64).reshape(-1, 1)
-    if h.shape[0] not in (1, len(y0)):
-        raise ValueError(
-            f"{name}: expected one length, or {len(y0)}, one for each row, found {len(h)}"
-        )
+    h = check_time(steps.length, len(y0), name).reshape(-1, 1)
     shift = name == "window"
     if not bool(((h > 0) if shift else (h >= 0)).all() & torch.isfinite(h).all()):
         bound = "positive" if shift else "non-negative"
