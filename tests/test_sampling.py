@@ -553,8 +553,9 @@ def test_grid():
     assert recorded_times([0.1, 0.2, 0.9]) == pytest.approx([0.2, 0.9])
     assert recorded_times([0.0, 0.2, 0.9]) == pytest.approx([0.2, 0.9])
     assert recorded_times([0.1, 0.2, 0.9], steps=4)[-1] == pytest.approx(0.9)
+    # From 0 on equal steps of log(1 + t / 1e-3), where the score does not know a scale.
     zero = recorded_times([0.0, 0.01, 1.0], steps=3)
-    assert zero == pytest.approx([0.01, 0.1, 1.0])
+    assert zero == pytest.approx([1e-3 * (1001 ** (k / 3) - 1) for k in (1, 2, 3)])
     assert recorded_times([0.0, 0.01, 1.0], steps=1) == [1.0]
     assert recorded_times([0.1, 0.2, 0.9], times=[0.1, 0.5]) == [0.5]
     # 0.1 in float32 is a little more than in float64: the grid moves to the fitted end.

@@ -17,20 +17,24 @@ would pass 1e15.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ._clock import LONGEST_STEP, clock_of, graded_times, log_clock
 from ._hermite import between, hermite, series, standard_scale
 from ._score_files import read_score, write_score
 from ._validate import check_points, check_time, check_times
 from .additive_moments import AdditiveMoments, Covariance, check_order, solve_additive
 from .kernels.additive_score import additive_score
+from .moments import MIN_SCALE, warn_if_flat
 
 DEFAULT_LEVELS = 1001
 _TENSORS = ("times", "table", "centre", "scale", "low", "high", "rotation")
@@ -53,9 +57,9 @@ def fit_additive(
             "diffusion: expected VariancePreserving or OrnsteinUhlenbeck, found "
             f"{type(diffusion).__name__}: additive features need the stationary law N(0, I)"
         )
-    times = _default_times(diffusion) if times is None else check_times(times).cpu()
+    times = None if times is None else check_times(times).cpu()
     if rotation is None:
-        moments = _moments(_batches(x, generator), order, diffusion.dim)
+        moments = _moments(x, generator, order, diffusion.dim, None)
         return _score(diffusion, moments, times, None)
     if rotation != "pca":
         raise ValueError(f"rotation: expected None or 'pca', found {rotation!r}")
@@ -67,19 +71,28 @@ def fit_additive(
     covariance = _covariance(_batches(x, generator), diffusion.dim)
     variances, axes = (found.cpu() for found in covariance.axes())
     if order > 2:
-        turned = (batch.double() @ axes.to(batch.device) for batch in _batches(x, generator))
-        return _score(diffusion, _moments(turned, order, diffusion.dim), times, axes)
+        moments = _moments(x, generator, order, diffusion.dim, axes)
+        return _score(diffusion, moments, times, axes)
     # Mean and variance along each axis are all that two functions need: no second reading.
-    scale = variances.sqrt().clamp(min=1e-12)
+    scale = variances.sqrt()
     sums = torch.zeros(order + 1, diffusion.dim, dtype=torch.float64)
     sums[0] = covariance.n_points
     centre = covariance.mean().cpu() @ axes
-    moments = AdditiveMoments(order, centre, scale, sums, centre, centre, covariance.n_points)
+    low, high = centre - scale, centre + scale  # 1e-7 of the largest: the rounding of variances
+    floor = (1e-7 * scale.max()).clamp(min=MIN_SCALE)
+    scale = torch.where(scale < floor, 0, scale)
+    moments = AdditiveMoments(order, centre, scale, sums, low, high, covariance.n_points)
     return _score(diffusion, moments, times, axes)
 
 
-def _default_times(diffusion: Any) -> Tensor:
-    return torch.linspace(0, diffusion.horizon, DEFAULT_LEVELS, dtype=torch.float64)
+def _default_times(diffusion: Any, finest: float) -> Tensor:
+    """Evenly spaced levels, and before them as many as the smallest scale of the data needs."""
+    even = torch.linspace(0, diffusion.horizon, DEFAULT_LEVELS, dtype=torch.float64)
+    last = float(even[-1])
+    length = float(log_clock(diffusion, even[-1], finest))
+    early = graded_times(diffusion, last, math.ceil(length / LONGEST_STEP), finest)
+    early = early[:-1][early.diff() < even[1]]
+    return even if len(early) == 0 else torch.cat([early, even[even > early[-1]]])
 
 
 def _batches(x: Any, generator: torch.Generator | None) -> Iterator[Tensor]:
@@ -99,11 +112,20 @@ def _batches(x: Any, generator: torch.Generator | None) -> Iterator[Tensor]:
         yield from x
 
 
-def _moments(batches: Iterator[Tensor], order: int, dim: int) -> AdditiveMoments:
+def _moments(
+    x: Any, generator: torch.Generator | None, order: int, dim: int, axes: Tensor | None
+) -> AdditiveMoments:
+    """Of the points, or of ``x @ axes``; a tensor's scale is that of rows from all over it."""
+
+    def turned(batch: Tensor) -> Tensor:
+        return batch if axes is None else batch.double() @ axes.to(batch.device)
+
     moments = None
-    for batch in batches:
-        moments = moments or AdditiveMoments.empty(order, check_points(batch, dim))
-        moments.update(batch)
+    for batch in _batches(x, generator):
+        if moments is None:
+            first = x[:: max(1, len(x) // _BATCH)] if isinstance(x, Tensor) else batch
+            moments = AdditiveMoments.empty(order, turned(check_points(first, dim)))
+        moments.update(turned(batch))
     return _some(moments).cpu()
 
 
@@ -122,6 +144,19 @@ def _some(found: Any) -> Any:
 
 
 def _score(
+    diffusion: Any, moments: AdditiveMoments, times: Tensor | None, rotation: Tensor | None
+) -> AdditiveScore:
+    if moments.order > 1:  # one function moves the mean only
+        flat = moments.high - moments.low < MIN_SCALE
+        warn_if_flat(flat, rotation, MIN_SCALE, 5)
+        moments = moments.with_gaussian(flat)
+    if times is None:
+        start = _solved(diffusion, moments, torch.zeros(1, dtype=torch.float64), rotation)
+        times = _default_times(diffusion, start.finest_time)
+    return _solved(diffusion, moments, times, rotation)
+
+
+def _solved(
     diffusion: Any, moments: AdditiveMoments, times: Tensor, rotation: Tensor | None
 ) -> AdditiveScore:
     reach = 0.0 if moments.order > 2 else torch.inf  # of what is linear
@@ -238,6 +273,26 @@ class AdditiveScore:
                 f"t: expected times in the fitted range [{first:g}, {last:g}], found "
                 f"{float(t.min()):g} to {float(t.max()):g}: fit with times that cover it"
             )
+
+    @cached_property
+    def finest_time(self) -> float:
+        r"""When the noise is as wide as the smallest scale of the data: in the process's time,
+        ``1 - a^2 = v``, where ``v`` is the least of the variances ``s_i^2`` and, at the first
+        level, ``1 / |\partial_i s_i|`` of a pull over the range of the data.
+
+        Samplers grade their steps by it; so do the default levels.
+        """
+        first = self.diffusion.ou_time(self.times[:1])[:, None]
+        a, s_t, _ = standard_scale(self.scale, first)
+        reach = 3 * self.scale
+        low = torch.where(self.low.isfinite(), self.low, self.centre - reach)
+        high = torch.where(self.high.isfinite(), self.high, self.centre + reach)
+        points = torch.lerp(low, high, torch.linspace(0, 1, 65, dtype=torch.float64)[:, None])
+        slope = series(a * (points - self.centre) / s_t, self.table[0][:, None])[1] / s_t.square()
+        pull = max(1.0, float(-slope.min()), 1 / float(self.scale.square().min()))
+        clock, end = clock_of(self.diffusion), torch.tensor(self.diffusion.horizon).double()
+        ratio = clock.elapsed(end) / self.diffusion.ou_time(end)
+        return float(clock.inverse(0.5 / pull * ratio))
 
     @property
     def coefficients(self) -> Tensor:

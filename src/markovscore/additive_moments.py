@@ -17,10 +17,9 @@ from torch import Tensor
 from ._hermite import standard_scale
 from ._validate import check_finite, check_points
 from .kernels.hermite_moments import hermite_moments
+from .moments import MIN_SCALE
 
 MAX_ORDER = 9  # beyond, moments in double precision no longer determine the score at small noise
-# A coordinate that (almost) never changes: shorter scales are not resolved by any noise level.
-MIN_SCALE = 1e-3
 # A pivot below this share of its diagonal is rounding: the data do not determine that function.
 _MIN_PIVOT = 1e-11
 _TENSORS = ("centre", "scale", "sums", "low", "high")
@@ -102,6 +101,19 @@ class AdditiveMoments:
         self.low = self.low.minimum(other.low)
         self.high = self.high.maximum(other.high)
         self.n_points += other.n_points
+
+    def spread(self) -> Tensor:
+        """Standard deviations ``(d,)``; needs two polynomials at least."""
+        mean = self.mean()
+        variance = 1 + math.sqrt(2) * mean[2] - mean[1].square()
+        return self.scale * variance.clamp(min=0).sqrt()
+
+    def with_gaussian(self, flat: Tensor) -> "AdditiveMoments":
+        """The same, the coordinates ``flat`` ``(d,)`` replaced by ``N(mean, MIN_SCALE^2)``."""
+        sums, centre = self.sums.clone(), self.centre + self.scale * self.mean()[1] * flat
+        sums[1:, flat] = 0
+        scale = torch.where(flat, MIN_SCALE, self.scale)
+        return replace(self, sums=sums, centre=centre, scale=scale)
 
     def cpu(self) -> "AdditiveMoments":
         """The same with all tensors on the CPU, where the fit is solved."""

@@ -18,6 +18,7 @@ By integration by parts and their lemma 1, ``E div(G G^T s) = -E <G^T s, G^T r>`
 which needs no trace. The right side is what is computed: there the squares of ``r`` cancel.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ from ._identity import wrapped
 from ._validate import check_points, check_steps
 from .objectives import Score, check_time_range, noise_norm, noise_part
 from .path_objectives import draw_state, score_and_trace
-from .sampling import T_MIN, _check_inside, _prior, check_trace
+from .sampling import T_MIN, _check_inside, _prior, check_trace, warn_if_coarse
 from .simulation import simulate
 from .transitions import Schedule, check_schedule, check_walls, local_target, window_start
 
@@ -103,6 +104,7 @@ def elbo(
         raise ValueError(f"samples: expected an integer >= 1, found {samples!r}")
     steps, prior = check_steps(steps), _prior(diffusion, "elbo needs its log_prob")
     schedule = check_schedule(window)
+    warn_if_coarse(diffusion, getattr(score, "finest_time", math.inf), t_min)
     total = torch.zeros_like(x[:, 0])
     size = max(1, min(_ROWS, _VALUES // x.shape[1]) // len(x))
     for first in range(0, samples, size):

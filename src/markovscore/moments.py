@@ -15,6 +15,7 @@ their products in factored form.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,6 +30,39 @@ from torch import Tensor
 JITTER = 1e-9
 POLYNOMIAL_JITTER = 1e-16
 _BLOCK = 2**22  # entries of a working block: 32 MiB in double precision
+# The standard deviation given to what does not vary: a point mass has no score at t = 0.
+MIN_SCALE = 1e-4
+
+
+class SpectralWarning(UserWarning):
+    """The data, or the noise levels, cannot determine all that was asked for."""
+
+
+def warn_if_flat(flat: Tensor, axes: Tensor | None, scale: float, depth: int) -> None:
+    """Name the coordinates ``flat`` ``(d,)``, or the directions ``axes[:, flat]``, that are
+    constant, and the standard deviation ``scale`` that they are given."""
+    found = flat.nonzero()[:, 0].tolist()
+    if not found:
+        return
+    named = [f"column {i}" if axes is None else _combination(axes[:, i]) for i in found[:8]]
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    warnings.warn(
+        f"x: expected coordinates that vary, found constant {', '.join(named)}{more}: a point mass "
+        f"has no score at t = 0, so a standard deviation of {scale:g} is taken there, on which "
+        "densities depend; drop what is constant or follows from other columns",
+        SpectralWarning,
+        stacklevel=depth,
+    )
+
+
+def _combination(axis: Tensor) -> str:
+    """``+0.71 x[:, 0] -0.71 x[:, 1]``, its largest four terms; ``column 0`` where it is one."""
+    terms = (axis.abs() > 5e-3).nonzero()[:, 0]
+    if len(terms) == 1:
+        return f"column {int(terms)}"
+    largest = axis.abs().argsort(descending=True)[:4].sort().values
+    named = [f"{float(axis[i]):+.2g} x[:, {int(i)}]" for i in largest if axis[i].abs() > 5e-3]
+    return " ".join(named) + (" + ..." if len(terms) > 4 else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ class ResidualScore(nn.Module):
         time_range: first and last time of the base, where it has ``times``, else None. Samplers
             stay within it and put their default steps there; the base's own grid, which may be much
             finer than a flow needs, is not taken over: there is no ``times``.
+        finest_time: that of the base, where it has one: a sampler that starts later says so.
 
     Raises:
         TypeError: a base that cannot be called, or a network that is not a ``torch.nn.Module``.
@@ -70,6 +71,11 @@ class ResidualScore(nn.Module):
         """First and last time ``(2,)`` of the base, or None (``(1,)`` if it has but one)."""
         times = getattr(self.base, "times", None)
         return None if times is None else torch.unique(torch.as_tensor(times)[[0, -1]])
+
+    @property
+    def finest_time(self) -> float | None:
+        """That of the base, or None."""
+        return getattr(self.base, "finest_time", None)
 
     @property
     def checksum(self) -> str:

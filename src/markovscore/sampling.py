@@ -12,14 +12,19 @@ forward process ``dY = f dt + G dW`` with marginals ``rho_t`` (Song et al., 2021
 The time grid is ``times`` where given; else the score's own ``times`` if it has them; else
 ``steps`` log-spaced steps from 1e-3 to the diffusion's horizon. With ``steps`` given, the grid is
 log-spaced over the score's fitted range, which is that of its ``times`` or its ``time_range``
-``(first, last)``; of the latter it starts at 1e-3 where it reaches back to 0. Densities and samples
-are those at the first time ``t_0``:
+``(first, last)``; of the latter it starts at 1e-3 where it reaches back to 0.
+From 0 on, steps are equal in ``log(1 + tau(t) / tau(t_*))``, with ``tau`` the process's clock and
+``t_*`` the score's ``finest_time``: there the noise is as wide as the data's smallest scale. A
+score's own ``times`` that are coarser than 0.05 of it (0.02 for the SDE) are refined. So every grid
+converges at its method's order, and a :class:`~markovscore.SpectralWarning` says where the first
+time or the fitted levels miss that scale. Densities and samples are of the first time ``t_0``:
 for ``t_0 > 0`` they are those of ``rho_{t_0}``, the data smoothed by the process up to ``t_0`` (our
 choice: the map from 0 to ``t_0`` is taken as the identity). The last time plays the horizon: there
 the law is taken to be ``diffusion.prior``. No gradients are kept.
 """
 
 import math
+import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -34,12 +39,16 @@ from ._blocks import (
     score_and_divergence,
     score_values,
 )
+from ._clock import LONGEST_STEP, graded_times, log_clock, refined_times
 from ._fields import Field, Time, apply_covariance_rate, apply_dispersion
 from ._solvers import Projection, check_state, solver
 from ._validate import check_points, check_times, expand_like
+from .moments import SpectralWarning
 
 T_MIN = 1e-3
 DEFAULT_STEPS = 200
+_LONGEST_SDE_STEP = 0.02  # a first-order method: standard deviations of a Gaussian are 1% too large
+_WIDEST_GAP = 1.0  # between fitted levels, on the scale of log_clock
 _FEWER_POINTS = "ask for a smaller n, several times with the same generator"
 
 
@@ -109,7 +118,7 @@ def sample_sde(
     Arguments, result and errors as in :func:`sample_ode`; one evaluation of the score a step,
     at its later end. Noise is added on the last step too: the law is that of the first time.
     """
-    grid = _time_grid(score, diffusion, times, steps).flip(0).tolist()
+    grid = _time_grid(score, diffusion, times, steps, _LONGEST_SDE_STEP).flip(0).tolist()
     x = _start(score, diffusion, n, generator, x_T)
     project = _projection(diffusion)
     for t, t_next in pairwise(grid):
@@ -222,7 +231,9 @@ def check_trace(trace: str) -> None:
         raise ValueError(f"trace: expected 'exact' or 'hutchinson', found {trace!r}")
 
 
-def _time_grid(score: Any, diffusion: Any, times: Any, steps: int | None) -> Tensor:
+def _time_grid(
+    score: Any, diffusion: Any, times: Any, steps: int | None, longest: float = LONGEST_STEP
+) -> Tensor:
     """The increasing time grid that the arguments ask for, 1-D float64."""
     own_grid = getattr(score, "times", None)
     fitted = getattr(score, "time_range", None) if own_grid is None else own_grid
@@ -230,37 +241,66 @@ def _time_grid(score: Any, diffusion: Any, times: Any, steps: int | None) -> Ten
         fitted = check_times(fitted, "score.times").cpu()
     if steps is not None and (int(steps) != steps or steps < 1):
         raise ValueError(f"steps: expected an integer >= 1, found {steps}")
+    finest = getattr(score, "finest_time", None)
     if times is not None:
         grid = check_times(times).cpu()
     elif own_grid is not None and fitted is not None and steps is None:
-        grid = fitted
+        grid = fitted if finest is None else refined_times(diffusion, fitted, finest, longest)
     else:
         if own_grid is None and fitted is not None:
             # A base in closed form may reach back to 0, where the network beside it does not.
             fitted = torch.where(fitted == 0, T_MIN, fitted)
-        grid = _log_grid(fitted, diffusion, DEFAULT_STEPS if steps is None else int(steps))
+        count = DEFAULT_STEPS if steps is None else int(steps)
+        grid = _steps(fitted, diffusion, count, finest)
     if len(grid) < 2:
         raise ValueError(f"times: expected two or more, found {len(grid)}: the grid needs a step")
+    if finest is not None:
+        first = 0.0 if times is not None else float(grid[0])  # who gives times knows the first
+        warn_if_coarse(diffusion, finest, first, own_grid)
     return grid if fitted is None else _within(grid, float(fitted[0]), float(fitted[-1]))
 
 
-def _log_grid(fitted: Tensor | None, diffusion: Any, steps: int) -> Tensor:
-    """``steps`` steps, log-spaced but for a first one from 0 where the score is fitted there."""
+def _steps(fitted: Tensor | None, diffusion: Any, count: int, finest: float | None) -> Tensor:
+    """``count`` steps over the fitted range: log-spaced, or from 0 on graded by ``finest``."""
     if fitted is None:
-        low, high, zero = T_MIN, float(diffusion.horizon), False
+        low, high = T_MIN, float(diffusion.horizon)
     else:
         positive = fitted[fitted > 0]
         if len(positive) == 0:
             raise ValueError(
                 "score.times: expected a positive time, found none: fit the score there"
             )
-        low, high, zero = float(positive[0]), float(positive[-1]), float(fitted[0]) == 0
+        low, high = float(positive[0]), float(positive[-1])
+        if float(fitted[0]) == 0:
+            return graded_times(diffusion, high, count, finest or min(low, T_MIN))
     low = low if low < high else high * T_MIN
-    count = steps if zero else steps + 1
-    grid = torch.logspace(math.log10(low), math.log10(high), count, dtype=torch.float64)
-    grid[0] = low  # the ends without the rounding of the logarithms; the last wins if there is one
-    grid[-1] = high
-    return torch.cat([grid.new_zeros(1), grid]) if zero else grid
+    grid = torch.logspace(math.log10(low), math.log10(high), count + 1, dtype=torch.float64)
+    grid[0], grid[-1] = low, high  # without the rounding of the logarithms
+    return grid
+
+
+def warn_if_coarse(
+    diffusion: Any, finest: float, first: float, levels: Tensor | None = None
+) -> None:
+    """Say where a first time, or the fitted levels from 0 on, miss the data's smallest scale."""
+    found = ""
+    if first > finest:
+        found = f"the first time {first:g}, whose noise is wider: the law is smoothed by it"
+    elif levels is not None and len(levels) > 1 and float(levels[0]) == 0:
+        gaps = log_clock(diffusion, torch.as_tensor(levels).cpu(), finest).diff()
+        at = int(gaps.argmax())
+        if float(gaps[at]) > _WIDEST_GAP:
+            found = (
+                f"none fitted between {float(levels[at]):g} and {float(levels[at + 1]):g}, where "
+                "coefficients are interpolated"
+            )
+    if found:
+        warnings.warn(
+            f"times: expected some as small as that of the data's smallest scale, {finest:.2g}, "
+            f"found {found}; fit with times=None or finer ones, or scale the data",
+            SpectralWarning,
+            stacklevel=6,
+        )
 
 
 def _within(grid: Tensor, low: float, high: float) -> Tensor:

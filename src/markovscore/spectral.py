@@ -9,31 +9,30 @@ of eigenfunctions over the data, since ``P_t phi_k = e^{lambda_k t} phi_k``; its
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from . import diffusions
+from ._fields import pull_back
 from ._score_files import read_score, write_score
 from ._validate import check_points, check_time, check_times
 from .additive import AdditiveScore, fit_additive
-from .eigenbasis import Eigenbasis, Fourier, Trigonometric
+from .eigenbasis import Eigenbasis, Fourier, Hermite, Trigonometric
+from .eigenbasis.base import quadrature_weights
 from .kernels.torus_score import kernel_applies, torus_score
-from .moments import Moments
+from .moments import MIN_SCALE, Moments, SpectralWarning, warn_if_flat
 from .selection import greedy
 from .shrinkage import shrink
 
 _POOL = 3
 _MAX_ENERGY_RATIO = 4.0
 _CHUNK = 4096  # points with a time of their own that are evaluated at once
-
-
-class SpectralWarning(UserWarning):
-    """The data cannot determine all the coefficients that were asked for."""
 
 
 @overload
@@ -110,16 +109,18 @@ def fit_spectral(
     if n_functions is None:
         raise ValueError("n_functions: expected a number of eigenfunctions, found None")
     x = _check_data(x, diffusion, wrap)
-    times = check_times(_default_times(diffusion) if times is None else times)
     _check_weights(weights, x, shrinkage)
     basis = diffusion.eigenbasis(n_functions)
+    floor, variance = _least_variance(x, weights, isinstance(basis, Hermite))
+    times = check_times(_default_times(diffusion, variance) if times is None else times)
     if selection == "greedy":
         pool = diffusion.eigenbasis(_POOL * n_functions)
         basis = greedy(pool, shrink(pool.moments(x, weights), shrinkage), n_functions, times)
     elif selection != "eigenvalue":
         raise ValueError(f"selection: expected 'eigenvalue' or 'greedy'; found {selection!r}")
-    moments = shrink(basis.moments(x, weights), shrinkage)
-    return SpectralScore(diffusion, basis, times.cpu().contiguous(), solve(moments, times))
+    moments = shrink(basis.moments(x, weights), shrinkage).shrunk(heat=floor)
+    score = SpectralScore(diffusion, basis, times.cpu().contiguous(), solve(moments, times))
+    return replace(score, finest_time=_finest_time(score, x, weights, variance))
 
 
 def _refuse_all(**arguments: object) -> None:
@@ -179,10 +180,40 @@ def _check_weights(weights: Tensor | None, x: Tensor, shrinkage: str) -> None:
         )
 
 
-def _default_times(diffusion) -> Tensor:
-    return torch.logspace(
-        torch.tensor(0.002).log10().item(), torch.tensor(diffusion.horizon).log10().item(), 160
-    )
+def _least_variance(x: Tensor, weights: Tensor | None, polynomials: bool) -> tuple[float, float]:
+    """The least variance of the data in any direction, and the time added to all others, which is
+    not 0 where there is a direction of (almost) none: that is then as wide as its noise."""
+    w = quadrature_weights(x, weights)
+    offset = x.double() - w @ x.double()
+    variances, axes = torch.linalg.eigh((w[:, None] * offset).T @ offset)
+    # Waves and cosines tell a point from a blob of a thousandth, with the jitter of their A_t.
+    scale = MIN_SCALE if polynomials else 10 * MIN_SCALE
+    scale = max(scale, 1e-7 * float(variances[-1].clamp(min=0).sqrt()))
+    flat = variances < scale**2
+    warn_if_flat(flat, axes, scale, 4)
+    return 0.5 * scale**2 * bool(flat.any()), max(scale**2, float(variances[0]))
+
+
+def _finest_time(score: SpectralScore, x: Tensor, weights: Tensor | None, variance: float) -> float:
+    """Half the least variance, or half the reciprocal of the strongest pull at some of the points,
+    whichever is less; the pull only where the score reaches back to t = 0."""
+    finest = min(0.5 * variance, float(score.diffusion.horizon))
+    if float(score.times[0]) > 0:
+        return finest
+    likely = x if weights is None else x[weights > 1e-3 * weights.max()]
+    points = likely[:: -(-len(likely) // 256)].detach()
+    vjp = pull_back(score, points, 0.0)[1]
+    rows = [vjp(torch.eye(x.shape[1]).to(points)[i].expand_as(points)) for i in range(x.shape[1])]
+    pull = -float(torch.linalg.eigvalsh(torch.stack(rows, 1)).min())
+    return min(finest, 0.5 / max(pull, 1e-300))
+
+
+def _default_times(diffusion, variance: float) -> Tensor:
+    """160 log-spaced times from 0.002, or as dense from where the noise adds 1% to the least
+    standard deviation of the data."""
+    first, last = min(0.002, 0.01 * variance), torch.tensor(diffusion.horizon)
+    count = round(160 * math.log(diffusion.horizon / first) / math.log(diffusion.horizon / 0.002))
+    return torch.logspace(torch.tensor(first).log10().item(), last.log10().item(), count)
 
 
 def _warn_if_noisy(factor: Tensor, moments: Moments, times: Tensor) -> None:
@@ -222,7 +253,9 @@ def _energy(factor: Tensor, slope: Tensor) -> float:
 class SpectralScore:
     """The score ``s(x,t) = grad log pi(x) + sum_k alpha_k(t) grad phi_k(x)`` and its divergence.
 
-    ``diffusion``, ``basis``; ``times`` ``(T,)`` float64; ``coefficients`` ``(T, K)`` float64.
+    ``diffusion``, ``basis``; ``times`` ``(T,)`` float64; ``coefficients`` ``(T, K)`` float64;
+    ``finest_time``, when the noise is as wide as the data's smallest scale, by which samplers grade
+    their steps, None where it is not known (files of earlier versions).
     Between fitted times the coefficients are interpolated linearly (paper A, Figure 5).
     Evaluation follows the dtype of ``x``.
     """
@@ -231,6 +264,7 @@ class SpectralScore:
     basis: Eigenbasis
     times: Tensor
     coefficients: Tensor
+    finest_time: float | None = None
 
     def __call__(self, x: Tensor, t) -> Tensor:
         """``s(x, t)`` ``(B, d)`` at ``x`` ``(B, d)`` and a time, or ``(B,)`` or ``(B, 1)`` of them.
@@ -329,6 +363,8 @@ class SpectralScore:
             "coefficients": self.coefficients,
             "indices": self.basis.indices,
         }
+        if self.finest_time is not None:
+            tensors["finest_time"] = torch.tensor(self.finest_time, dtype=torch.float64)
         write_score(path, "SpectralScore", self.diffusion, tensors)
 
     @classmethod
@@ -340,7 +376,8 @@ class SpectralScore:
         diffusion, tensors = read_score(path, "SpectralScore")
         basis = diffusion.eigenbasis(tensors["coefficients"].shape[1])
         basis = basis.with_indices(tensors["indices"])
-        return cls(diffusion, basis, tensors["times"], tensors["coefficients"])
+        finest = float(tensors["finest_time"]) if "finest_time" in tensors else None
+        return cls(diffusion, basis, tensors["times"], tensors["coefficients"], finest)
 
 
 def _is_shared(t: Tensor) -> bool:
