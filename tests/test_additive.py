@@ -254,6 +254,17 @@ def test_covariance_is_streamed():
     assert (variances.diff() <= 0).all()
 
 
+def test_covariance_of_batches_that_are_far_from_the_first():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 2, generator=g, dtype=torch.float64) * torch.tensor([1.0, 0.01]).double()
+    x[100:] += 1e7
+    covariance = Covariance.empty(x[:100])
+    for batch in x[100:].split(700):  # the points that came first are not like the others
+        covariance.update(batch)
+    expected = np.linalg.eigvalsh(np.cov((x[100:] - 1e7).numpy().T, bias=True))[::-1]
+    assert covariance.axes()[0].tolist() == pytest.approx(expected.tolist(), rel=1e-6)
+
+
 def test_interpolation_is_of_second_order_in_the_levels():
     x, y = points(), points(seed=1)[:50]
     t, errors = 0.3, []

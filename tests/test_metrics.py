@@ -124,6 +124,49 @@ def test_mmd_equals_the_double_loop(periodic):
     assert found.value == pytest.approx(brute_mmd(x, y, 0.7), rel=1e-10)
 
 
+def far_clouds(d=2, n=150):
+    """Two laws in float32, at coordinates whose squares have no digit left for the distances."""
+    place = torch.tensor([5e5, 4649776.0] * (d // 2))
+    x, y = normal(n, d, dtype=torch.float32), normal(n, d, seed=1, dtype=torch.float32)
+    return place + x, place + 1.5 * y
+
+
+@pytest.mark.parametrize("apart", [0.0, 3e5], ids=["one cloud", "two clouds"])
+@pytest.mark.parametrize("d", [2, 40])
+def test_mmd_does_not_depend_on_where_the_points_are(d, apart):
+    x, y = far_clouds(d)
+    for z in (x, y):  # centring alone does not save two clouds
+        z[::2] += apart
+    a, b = x.double().numpy(), y.double().numpy()
+
+    def mean_kernel(a, b, pairs):
+        gaps = ((a[:, None] - b[None]) ** 2).sum(2)
+        return (np.exp(-gaps / (2 * 2.0**2)).sum() - (len(a) if a is b else 0)) / pairs
+
+    n, pairs = len(a), len(a) * (len(a) - 1)
+    expected = mean_kernel(a, a, pairs) + mean_kernel(b, b, pairs) - 2 * mean_kernel(a, b, n * n)
+    assert abs(expected) > 1e-3 if d == 2 else True
+    assert mmd(x, y, 2.0).value == pytest.approx(expected, abs=1e-9)
+
+
+def test_mmd_by_the_product_of_matrices_is_close_enough(monkeypatch):
+    x, y = normal(200, 30), 0.3 + normal(200, 30, seed=1)
+    monkeypatch.setattr("markovscore.metrics.ROUNDING", 0)
+    exact = mmd(x, y).value
+    monkeypatch.setattr("markovscore.metrics.ROUNDING", math.inf)
+    assert mmd(x, y).value == pytest.approx(exact, abs=1e-12)
+
+
+def test_sliced_wasserstein_does_not_depend_on_where_the_points_are():
+    x, y = far_clouds()
+    a, b = x.double().numpy(), y.double().numpy()
+    direction = torch.randn(50, 2, generator=generator()).double().numpy()
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    gaps = np.sort((a - a[0]) @ direction.T, 0) - np.sort((b - a[0]) @ direction.T, 0)
+    found = sliced_wasserstein(x, y, 50, generator()).value
+    assert found == pytest.approx(math.sqrt((gaps**2).mean()), rel=1e-9)
+
+
 def test_mmd_in_blocks_equals_one_block(monkeypatch):
     x, y = normal(500), normal(300, seed=1)
     whole = mmd(x, y)

@@ -197,6 +197,24 @@ def test_product_mixture_in_many_dimensions():
     torch.testing.assert_close(prior.hessian(far), torch.full_like(far, -4.0))
 
 
+@pytest.mark.parametrize("means", [[255.0, 0.0, 1.0], [0.0, 1.0, 255.0], [-500.0, 0.0, 1.0]])
+def test_product_mixture_beside_a_component_far_away(means):
+    """In float32, between two means: the score of these two alone, which the third does not reach.
+
+    Bounds: a rounding of ``x`` moves the score by the slope, the slope by the third derivative,
+    which is ``|mu_0 - mu_1|^3 / sigma^6`` times the third cumulant of a coin, at most 1/10.
+    """
+    scale, x = 0.05, torch.linspace(-0.2, 1.2, 400)[:, None]
+    y = x.double().requires_grad_()
+    centres = torch.tensor([0.0, 1.0]).double()
+    log_density = torch.logsumexp(-((y - centres) ** 2) / (2 * scale**2), 1).sum()
+    (exact,) = torch.autograd.grad(log_density, y, create_graph=True)
+    (slope,) = torch.autograd.grad(exact.sum(), y)
+    prior, rounding = ProductMixture(1, means, scale), 16 * torch.finfo(torch.float32).eps
+    assert ((prior.score(x) - exact).abs() < rounding * (slope.abs() + 1 / scale**2)).all()
+    assert ((prior.hessian(x) - slope).abs() < rounding * 0.1 / scale**6).all()
+
+
 def test_langevin_with_a_product_prior_stays_diagonal():
     """``(B, d)`` throughout, and the same as the full matrices of the same law."""
     y = points()

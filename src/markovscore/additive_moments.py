@@ -133,35 +133,39 @@ class AdditiveMoments:
 
 @dataclass
 class Covariance:
-    """Running mean and covariance of rows, float64: ``d^2`` memory, whatever their number."""
+    """Running mean and covariance of rows, float64: ``d^2`` memory, whatever their number.
 
-    shift: Tensor
-    sums: Tensor
+    Products are of offsets from the mean, each batch's own first, so that nothing cancels wherever
+    the rows are (Chan, Golub and LeVeque 1983, The American Statistician 37:242-247).
+    """
+
+    centre: Tensor
     products: Tensor
     n_points: int = 0
 
     @classmethod
     def empty(cls, first: Tensor) -> "Covariance":
-        """No points yet; sums are taken about the mean of ``first`` ``(B, d)``."""
-        first = check_points(first, None).double()
-        d = first.shape[1]
-        return cls(first.mean(0), first.new_zeros(d), first.new_zeros(d, d))
+        """No points yet, of the dimension and on the device of ``first`` ``(B, d)``."""
+        zero = torch.zeros_like(check_points(first, None)[0], dtype=torch.float64)
+        return cls(zero, torch.outer(zero, zero))
 
     def update(self, x: Tensor) -> None:
         """Add the points ``x`` ``(B, d)``."""
-        offset = check_points(x, len(self.shift)).double() - self.shift
-        self.sums += offset.sum(0)
+        x = check_points(x, len(self.centre)).double()
+        mean, total = x.mean(0), self.n_points + len(x)
+        offset, step = x - mean, mean - self.centre
         self.products.addmm_(offset.T, offset)
-        self.n_points += len(x)
+        self.products.addr_(step, step, alpha=self.n_points * len(x) / total)
+        self.centre += step * (len(x) / total)
+        self.n_points = total
 
     def mean(self) -> Tensor:
         """``(d,)``."""
-        return self.shift + self.sums / self.n_points
+        return self.centre
 
     def axes(self) -> tuple[Tensor, Tensor]:
         """Variances ``(d,)``, decreasing, and principal axes ``(d, d)``, one a column."""
-        offset = self.sums / self.n_points
-        covariance = self.products / self.n_points - torch.outer(offset, offset)
+        covariance = self.products / self.n_points
         check_finite(covariance, "covariance")
         variances, axes = torch.linalg.eigh(covariance)
         return variances.flip(0).clamp(min=0), axes.flip(1).contiguous()

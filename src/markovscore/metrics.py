@@ -18,6 +18,9 @@ Score = Callable[[Tensor, Any], Tensor]
 # Rows per block: a block of the Gram matrix against 10^5 points in float64 stays under 1 GB.
 CHUNK = 1024
 SCORE_CHUNK = 16384
+# Of a kernel's exponent. Distances by |x|^2 - 2 x.y + |y|^2 are 30 times faster in 1,000 dimensions
+# and lose this much where points are 300 bandwidths from the centre; beyond, differences first.
+ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,13 @@ def mmd(
     ``sqrt(4 var(a) / n + 4 var(b) / m)``; when the laws agree it is too large, by about
     ``sqrt(2)``.
 
-    Time ``O((n + m)^2 d)``, memory ``O(n + m)`` times a fixed block of rows.
+    Time ``O((n + m)^2 d)``, memory ``O(n + m)`` times a fixed block of rows. Whatever the dtype, it
+    is computed in double precision about the samples' mean, so that it does not depend on where
+    they are.
 
     Args:
         x: sample ``(n, d)``, ``n >= 2``.
-        y: sample ``(m, d)``, ``m >= 2``, dtype of ``x``.
+        y: sample ``(m, d)``, ``m >= 2``.
         bandwidth: ``h > 0``; by default the median distance between points of the pooled sample (of
             about 1,000 rows of each, evenly spaced).
         periodic: compare ``(cos, sin)`` of the coordinates, for points on the torus.
@@ -137,11 +142,11 @@ def sliced_wasserstein(
     ``u`` is exact, also for samples of different sizes.
     The standard error is that of the average over projections only, by the delta method. Two
     samples of ``n`` points of one law are at a distance of order ``n^(-1/2)``, not zero: compare
-    with that.
+    with that. Whatever the dtype, it is computed in double precision about the samples' mean.
 
     Args:
         x: sample ``(n, d)``, ``n >= 2``.
-        y: sample ``(m, d)``, ``m >= 2``, dtype of ``x``.
+        y: sample ``(m, d)``, ``m >= 2``.
         n_projections: number of directions, at least two.
         generator: source of the directions, on the device of ``x``.
         periodic: compare ``(cos, sin)`` of the coordinates, for points on the torus: a metric
@@ -150,12 +155,13 @@ def sliced_wasserstein(
     Raises:
         ValueError: malformed samples, or fewer than two projections.
     """
+    dtype = x.dtype
     x, y = _check_samples(x, y, periodic)
     if n_projections < 2:
         raise ValueError(f"n_projections: expected an integer >= 2, found {n_projections}")
     direction = torch.randn(
-        n_projections, x.shape[1], generator=generator, dtype=x.dtype, device=x.device
-    )
+        n_projections, x.shape[1], generator=generator, dtype=dtype, device=x.device
+    ).double()
     direction = direction / direction.norm(dim=1, keepdim=True)
     i, j, width = _quantile_pairs(len(x), len(y), x)
     squares = torch.empty(n_projections, dtype=x.dtype, device=x.device)
@@ -210,10 +216,11 @@ def _check_samples(x: Tensor, y: Tensor, periodic: bool) -> tuple[Tensor, Tensor
     check_points(y, x.shape[1], name="y")
     if min(len(x), len(y)) < 2:
         raise ValueError(f"expected two or more points in each sample, found {len(x)} and {len(y)}")
-    y = y.to(x)
+    x, y = x.double(), y.to(x.device).double()
     if periodic:
         return torch.cat([x.cos(), x.sin()], 1), torch.cat([y.cos(), y.sin()], 1)
-    return x, y
+    centre = 0.5 * (x.mean(0) + y.mean(0))
+    return x - centre, y - centre
 
 
 def _median_distance(x: Tensor, y: Tensor) -> float:
@@ -222,9 +229,12 @@ def _median_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _row_sums(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
-    """``sum_j k(x_i, y_j)``, ``(n,)``, in blocks of rows."""
+    """``sum_j k(x_i, y_j)``, ``(n,)``, in blocks of rows; of float64 points about their centre."""
+    reach = max(float(x.square().sum(1).max()), float(y.square().sum(1).max())) / bandwidth**2
+    exact = reach * torch.finfo(x.dtype).eps > ROUNDING
+    mode = f"{'donot_' if exact else ''}use_mm_for_euclid_dist"
     blocks = [
-        torch.exp(torch.cdist(block, y).square() / (-2 * bandwidth**2)).sum(1)
+        torch.exp(torch.cdist(block, y, compute_mode=mode).square() / (-2 * bandwidth**2)).sum(1)
         for block in x.split(CHUNK)
     ]
     return torch.cat(blocks)

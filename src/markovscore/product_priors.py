@@ -102,18 +102,12 @@ class ProductMixture:
             )
         self.means, self.scale = means, scale.expand(count)
         self.weights = weights / weights.sum()
-        self._centre = float(self.weights @ means)
         self._precision = self.scale.square().reciprocal()
-        self._pull = self._precision * (means - self._centre)
         self._log_heights = self.weights.log() - self.scale.log() - 0.5 * LOG_2PI
-        # log p_m(x) = a_m + b_m u - c_m u^2 / 2, u = x - centre; only differences matter for p(m|x)
-        a = self._log_heights - 0.5 * self._pull * (means - self._centre)
-        self._ratios = [v - v[0] for v in (a, self._pull, -0.5 * self._precision)]
-        self._curved = bool((self._ratios[2] != 0).any())
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density at ``x`` ``(B, d)``, shape ``(B,)``."""
-        return _blockwise(self._log_densities, x)[0].sum(1)
+        return _blockwise(lambda flat: (self._terms(flat)[0].logsumexp(0),), x)[0].sum(1)
 
     def score(self, x: Tensor) -> Tensor:
         """``sum_m p(m | x_i) (mu_m - x_i) / sigma_m^2`` in each coordinate, shape ``(B, d)``."""
@@ -135,28 +129,27 @@ class ProductMixture:
 
     # Of all coordinates of all points, one after the other, ``(n,)``; one row a component.
 
-    def _log_densities(self, x: Tensor) -> tuple[Tensor]:
+    def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``log w_m + log N(x_i; mu_m, sigma_m^2)`` and its slope in ``x_i``, ``(M, n)`` each."""
         heights, means, precision = (
             v.to(x)[:, None] for v in (self._log_heights, self.means, self._precision)
         )
-        terms = torch.addcmul(heights, precision, (x - means).square(), value=-0.5)
-        return (terms.logsumexp(0),)
+        # Differences first: polynomials in x cancel where the means are many scales apart.
+        offset = means - x
+        pull = precision * offset
+        return torch.addcmul(heights, pull, offset, value=-0.5), pull
 
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``p(m | x_i)`` ``(M, n)``, ``u = x - centre`` and the score ``(n,)``."""
-        u = x - self._centre
-        a, b, c = (v.to(x)[:, None] for v in self._ratios)
-        ratios = torch.addcmul(a, b, u)
-        p = (torch.addcmul(ratios, c, u.square()) if self._curved else ratios).softmax(0)
-        pull, precision = torch.stack([self._pull, self._precision]).to(x) @ p
-        return p, u, pull - precision * u
+        """``p(m | x_i)`` and the components' scores ``(M, n)``, and the score ``(n,)``."""
+        terms, pull = self._terms(x)
+        p = terms.softmax(0)
+        return p, pull, (p * pull).sum(0)
 
     def _score_and_hessian(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        p, u, score = self._posterior(x)
-        pull, precision = self._pull.to(x)[:, None], self._precision.to(x)
+        p, pull, score = self._posterior(x)
         # The components' scores less their mean: the difference of two means of squares cancels.
-        spread = torch.addcmul(pull - score, precision[:, None], u, value=-1)
-        return score, (p * spread.square()).sum(0) - precision @ p
+        spread = pull - score
+        return score, (p * spread.square()).sum(0) - self._precision.to(x) @ p
 
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
