@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from contents import BOOK, BUILD, ROOT, BuildError, chapters, explained, toc_pages
+from downloads import complete
 from ledger import staged, write_pages
 
 from markovscore.claims import ClaimsError, Report, load_claims, verify
@@ -95,7 +96,10 @@ def main() -> int:
             return 0
         print("  site: building", file=sys.stderr, flush=True)
         stage(options.profile, report)
-        return build_html()
+        status = build_html()
+        if not status:
+            complete(HTML, SITE)
+        return status
     except (BuildError, ClaimsError, OSError) as error:
         print(f"\nFAILED {explained(error)}\n", file=sys.stderr)
         return 1

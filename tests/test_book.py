@@ -1,16 +1,20 @@
 """Every chapter: text that survives a round trip, cells that run small, figures, claims, names."""
 
 import ast
+import base64
 import json
 import os
 import re
 import subprocess
 import sys
+import zlib
 
 import build
 import contents
+import downloads
 import jupytext
 import nbformat
+import papermill
 import pytest
 import run_chapter
 import yaml
@@ -187,3 +191,55 @@ def test_sockets_go_where_their_path_is_short_enough(monkeypatch, tmp_path):
     monkeypatch.setattr(run_chapter.os, "access", lambda *_: False)
     with pytest.raises(contents.BuildError, match=r"TMPDIR: expected .* at most 80 bytes"):
         run_chapter.sockets_parent()
+
+
+def downloaded(chapter, path):
+    notebook = nbformat.read(path, as_version=4) if path else read(chapter)
+    downloads.stand_alone(notebook, contents.page_path(chapter).parent)
+    return notebook
+
+
+def read(chapter):
+    return jupytext.read(contents.page_path(chapter), fmt="md:myst")
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_download_has_every_file_that_its_chapter_reads(chapter):
+    """Found by the syntax tree, not by the pattern that puts them in: every string that is the path
+    of a file of the tree, or that leads out of the chapter's folder."""
+    folder = contents.page_path(chapter).parent
+    code = [cell for cell in read(chapter).cells if cell.cell_type == "code"]
+    nodes = [node for cell in code for node in ast.walk(ast.parse(cell.source))]
+    texts = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    paths = {text for text in texts if "\n" not in text and text and len(text) < 200}
+    named = {text for text in paths if (folder / text).is_file() or ".." in text.split("/")}
+    named -= {"../measurements/bench_gpu.json"}  # a chapter that looks whether it is there
+    notebook = downloaded(chapter, None)
+    (first,) = [cell for cell in notebook.cells if cell.get("id") == "book-files"]
+    assert first is next(cell for cell in notebook.cells if cell.cell_type == "code")
+    written = {}
+    if named:
+        written = json.loads(first.source.rpartition("write_book_files(")[2][:-1])
+    assert {f"../{name}" for name in written} == named
+    for name, data in written.items():
+        assert zlib.decompress(base64.b85decode(data)) == (folder / ".." / name).read_bytes()
+    assert not [
+        cell for cell in notebook.cells if '"../' in cell.source and cell.cell_type == "code"
+    ]
+
+
+@pytest.mark.parametrize("chapter", ["reproduction/differences"])
+def test_a_download_runs_alone(chapter, smoke, tmp_path, monkeypatch):
+    notebook = downloaded(chapter, smoke(chapter))
+    for name, value in run_chapter.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    nbformat.write(notebook, folder / "alone.ipynb")
+    papermill.execute_notebook(
+        str(folder / "alone.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        cwd=str(folder),
+        progress_bar=False,
+    )
+    assert sorted(path.name for path in folder.iterdir()) == ["alone.ipynb", downloads.FOLDER]

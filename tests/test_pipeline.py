@@ -5,8 +5,10 @@ name the shell would not leave alone. The tests run in order, each from the stat
 before left; that is what an incremental build is about.
 """
 
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,8 +34,11 @@ kernelspec:
 # Chapter {name}
 
 ```{{code-cell}} ipython3
+from pathlib import Path
+
 from IPython.display import display
 
+ledger = Path("../claims.yml").read_text()
 MIME = "application/vnd.markovscore.claim+json"
 ```
 
@@ -147,6 +152,12 @@ def test_a_build_from_nothing(book):
     assert "no such data here" in page and "not measured" in page
     ledger = (book.root / "_build" / "html" / "reproduction" / "claims.html").read_text()
     assert 'id="one.first.extra"' in ledger and "no such data here" in ledger
+    assert '"../claims.yml"' in html.unescape(re.sub("<[^>]*>", "", page))
+    sources = book.root / "_build" / "html" / "_sources"
+    download = (sources / "one" / "first.ipynb").read_text()
+    assert "markovscore-book/claims.yml" in download and "../claims.yml" not in download
+    assert "2 hold" in (sources / "index.md").read_text()
+    assert "one.first.extra" in (sources / "reproduction" / "claims.md").read_text()
     assert not (book.root / ".snakemake").exists()
     command = [book.python, "book/check_site.py"]
     assert subprocess.run(command, cwd=book.root).returncode == 0

@@ -1,0 +1,85 @@
+"""What the site's download buttons give: notebooks that run alone, pages that are complete.
+
+A button gives the source of its page as Sphinx copied it into ``_build/html/_sources``. A chapter
+reads files of the book by paths that start with ``../``; in the copy they are in a folder beside
+the notebook, which its first code cell writes. The pages themselves are not touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import zlib
+from pathlib import Path
+
+import nbformat
+from contents import is_chapter, page_path, toc_pages
+
+from markovscore import __version__
+
+FOLDER = "markovscore-book"
+OUTSIDE = re.compile(r"""(["'])((?:\.\./)+)([^"'\n]+)\1""")
+INCLUDE = re.compile(r"```\{include\} /(_generated/\w+\.md)\n```")
+NEEDS = f"""\
+# Downloaded from the book, this notebook needs only the book's package and what the chapters use:
+# pip install ".[book,images]" in the book's folder (markovscore {__version__}).
+"""
+WRITE = """\
+# The book's files that it reads are written into {folder}, beside the notebook.
+def write_book_files(files):
+    import base64
+    import pathlib
+    import zlib
+
+    for name, data in files.items():
+        path = pathlib.Path("{folder}", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(zlib.decompress(base64.b85decode(data)))
+
+
+write_book_files({files})
+"""
+MADE = f"% The source of a page of the book of markovscore {__version__}, in MyST Markdown.\n\n"
+
+
+def complete(html: Path, site: Path) -> None:
+    """Complete every download of the built site ``html``; ``site`` has what pages include."""
+    for page in toc_pages():
+        if is_chapter(page):
+            path = html / "_sources" / f"{page}.ipynb"
+            notebook = nbformat.read(path, as_version=4)
+            stand_alone(notebook, page_path(page).parent)
+            for cell in notebook.cells:
+                cell.source = _included(cell.source, site)
+            nbformat.write(notebook, path)
+        else:
+            path = html / "_sources" / f"{page}.md"
+            text = path.read_text(encoding="utf-8")
+            path.write_text(MADE + _included(text, site), encoding="utf-8")
+
+
+def stand_alone(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Give a notebook of a chapter in ``folder`` the files that it reads there, in place."""
+    files: dict[str, str] = {}
+
+    def beside(match: re.Match[str]) -> str:
+        quote, up, name = match.groups()
+        path = folder / up / name
+        if path.is_file():
+            files[name] = base64.b85encode(zlib.compress(path.read_bytes(), 9)).decode()
+        return f"{quote}{FOLDER}/{name}{quote}"
+
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.source = OUTSIDE.sub(beside, cell.source)
+    source = NEEDS + (
+        WRITE.format(folder=FOLDER, files=json.dumps(files, indent=4)) if files else ""
+    )
+    first = nbformat.v4.new_code_cell(source.rstrip(), id="book-files")
+    first.metadata = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}
+    notebook.cells.insert(notebook.cells.index(code[0]), first)
+
+
+def _included(text: str, site: Path) -> str:
+    return INCLUDE.sub(lambda match: (site / match[1]).read_text(encoding="utf-8"), text)
