@@ -45,7 +45,9 @@ def heun(rates: Rates, x: Tensor, times: list[float], project: Projection) -> tu
     for t, t_next in pairwise(times):
         h = t_next - t
         dx, dl = rates(x, t)
-        dx_next, dl_next = rates(x + h * dx, t_next)
+        trial = x + h * dx
+        check_state(trial, t_next)
+        dx_next, dl_next = rates(trial, t_next)
         x = project(x + 0.5 * h * (dx + dx_next))
         total = total + 0.5 * h * (dl + dl_next)
         check_state(x, t_next)
@@ -61,7 +63,7 @@ def adaptive(
     def right_hand_side(t: float, state: np.ndarray) -> np.ndarray:
         points = torch.from_numpy(state).reshape(n, d + 1).to(x)
         check_state(points, t)
-        dx, dl = rates(points[:, :d], t)
+        dx, dl = rates(points[:, :d], float(t))
         return torch.cat([dx, dl.expand(n)[:, None]], dim=1).double().cpu().flatten().numpy()
 
     start = torch.cat([x, x.new_zeros(n, 1)], dim=1).double().cpu().flatten().numpy()

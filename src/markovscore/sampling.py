@@ -21,6 +21,9 @@ time or the fitted levels miss that scale. Densities and samples are of the firs
 for ``t_0 > 0`` they are those of ``rho_{t_0}``, the data smoothed by the process up to ``t_0`` (our
 choice: the map from 0 to ``t_0`` is taken as the identity). The last time plays the horizon: there
 the law is taken to be ``diffusion.prior``. No gradients are kept.
+
+A fitted score is finite wherever the state is. One that is not, of the user's, stops the call with
+the time and the rows: for them no value would be right, and none is made up.
 """
 
 import math

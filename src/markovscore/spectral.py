@@ -20,6 +20,7 @@ from torch import Tensor
 
 from . import diffusions
 from ._fields import pull_back
+from ._reach import NAMES, Reach
 from ._score_files import read_score, write_score
 from ._validate import check_points, check_time, check_times
 from .additive import AdditiveScore, fit_additive
@@ -111,8 +112,9 @@ def fit_spectral(
     x = _check_data(x, diffusion, wrap)
     _check_weights(weights, x, shrinkage)
     basis = diffusion.eigenbasis(n_functions)
-    floor, variance = _least_variance(x, weights, isinstance(basis, Hermite))
-    times = check_times(_default_times(diffusion, variance) if times is None else times)
+    variances, axes, floor = _principal(x, weights, isinstance(basis, Hermite))
+    least = float(variances.min())
+    times = check_times(_default_times(diffusion, least) if times is None else times)
     if selection == "greedy":
         pool = diffusion.eigenbasis(_POOL * n_functions)
         basis = greedy(pool, shrink(pool.moments(x, weights), shrinkage), n_functions, times)
@@ -120,7 +122,9 @@ def fit_spectral(
         raise ValueError(f"selection: expected 'eigenvalue' or 'greedy'; found {selection!r}")
     moments = shrink(basis.moments(x, weights), shrinkage).shrunk(heat=floor)
     score = SpectralScore(diffusion, basis, times.cpu().contiguous(), solve(moments, times))
-    return replace(score, finest_time=_finest_time(score, x, weights, variance))
+    if isinstance(basis, Hermite) and basis.degree > 2:
+        score = replace(score, reach=Reach.of(x, weights, axes, variances, moments))
+    return replace(score, finest_time=_finest_time(score, x, weights, least))
 
 
 def _refuse_all(**arguments: object) -> None:
@@ -180,9 +184,14 @@ def _check_weights(weights: Tensor | None, x: Tensor, shrinkage: str) -> None:
         )
 
 
-def _least_variance(x: Tensor, weights: Tensor | None, polynomials: bool) -> tuple[float, float]:
-    """The least variance of the data in any direction, and the time added to all others, which is
-    not 0 where there is a direction of (almost) none: that is then as wide as its noise."""
+def _principal(
+    x: Tensor, weights: Tensor | None, polynomials: bool
+) -> tuple[Tensor, Tensor, float]:
+    """Variances ``(d,)`` along the principal axes ``(d, d)`` of the data, and a time.
+
+    It is added to all others, and not 0 where there are directions of (almost) no variance: they
+    are then as wide as its noise.
+    """
     w = quadrature_weights(x, weights)
     offset = x.double() - w @ x.double()
     variances, axes = torch.linalg.eigh((w[:, None] * offset).T @ offset)
@@ -191,7 +200,7 @@ def _least_variance(x: Tensor, weights: Tensor | None, polynomials: bool) -> tup
     scale = max(scale, 1e-7 * float(variances[-1].clamp(min=0).sqrt()))
     flat = variances < scale**2
     warn_if_flat(flat, axes, scale, 4)
-    return 0.5 * scale**2 * bool(flat.any()), max(scale**2, float(variances[0]))
+    return variances.clamp(min=scale**2), axes, 0.5 * scale**2 * bool(flat.any())
 
 
 def _finest_time(score: SpectralScore, x: Tensor, weights: Tensor | None, variance: float) -> float:
@@ -255,7 +264,10 @@ class SpectralScore:
 
     ``diffusion``, ``basis``; ``times`` ``(T,)`` float64; ``coefficients`` ``(T, K)`` float64;
     ``finest_time``, when the noise is as wide as the data's smallest scale, by which samplers grade
-    their steps, None where it is not known (files of earlier versions).
+    their steps, None where it is not known (files of earlier versions); ``reach``, beyond which a
+    polynomial of degree three or more is continued by a Gaussian's score, else None (four
+    deviations of the noise from the data; files of earlier versions have none, and no
+    continuation).
     Between fitted times the coefficients are interpolated linearly (paper A, Figure 5).
     Evaluation follows the dtype of ``x``.
     """
@@ -265,6 +277,7 @@ class SpectralScore:
     times: Tensor
     coefficients: Tensor
     finest_time: float | None = None
+    reach: Reach | None = None
 
     def __call__(self, x: Tensor, t) -> Tensor:
         """``s(x, t)`` ``(B, d)`` at ``x`` ``(B, d)`` and a time, or ``(B,)`` or ``(B, 1)`` of them.
@@ -273,6 +286,13 @@ class SpectralScore:
         """
         if (found := self._by_kernel(x, t)) is not None:
             return found[0]
+        x, t = self._checked(x, t)
+        beyond = None if self.reach is None else self.reach.beyond(x, t)
+        if beyond is None:
+            return self._value(x, t)
+        return beyond.continued(self._value(beyond.nearest, t))
+
+    def _value(self, x: Tensor, t: Any) -> Tensor:
         gradient = self._evaluate(self.basis.gradient_tensors, x, t).T.contiguous()
         # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
         uniform = isinstance(self.basis, Trigonometric)
@@ -289,6 +309,15 @@ class SpectralScore:
         """
         if (found := self._by_kernel(x, t)) is not None:
             return found
+        x, t = self._checked(x, t)
+        beyond = None if self.reach is None else self.reach.beyond(x, t)
+        if beyond is None:
+            return self._jet(x, t)
+        value, divergence = self._jet(beyond.nearest, t)
+        outside = beyond.divergence(self._value, t)
+        return beyond.continued(value), divergence.masked_scatter(beyond.rows, outside)
+
+    def _jet(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         jets = self._evaluate(self.basis.jet_tensors, x, t)
         gradient, laplacian = jets[:-1].T.contiguous(), jets[-1]
         if isinstance(self.basis, Trigonometric):  # whose stationary law is uniform
@@ -307,10 +336,12 @@ class SpectralScore:
             return torus_score(x, waves, self._interpolated(t.reshape(-1)[0]))
         return torus_score(x, waves, self.coefficients, *self._place(t.to(self.times.device)))
 
-    def _evaluate(self, tensors: Callable[[Tensor], Tensor], x: Tensor, t) -> Tensor:
-        """``(Q, B)``: one contraction for a shared time, else one for each point, in chunks."""
+    def _checked(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
         x = check_points(x, self.basis.dim)
-        t = self._check_time(t, x)
+        return x, self._check_time(t, x)
+
+    def _evaluate(self, tensors: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
+        """``(Q, B)``: one contraction for a shared time, else one for each point, in chunks."""
         if _is_shared(t):
             return self.basis.contract(tensors(self._interpolated(t.reshape(-1)[0])).to(x), x)
         parts = [
@@ -365,6 +396,9 @@ class SpectralScore:
         }
         if self.finest_time is not None:
             tensors["finest_time"] = torch.tensor(self.finest_time, dtype=torch.float64)
+        if self.reach is not None:
+            tensors |= {name: getattr(self.reach, name) for name in NAMES}
+            tensors["heat"] = torch.tensor(self.reach.heat, dtype=torch.float64)
         write_score(path, "SpectralScore", self.diffusion, tensors)
 
     @classmethod
@@ -377,7 +411,10 @@ class SpectralScore:
         basis = diffusion.eigenbasis(tensors["coefficients"].shape[1])
         basis = basis.with_indices(tensors["indices"])
         finest = float(tensors["finest_time"]) if "finest_time" in tensors else None
-        return cls(diffusion, basis, tensors["times"], tensors["coefficients"], finest)
+        reach = None
+        if "axes" in tensors:
+            reach = Reach(**{name: tensors[name] for name in NAMES}, heat=float(tensors["heat"]))
+        return cls(diffusion, basis, tensors["times"], tensors["coefficients"], finest, reach)
 
 
 def _is_shared(t: Tensor) -> bool:

@@ -26,6 +26,11 @@ class Hermite(Eigenbasis):
     Paper A, Example 4.
     """
 
+    @property
+    def degree(self) -> int:
+        """The highest total degree of a function; up to two the score is linear."""
+        return int(self.indices.sum(1).max())
+
     def _multi_indices(self) -> Tensor:
         return index_set(self.dim, self.n_functions, lambda k: k)
 

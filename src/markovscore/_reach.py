@@ -1,0 +1,106 @@
+r"""Where a polynomial score may be believed, and its continuation beyond (our choice).
+
+Along the principal axes of the data, ``p = A^T x``, the reach at time ``t`` is the box
+
+.. math:: a\, low_j - 4 \sqrt v \le p_j \le a\, high_j + 4 \sqrt v,
+          \qquad a = e^{-t}, \quad v = 1 - a^2,
+
+the range of the data and four deviations of the noise around it. Beyond, with ``y`` the nearest
+point of the box and ``g`` the score of the Gaussian with the data's mean and covariance, its slopes
+``1 / s_j^2 = 1 / (a^2 \lambda_j + v)`` along the axes,
+
+.. math:: s(x, t) = g(x, t) + e^{-\frac12 r^2} \big( s(y, t) - g(y, t) \big),
+          \qquad r^2 = 16 \sum_j (p_j - y_j)^2 / s_j^2 .
+
+Inside nothing changes. Beyond, a polynomial is extrapolation: it may point outwards, and a flow
+that goes with it leaves the numbers; what it differs by from the Gaussian fades over a quarter of a
+deviation. (:class:`~markovscore.AdditiveScore` keeps the difference, coordinate by coordinate.)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._fields import Field, pull_back
+from .kernels.additive_score import REACH
+from .moments import Moments
+
+# Nodes of a quadrature that weigh less than this share of the heaviest are beyond the data.
+_LIGHT = 1e-6
+_FADE = 4.0  # in deviations: the reciprocal of the length over which a difference fades
+NAMES = ("axes", "centre", "variance", "low", "high")
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """``axes`` ``(d, d)``, one a column; ``centre``, ``variance``, ``low``, ``high`` ``(d,)`` of
+    the data along them, float64; ``heat``, the time that shrinkage has diffused their law for."""
+
+    axes: Tensor
+    centre: Tensor
+    variance: Tensor
+    low: Tensor
+    high: Tensor
+    heat: float = 0.0
+
+    @classmethod
+    def of(
+        cls, x: Tensor, weights: Tensor | None, axes: Tensor, variance: Tensor, moments: Moments
+    ) -> "Reach":
+        """Of the points ``x`` ``(N, d)``, or of the nodes that have a weight, as ``moments`` were
+        shrunk: a share of the stationary law reaches to its own four deviations."""
+        p, mix = x.double() @ axes, moments.mix
+        centre = p.mean(0) if weights is None else weights.double() @ p
+        heavy = p if weights is None else p[weights > _LIGHT * weights.max()]
+        low, high = heavy.aminmax(dim=0)
+        if mix < 1:
+            low, high = low.clamp(max=-REACH), high.clamp(min=REACH)
+            variance = mix * variance + 1 - mix + mix * (1 - mix) * centre.square()
+            centre = mix * centre
+        return cls(axes.cpu(), centre.cpu(), variance.cpu(), low.cpu(), high.cpu(), moments.heat)
+
+    def beyond(self, x: Tensor, t: Tensor) -> "Beyond | None":
+        """Points ``x`` ``(B, d)`` at ``t``, ``()`` or ``(B,)``, if some are out of reach."""
+        axes, centre, variance, low, high = (getattr(self, name).to(x) for name in NAMES)
+        t = (t + self.heat).reshape(-1, 1)
+        a, noise = torch.exp(-t).to(x), -torch.expm1(-2 * t).to(x)
+        p = x @ axes
+        near = p.clamp(a * low - REACH * noise.sqrt(), a * high + REACH * noise.sqrt())
+        if not bool((p != near).any()):
+            return None
+        return Beyond(x, axes, p, near, a * centre, 1 / (a.square() * variance + noise))
+
+
+class Beyond:
+    """Points ``x`` of which some ``rows`` ``(B,)`` are out of reach.
+
+    ``nearest`` ``(B, d)``: in reach, the points themselves where they are. Finite for finite ``x``.
+    """
+
+    def __init__(
+        self, x: Tensor, axes: Tensor, p: Tensor, near: Tensor, centre: Tensor, slope: Tensor
+    ) -> None:
+        self._axes, self._excess, self._slope = axes, p - near, slope.expand_as(p)
+        self._out = p != near
+        self.rows = self._out.any(1)
+        self.nearest = torch.where(self.rows[:, None], near @ axes.T, x)
+        self._there, self._here = ((q - centre) * -slope @ axes.T for q in (p, near))
+        r2 = _FADE**2 * (self._excess.square() * slope).sum(1, keepdim=True)
+        self._fade = torch.exp(-0.5 * r2)
+
+    def continued(self, value: Tensor) -> Tensor:
+        """The score ``(B, d)``, given that at the nearest points."""
+        beyond = self._there + self._fade * (value - self._here)
+        return torch.where(self.rows[:, None], beyond, value)
+
+    def divergence(self, field: Field, t: Tensor) -> Tensor:
+        """That of the continued ``field(x, t)`` at the rows that are out of reach."""
+        rows = self.rows
+        value, vjp = pull_back(field, self.nearest[rows], t if t.ndim == 0 else t[rows])
+        fade, slope, excess = self._fade[rows, 0], self._slope[rows], self._excess[rows]
+        # Along an axis that is out the nearest point stands still.
+        own = [vjp(axis.expand_as(value)) @ axis for axis in self._axes.T]
+        moving = torch.where(self._out[rows], 0.0, torch.stack(own, 1) + slope).sum(1)
+        fading = ((value - self._here[rows]) @ self._axes * excess * slope).sum(1)
+        return fade * (moving - _FADE**2 * fading) - slope.sum(1)
