@@ -15,6 +15,7 @@ from markovscore import (
     ResidualScore,
     ScoreMLP,
     ScoreUNet,
+    elbo,
     fit_spectral,
     log_likelihood,
     sample_ode,
@@ -105,6 +106,21 @@ def test_image_network_as_residual():
     assert value.shape == (3,)
     torch.testing.assert_close(value, exact, rtol=0, atol=1.0)
     assert not torch.equal(value, exact)
+
+
+def test_evidence_of_a_base_that_is_only_a_function():
+    """Nested: with a network of zero the bound is the base's, draw by draw."""
+    net = network(F64)
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    x = data(5, dtype=F64)
+
+    def base(y, t):
+        return -y
+
+    settings = {"samples": 3, "steps": 20}
+    found = elbo(ResidualScore(base, net), OU, x, generator=generator(), **settings)
+    torch.testing.assert_close(found, elbo(base, OU, x, generator=generator(), **settings))
 
 
 def test_base_is_nobody_s_parameter():

@@ -18,7 +18,6 @@ By integration by parts and their lemma 1, ``E div(G G^T s) = -E <G^T s, G^T r>`
 which needs no trace. The right side is what is computed: there the squares of ``r`` cancel.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -104,7 +103,9 @@ def elbo(
         raise ValueError(f"samples: expected an integer >= 1, found {samples!r}")
     steps, prior = check_steps(steps), _prior(diffusion, "elbo needs its log_prob")
     schedule = check_schedule(window)
-    warn_if_coarse(diffusion, getattr(score, "finest_time", math.inf), t_min)
+    finest = getattr(score, "finest_time", None)  # None: a residual score on a base without one
+    if finest is not None:
+        warn_if_coarse(diffusion, finest, t_min)
     total = torch.zeros_like(x[:, 0])
     size = max(1, min(_ROWS, _VALUES // x.shape[1]) // len(x))
     for first in range(0, samples, size):
