@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 
 import torch
 
@@ -135,11 +136,14 @@ def to_the_end(folder, shards, started=None, moment="none", after=0):
         return moment == now and len(writes) > after
 
     def dying_fsync(file):
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_size < 1000:  # a folder, the log's header
+            return fsync(file)
         writes.append(file)
         if strike("half written"):
-            os.ftruncate(file, os.fstat(file).st_size // 2)
+            os.ftruncate(file, status.st_size // 2)
             die()
-        fsync(file)
+        return fsync(file)
 
     def dying_replace(source, target):
         if strike("not renamed"):

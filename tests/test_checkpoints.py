@@ -142,7 +142,7 @@ def test_a_foreign_file_or_a_folder_is_a_clear_error(tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="no format mark"):
         run(checkpoint=path)
-    with pytest.raises(ValueError, match="cannot read"):
+    with pytest.raises(ValueError, match="the path of a file, found the folder"):
         run(checkpoint=tmp_path)
 
 

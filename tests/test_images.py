@@ -174,9 +174,9 @@ def test_fields_must_agree(change, words):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda data: data.take(3), "expected 1 to 2"),
-        (lambda data: data.take(0), "expected 1 to 2"),
-        (lambda data: data.dequantised(generator(), 3), "expected 1 to 2"),
+        (lambda data: data.take(3), "n: expected an integer from 1 to 2"),
+        (lambda data: data.take(0), "n: expected an integer from 1 to 2"),
+        (lambda data: data.dequantised(generator(), 3), "n: expected an integer from 1 to 2"),
         (lambda data: data.batches(0, generator()), "size"),
         (lambda data: data.to_display(torch.zeros(1, 5)), r"\(B, 12\)"),
         (lambda data: load_digits("all"), "train, test"),

@@ -325,7 +325,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     score.save(path)
     before = path.read_bytes()
     monkeypatch.setattr(
-        "markovscore._score_files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk"))
+        "markovscore._files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk"))
     )
     with pytest.raises(OSError, match="disk"):
         score.save(path)

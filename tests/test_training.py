@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step():
         ({"schedule": "linear"}, "schedule: expected 'cosine'"),
         ({"checkpoint_every": 0}, "checkpoint_every: expected"),
         ({"log_every": 0}, "log_every: expected"),
-        ({"checkpoint_minutes": 0.0}, "checkpoint_minutes: expected a positive"),
+        ({"checkpoint_minutes": 0.0}, "checkpoint_minutes: expected a finite positive"),
         ({"shards": 0}, "shards: expected an integer >= 1"),
         ({"shards": 3}, "batch_size: expected a multiple of shards = 3 .*found 32.*batch_size=33"),
     ],
@@ -249,8 +249,6 @@ def test_rejects_bad_data():
         train(small(), objective(), data(), 0)
     with pytest.raises(TypeError, match="int64"):
         train(small(), objective(), torch.zeros(4, 2, dtype=torch.int64), 5)
-    with pytest.raises(TypeError, match="ndarray"):
-        train(small(), objective(), data().numpy(), 5)
     with pytest.raises(ValueError, match="N >= 1"):
         train(small(), objective(), data()[:0], 5)
     with pytest.raises(ValueError, match="row 1"):
@@ -280,7 +278,7 @@ def test_rejects_bad_data_that_make_their_own_batches():
         pixel_run(data=Broken())
     with pytest.raises(ValueError, match="at least one row, found an empty Pixels"):
         pixel_run(data=Pixels(n=0))
-    with pytest.raises(TypeError, match=r"or an object with len, batch.* found list"):
+    with pytest.raises(ValueError, match=r"data: expected shape \(N, d\).* found \(1,\)"):
         pixel_run(data=[1.0])
 
 

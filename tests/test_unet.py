@@ -293,14 +293,14 @@ def test_cuda_agrees_with_the_cpu():
     ("settings", "message"),
     [
         ({"shape": (8, 8)}, r"shape: expected \(C, H, W\)"),
-        ({"shape": (1, 8, 0)}, "shape: expected integers >= 1"),
+        ({"shape": (1, 8, 0)}, "shape: expected an integer >= 1"),
         ({"shape": (1, 9, 8)}, "divisible by 2, found 9 x 8"),
         ({"shape": (1, 8, 8), "multipliers": (1, 2, 2, 2, 2)}, "divisible by 16.*fewer multipl"),
         ({"channels": 6}, "channels: expected a multiple of 4, found 6"),
-        ({"channels": 0}, "channels: expected integers >= 1"),
+        ({"channels": 0}, "channels: expected an integer >= 1"),
         ({"multipliers": ()}, "multipliers: expected integers >= 1"),
-        ({"multipliers": (1, 0)}, "multipliers: expected integers >= 1"),
-        ({"blocks": 1.5}, "blocks: expected integers >= 1"),
+        ({"multipliers": (1, 0)}, "multipliers: expected an integer >= 1"),
+        ({"blocks": 1.5}, "blocks: expected an integer >= 1"),
         ({"attention": (3,)}, r"attention: expected resolutions among \[4, 2\], found 3"),
     ],
 )

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._modes import lasting, remembered
+from ._validate import as_tensor
+
 Beta = float | tuple[float, float] | Callable[[Tensor], Tensor]
 
 
@@ -79,9 +82,14 @@ class LinearClock:
 
 
 # Gauss-Legendre on [0, 1]: with 16 points a piece whose halves agree with it is exact to rounding.
-_NODES, _WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(16))
-_NODES, _WEIGHTS = 0.5 * (_NODES + 1), 0.5 * _WEIGHTS
+_RULE = np.polynomial.legendre.leggauss(16)
 _PIECES, _MAX_HALVINGS, _TOLERANCE = 16, 70, 1e-14
+
+
+@remembered
+def _gauss_legendre() -> tuple[Tensor, Tensor]:
+    nodes, weights = (torch.from_numpy(v) for v in _RULE)
+    return 0.5 * (nodes + 1), 0.5 * weights
 
 
 class QuadratureClock:
@@ -95,6 +103,7 @@ class QuadratureClock:
         ValueError: ``beta`` returns another shape, or a number that is not finite and positive.
     """
 
+    @lasting
     def __init__(self, beta: Callable[[Tensor], Tensor], horizon: float) -> None:
         self._beta, self.horizon = beta, float(horizon)
         edges = torch.linspace(0, self.horizon, _PIECES + 1, dtype=torch.float64)
@@ -124,7 +133,7 @@ class QuadratureClock:
         """``beta(t)``; at the ends, where it may be infinite, its value just inside; a
         number for a number."""
         if not isinstance(t, Tensor):
-            return float(self.rate(torch.tensor(t, dtype=torch.float64)))
+            return float(self.rate(torch.tensor(t, dtype=torch.float64, device="cpu")))
         inside = t.clamp(self.horizon * 2.0**-_MAX_HALVINGS, self.horizon * (1 - 2.0**-52))
         return self._evaluate(inside)
 
@@ -169,11 +178,12 @@ class QuadratureClock:
 
     def _quadrature(self, low: Tensor, high: Tensor) -> Tensor:
         length = high - low
-        points = low[..., None] + length[..., None] * _NODES
-        return length * (self.rate(points) @ _WEIGHTS)
+        nodes, weights = _gauss_legendre()
+        points = low[..., None] + length[..., None] * nodes
+        return length * (self.rate(points) @ weights)
 
     def _evaluate(self, t: Tensor) -> Tensor:
-        value = torch.as_tensor(self._beta(t), dtype=torch.float64)
+        value = as_tensor(self._beta(t), "beta", torch.float64)
         if value.shape not in (t.shape, ()):
             raise ValueError(
                 f"beta: expected one number for each time, shape {tuple(t.shape)}, found "
@@ -198,7 +208,7 @@ def make_clock(beta: Beta, horizon: float) -> LinearClock | QuadratureClock:
     """
     if callable(beta):
         return QuadratureClock(beta, horizon)
-    values: Any = torch.as_tensor(beta, dtype=torch.float64)
+    values = as_tensor(beta, "beta", torch.float64)
     if values.shape not in ((), (2,)):
         raise ValueError(
             f"beta: expected a number, a pair (beta(0), beta(T)) or a callable, found {beta!r}"

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ._modes import lasting
+
 
 class Constants:
     """``tables``, converted once for each dtype and device: a step of a simulation on a few points
@@ -16,6 +18,11 @@ class Constants:
         """The tables with the dtype and device of ``x``."""
         key = (x.device, x.dtype)
         if key not in self._copies:
-            with torch.inference_mode(False):  # else they could never be part of a derivative
-                self._copies[key] = tuple(table.to(*key) for table in self._tables)
+            self._copies[key] = lasting(_converted)(self._tables, *key)
         return self._copies[key]
+
+
+def _converted(
+    tables: tuple[Tensor, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    return tuple(table.to(device, dtype) for table in tables)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ._modes import full_precision
 from ._validate import expand_like
 
 Time = float | Tensor
@@ -75,6 +76,7 @@ def value_and_probe(field: Field, x: Tensor, t: Time, signs: Tensor) -> tuple[Te
     return value, torch.stack(estimates).mean(0)
 
 
+@full_precision
 def apply_dispersion(G: Time, z: Tensor) -> Tensor:
     """``G z`` for ``z`` ``(B, m)`` and ``G`` of any of the four shapes of ``dispersion(t)``."""
     G = torch.as_tensor(G, dtype=z.dtype, device=z.device)

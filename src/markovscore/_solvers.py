@@ -12,7 +12,7 @@ import scipy.integrate
 import torch
 from torch import Tensor
 
-from ._validate import check_finite
+from ._validate import check_finite, check_number
 
 Rates = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 Projection = Callable[[Tensor], Tensor]
@@ -24,8 +24,10 @@ def solver(method: str, rtol: float, atol: float) -> Callable[..., tuple[Tensor,
         return heun
     if method != "adaptive":
         raise ValueError(f'method: expected "heun" or "adaptive", found {method!r}')
-    if not (rtol > 0 and atol > 0):
-        raise ValueError(f"expected rtol > 0 and atol > 0, found {rtol} and {atol}")
+    rtol, atol = (
+        check_number(rtol, "rtol", positive=True),
+        check_number(atol, "atol", positive=True),
+    )
 
     def solve(
         rates: Rates, x: Tensor, times: list[float], project: Projection

@@ -27,7 +27,7 @@ def check_time_range(
     """
     horizon = float(getattr(diffusion, "horizon", math.inf))
     t_min = check_number(t_min, "t_min")
-    high = horizon if t_max is None else check_number(t_max, "t_max")
+    high = horizon if t_max is None else check_number(t_max, "t_max", finite=False)
     if not 0 < t_min < high < math.inf:
         raise ValueError(
             f"expected 0 < t_min < t_max < inf, found t_min = {t_min}, t_max = {high}: "

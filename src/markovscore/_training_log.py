@@ -1,11 +1,11 @@
 """The file in which a training run says how it goes, one line now and then."""
 
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ._files import write_whole
 from .checkpoints import Run
 
 COLUMNS = ("step", "seconds", "loss", "items_per_second", "lr", "ema_distance")
@@ -25,10 +25,7 @@ class TrainingLog:
     def __init__(self, path: Path, every: int, step: int) -> None:
         self.path, self.every = path, every
         kept = [line for line in _lines(path) if int(line.split(",", 1)[0]) <= step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(HEADER + "".join(kept), newline="")
-        os.replace(temporary, path)
+        write_whole(path, HEADER + "".join(kept))
 
     def add(self, run: Run, batch_size: int) -> None:
         """Add the line of ``run.step``, if that is one which has a line."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoints
-from ._validate import check_finite
+from ._validate import as_input, check_finite, check_integer, check_number
 
 
 @dataclass(frozen=True)
@@ -45,31 +45,47 @@ class Plan:
         rows = torch.randint(len(self.data), size, generator=generator, device=generator.device)
         if isinstance(self.data, Tensor):
             return self.data[rows]
-        return self.data.batch(rows, generator)
+        return self.data.batch(rows, generator).detach()
 
 
-def check_settings(
-    counts: dict[str, int], lr: float, ema: float, schedule: str, minutes: float | None
-) -> None:
-    """Check the numbers that ``train`` is given; ``counts`` are those that must be integers >= 1.
+def check_rates(lr: float, ema: float, schedule: str) -> tuple[float, float]:
+    """``lr`` and ``ema`` as floats, after a check of all three.
 
     Raises:
         ValueError: one is out of range.
     """
-    for name, value in counts.items():
-        if int(value) != value or value < 1:
-            raise ValueError(f"{name}: expected an integer >= 1, found {value!r}")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr: expected a finite positive number, found {lr}")
+    lr, ema = check_number(lr, "lr", positive=True), check_number(ema, "ema")
     if not 0 <= ema < 1:
         raise ValueError(f"ema: expected 0 <= ema < 1, found {ema}: 0 averages nothing")
     if schedule not in ("cosine", "constant"):
         raise ValueError(f"schedule: expected 'cosine' or 'constant', found {schedule!r}")
-    if minutes is not None and not minutes > 0:
-        raise ValueError(
-            f"checkpoint_minutes: expected a positive number, found {minutes}: None saves by "
-            "steps only"
+    return lr, ema
+
+
+def check_network(net: nn.Module) -> torch.device:
+    """The device of a network that can be trained.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: none of its parameters requires gradients, or it was made in inference mode.
+    """
+    if not isinstance(net, nn.Module):
+        raise TypeError(
+            f"net: expected a torch.nn.Module, found {type(net).__name__}: the order is "
+            "train(net, objective, data, steps)"
         )
+    parameters = list(net.parameters())
+    if any(p.is_inference() for p in parameters):
+        raise ValueError(
+            "net: expected parameters that can be trained, found some that were made in "
+            "torch.inference_mode: build the network outside it and load_state_dict this one's"
+        )
+    if not any(p.requires_grad for p in parameters):
+        raise ValueError(
+            f"net: expected a parameter that requires gradients, found none among "
+            f"{len(parameters)}: a frozen network is trained after net.requires_grad_(True)"
+        )
+    return parameters[0].device
 
 
 def check_shards(shards: int | None, batch_size: int, processes: int) -> int:
@@ -78,9 +94,7 @@ def check_shards(shards: int | None, batch_size: int, processes: int) -> int:
     Raises:
         ValueError: the processes do not divide it, or it does not divide the batch.
     """
-    shards = processes if shards is None else shards
-    if int(shards) != shards or shards < 1:
-        raise ValueError(f"shards: expected an integer >= 1, found {shards!r}")
+    shards = processes if shards is None else check_integer(shards, "shards")
     if shards % processes:
         raise ValueError(
             f"shards: expected a multiple of the number of processes, {processes}, found {shards}: "
@@ -92,19 +106,19 @@ def check_shards(shards: int | None, batch_size: int, processes: int) -> int:
             f"processes, {processes}), found {batch_size}: pass for instance "
             f"batch_size={shards * math.ceil(batch_size / shards)}"
         )
-    return int(shards)
+    return shards
 
 
-def check_data(data: Any, device: torch.device) -> None:
-    """Check that ``data`` is a tensor of finite points, or makes such points on ``device``.
+def check_data(data: Any, net: nn.Module, device: torch.device) -> Any:
+    """``data`` as a tensor of finite points without a graph, or the object that makes such points
+    on ``device``. What is no tensor yet (arrays, frames, lists) takes the network's dtype and
+    device.
 
     Raises:
         TypeError: it is neither.
         ValueError: no rows, another rank, or points that are not finite.
     """
-    if isinstance(data, Tensor):
-        name, sample, shape = "data", data, tuple(data.shape)
-    elif all(hasattr(data, part) for part in ("__len__", "batch", "checksum")):
+    if all(hasattr(data, part) for part in ("__len__", "batch", "checksum")):
         if len(data) == 0:
             raise ValueError(
                 f"data: expected at least one row, found an empty {type(data).__name__}"
@@ -114,16 +128,16 @@ def check_data(data: Any, device: torch.device) -> None:
         sample = data.batch(first, torch.Generator(device=device))
         name, shape = "data.batch", tuple(sample.shape)
     else:
-        raise TypeError(
-            "data: expected a floating-point tensor, or an object with len, batch(rows, generator) "
-            f"and checksum such as Images, found {type(data).__name__}: "
-            "convert with torch.as_tensor(data, dtype=torch.float32)"
-        )
+        sample = as_input(data, next(net.parameters()), "data").detach()
+        data, name, shape = sample, "data", tuple(sample.shape)
     if not sample.is_floating_point():
         raise TypeError(
             f"{name}: expected a floating-point tensor, found {sample.dtype}: "
             "convert with torch.as_tensor(data, dtype=torch.float32)"
         )
     if sample.ndim < 2 or len(sample) == 0:
-        raise ValueError(f"{name}: expected shape (N, d) with N >= 1, found {shape}")
+        raise ValueError(
+            f"{name}: expected shape (N, d) with N >= 1, found {shape}: one row per point"
+        )
     check_finite(sample, name)
+    return data

@@ -3,20 +3,112 @@
 Every function returns the checked tensor, so that the caller can write ``x = check_points(x, 2)``.
 """
 
+import functools
+import inspect
 import math
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _HUGE = sys.float_info.max
 
 
+def as_tensor(x: Any, name: str = "x", dtype: torch.dtype | None = None) -> Tensor:
+    """``x`` as a dense tensor: a tensor itself, or anything that numpy takes.
+
+    Arrays and frames may be read-only, of any strides and byte order; masked and missing entries
+    become NaN, which the caller refuses. A list of tensors is stacked. Without ``dtype`` that of
+    ``x`` is kept, and lists of Python's floats have torch's default.
+
+    Raises:
+        TypeError: not numbers, a sparse tensor, or one without numbers (``device="meta"``).
+    """
+    if isinstance(x, Tensor):
+        if x.layout == torch.strided and not x.is_meta:
+            return x if dtype is None else x.to(dtype)
+        if x.is_meta:
+            kind, fix = "one on the device meta, which holds none", "move the data to cpu or cuda"
+        else:
+            kind, fix = str(x.layout), f"pass {name}.to_dense()"
+        raise TypeError(f"{name}: expected numbers in a dense tensor, found {kind}: {fix}")
+    if isinstance(x, list | tuple) and x and all(isinstance(part, Tensor) for part in x):
+        return torch.stack([as_tensor(part, name, dtype) for part in x])
+    if hasattr(x, "__cuda_array_interface__"):
+        return torch.as_tensor(x, dtype=dtype)
+    try:
+        tensor = _from_numpy(x)
+        if dtype is not None and (tensor.is_complex() or tensor.dtype == torch.bool):
+            raise TypeError(f"its numbers are {tensor.dtype}, not real")
+        if dtype is None and _plain(x) and tensor.is_floating_point():
+            dtype = torch.get_default_dtype()
+        return tensor if dtype is None else tensor.to(dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"{name}: expected a tensor, or an array of numbers, found {type(x).__name__} "
+            f"({str(error)[:80]}): {_conversion(x, name)}"
+        ) from error
+
+
+def as_floats(x: Any, name: str = "x") -> Tensor:
+    """:func:`as_tensor` of what is floating point.
+
+    Raises:
+        TypeError: not convertible, integer, boolean or complex.
+    """
+    given, x = x, as_tensor(x, name)
+    if not x.is_floating_point():
+        kind = str(x.dtype).removeprefix("torch.")
+        fix = "x.double()" if isinstance(given, Tensor) else f"np.asarray({name}, dtype=float)"
+        raise TypeError(f"{name}: expected floating point, found {kind}: convert with {fix}")
+    return x
+
+
+def as_input(x: Any, like: Tensor, name: str = "x") -> Tensor:
+    """``x``, a tensor; anything else as floating points with the dtype and device of ``like``."""
+    if isinstance(x, Tensor):
+        return as_tensor(x, name)
+    x = as_tensor(x, name)
+    return x.to(like) if x.is_floating_point() else x
+
+
+def _from_numpy(x: Any) -> Tensor:
+    array = np.ma.filled(x.astype(float), np.nan) if np.ma.is_masked(x) else np.asarray(x)
+    if array.dtype == object and array.ndim:  # a frame of mixed columns, None in a list
+        array = array.astype(np.float64)
+    wanted = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype
+    wanted = wanted.newbyteorder("=")
+    if not (array.dtype == wanted and array.flags.c_contiguous and array.flags.writeable):
+        array = np.array(array, dtype=wanted, order="C")
+    return torch.from_numpy(array)
+
+
+def _plain(x: Any) -> bool:
+    """Whether ``x`` is made of Python's own numbers and lists."""
+    while isinstance(x, list | tuple) and x:
+        x = x[0]
+    return type(x) in (int, float)
+
+
+def _conversion(x: Any, name: str) -> str:
+    """A call that makes a tensor of what could not be converted."""
+    if hasattr(x, "toarray"):
+        return f"pass {name}.toarray()"
+    if hasattr(x, "dataset") or hasattr(x, "__next__"):
+        return (
+            f"read its batches with torch.cat(list({name})), or, where they are (points, labels), "
+            f"torch.cat([batch[0] for batch in {name}])"
+        )
+    return f"pass np.asarray({name}, dtype=float), of numeric columns alone"
+
+
 def check_points(x: Any, dim: int | None, name: str = "x", *, finite: bool = True) -> Tensor:
     """Return ``x`` as a floating ``(B, dim)`` tensor of finite numbers with ``B >= 1``.
 
-    A numpy array (or anything ``torch.as_tensor`` takes) is converted without a change of dtype; a
+    A numpy array, a frame, a list (:func:`as_tensor`) is converted without a change of dtype; a
     tensor is returned as it is. ``dim=None`` accepts any number of columns ``>= 1``; with
     ``finite=False`` the caller looks for NaN and inf.
 
@@ -25,16 +117,7 @@ def check_points(x: Any, dim: int | None, name: str = "x", *, finite: bool = Tru
         ValueError: wrong rank or number of columns, no rows, NaN or inf.
     """
     columns = "d" if dim is None else dim
-    try:
-        x = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
-            f"{name}: expected a tensor of shape (B, {columns}), found {type(x).__name__}: "
-            f"convert with torch.as_tensor({name})"
-        ) from error
-    if not x.is_floating_point():
-        kind = str(x.dtype).removeprefix("torch.")
-        raise TypeError(f"{name}: expected floating point, found {kind}: convert with x.double()")
+    x = as_floats(x, name)
     if x.ndim != 2 or x.shape[1] == 0 or (dim is not None and x.shape[1] != dim):
         raise ValueError(
             f"{name}: expected shape (B, {columns}), found {tuple(x.shape)}: {_shape_fix(x, dim)}"
@@ -80,7 +163,7 @@ def check_times(times: Any, name: str = "times") -> Tensor:
     Raises:
         ValueError: wrong rank, empty, NaN or inf, negative, unsorted or repeated.
     """
-    times = torch.as_tensor(times, dtype=torch.float64)
+    times = as_tensor(times, name, torch.float64).detach()
     times = times.reshape(1) if times.ndim == 0 else times
     if times.ndim != 1 or times.numel() == 0:
         raise ValueError(
@@ -131,7 +214,7 @@ def check_time(t: Any, rows: int | None, name: str = "t", *, like: Tensor | None
     if type(t) is float or type(t) is int:
         return torch.tensor(t, dtype=dtype, device=device)
     try:
-        found = torch.as_tensor(t)
+        found = as_tensor(t, name, None if isinstance(t, Tensor) else torch.float64)
         if found.is_complex() or found.dtype == torch.bool:
             raise TypeError(found.dtype)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -152,20 +235,6 @@ def check_time(t: Any, rows: int | None, name: str = "t", *, like: Tensor | None
     )
 
 
-def check_number(value: Any, name: str) -> float:
-    """``value``, a number or a tensor of one number, as a float.
-
-    Raises:
-        TypeError, ValueError: not real, or more than one.
-    """
-    if type(value) is float or type(value) is int:
-        return float(value)
-    found = check_time(value, None, name)
-    if found.numel() != 1:
-        raise ValueError(f"{name}: expected one number, found {len(found)}: pass one of them")
-    return float(found.detach())
-
-
 def expand_like(t: Any, x: Tensor) -> Tensor:
     """The times ``t`` of the rows of ``x``, with the rank, dtype and device of ``x``.
 
@@ -177,15 +246,64 @@ def expand_like(t: Any, x: Tensor) -> Tensor:
     return check_time(t, len(x), like=x).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def check_integer(value: Any, name: str, low: int = 1, high: int | None = None) -> int:
+    """``value`` as an ``int`` in ``low..high``: an integer of Python, numpy or torch (0-dim), or a
+    float that is one, such as ``1e4``; no bool.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if (number := _number(value)) is not None and number == math.floor(number):
+        exact = number if isinstance(value, float) else int(value)  # beyond 2^53 not the float
+        if low <= exact and (high is None or exact <= high):
+            return int(exact)
+    bounds = f">= {low}" if high is None else f"from {low} to {high}"
+    raise ValueError(
+        f"{name}: expected an integer {bounds}, found {value!r}: pass an int in this range"
+    )
+
+
+def check_number(
+    value: Any, name: str, *, positive: bool = False, finite: bool = True, fix: str = ""
+) -> float:
+    """``value`` as a ``float``: a real number of Python, numpy or torch (0-dim); no bool.
+
+    Raises:
+        ValueError: it is not, or not finite or positive where that is asked for.
+    """
+    number = _number(value, finite)
+    if number is None or (positive and not number > 0):
+        kinds = ["finite"] * finite + ["positive"] * positive
+        found = value if number is None or isinstance(value, float | int) else number
+        raise ValueError(
+            f"{name}: expected a {' '.join([*kinds, 'number'])}, found {found!r}"
+            + (f": {fix}" if fix else "")
+        )
+    return number
+
+
+def _number(value: Any, finite: bool = True) -> float | None:
+    """``value`` as a float if it is one real number (not NaN), else None."""
+    if isinstance(value, bool | np.bool_ | str | bytes):
+        return None
+    if getattr(value, "ndim", 0) != 0:  # an array of one number is one
+        value = value.reshape(()) if math.prod(value.shape) == 1 else None
+    if isinstance(value, Tensor) and (value.dtype == torch.bool or value.is_meta):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+    return number if math.isfinite(number) or (not finite and number == number) else None
+
+
 def check_steps(steps: Any) -> int:
     """``steps`` as an integer >= 1.
 
     Raises:
         ValueError: it is not.
     """
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps: expected an integer >= 1, found {steps!r}")
-    return int(steps)
+    return check_integer(steps, "steps")
 
 
 def check_window(
@@ -226,3 +344,40 @@ def check_window(
             "and at most t"
         )
     return s, t.clamp(max=horizon)
+
+
+# Parameters that are points, and the public methods of laws and processes that take them.
+_POINTS = ("x", "y", "x0", "v")
+_METHODS: tuple[str, ...] = (
+    *("log_prob", "score", "hessian", "score_and_hessian_product", "project", "contains"),
+    *("drift", "drift_divergence", "drift_jacobian", "drift_and_vjp"),
+    *("sample_transition", "log_transition", "transition_score"),
+)
+Class = TypeVar("Class", bound=type)
+
+
+def takes_arrays(cls: Class) -> Class:
+    """Decorates a law or process: its methods take points as :func:`as_floats` does. A tensor of
+    integers would pass unseen, and round the parameters that take its dtype."""
+    for name in _METHODS:
+        method = vars(cls).get(name)
+        if inspect.isfunction(method):
+            setattr(cls, name, _taking_arrays(method))
+    return cls
+
+
+def _taking_arrays(method: Callable) -> Callable:
+    names = list(inspect.signature(method).parameters)[1:]
+    alone = sum(name in _POINTS for name in names) == 1
+
+    @functools.wraps(method)
+    def taking(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if alone and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            return method(self, *args, **kwargs)
+        named = dict(zip(names, args, strict=False)) | kwargs
+        points = {k: as_floats(v, k) for k, v in named.items() if k in _POINTS}
+        given = [points.get(k, v) for k, v in zip(names, args, strict=False)]
+        rest = {k: points.get(k, v) for k, v in kwargs.items()}
+        return method(self, *given, *args[len(names) :], **rest)
+
+    return taking

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from ._clock import LONGEST_STEP, clock_of, graded_times, log_clock
 from ._hermite import between, hermite, series, standard_scale
+from ._modes import full_precision, lasting
 from ._score_files import read_score, write_score
-from ._validate import check_points, check_time, check_times
+from ._validate import as_tensor, check_points, check_time, check_times
 from .additive_moments import AdditiveMoments, Covariance, check_order, solve_additive
 from .kernels.additive_score import additive_score
 from .moments import MIN_SCALE, warn_if_flat
@@ -96,9 +97,14 @@ def _default_times(diffusion: Any, finest: float) -> Tensor:
 
 
 def _batches(x: Any, generator: torch.Generator | None) -> Iterator[Tensor]:
-    """Rows ``(B, d)`` of a tensor, of an iterable of batches, or of ``Images``, dequantised."""
-    if isinstance(x, Tensor) or (not isinstance(x, Iterable) and not hasattr(x, "batches")):
-        x = check_points(x, None, finite=False)
+    """Rows ``(B, d)`` of an array, of an iterable of batches, or of ``Images``, dequantised.
+
+    Of a batch ``[points, labels, ...]``, as a ``DataLoader`` makes it, the points.
+    """
+    listed = isinstance(x, list | tuple) and len(x) > 0 and np.ndim(x[0]) == 1
+    batched = isinstance(x, Iterable) and not (listed or hasattr(x, "__array__"))
+    if isinstance(x, Tensor) or not (batched or hasattr(x, "batches")):
+        x = check_points(x, None, finite=False).detach()
         rows = max(_BATCH, _DEVICE_ENTRIES // x.shape[1]) if x.is_cuda else _BATCH
         yield from (x[:_BATCH], *x[_BATCH:].split(rows)) if len(x) > _BATCH else (x,)
     elif hasattr(x, "batches"):
@@ -109,7 +115,9 @@ def _batches(x: Any, generator: torch.Generator | None) -> Iterator[Tensor]:
             )
         yield from x.batches(_BATCH, generator)
     else:
-        yield from x
+        for batch in x:
+            listed = isinstance(batch, list | tuple) and getattr(batch[0], "ndim", 0) > 1
+            yield as_tensor(batch[0] if listed else batch).detach()
 
 
 def _moments(
@@ -220,6 +228,7 @@ class AdditiveScore:
         assert divergence is not None
         return score, divergence
 
+    @full_precision
     def _evaluate(
         self, x: Tensor, t: float | Tensor, divergence: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -248,8 +257,7 @@ class AdditiveScore:
         """The table ``name`` with dtype and device of ``x``, converted once."""
         key = (name, x.dtype, x.device)
         if key not in self._copies:
-            with torch.inference_mode(False):  # else it could never be part of a derivative
-                self._copies[key] = getattr(self, name).to(x.device, x.dtype)
+            self._copies[key] = lasting(getattr(self, name).to)(x.device, x.dtype)
         return self._copies[key]
 
     def _levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -323,14 +331,16 @@ class AdditiveScore:
         write_score(path, "AdditiveScore", self.diffusion, self._tensors())
 
     @classmethod
-    def load(cls, path: Any) -> AdditiveScore:
-        """Read what :meth:`save` wrote.
+    @lasting
+    def load(cls, path: Any, diffusion: Any = None) -> AdditiveScore:
+        """Read what :meth:`save` wrote; a diffusion of a class of one's own is passed again.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: a corrupt file, or one of another kind.
+            ValueError: a corrupt file, or one of another kind; another diffusion, or none where one
+                is needed.
         """
-        diffusion, tensors = read_score(path, "AdditiveScore")
+        diffusion, tensors = read_score(path, "AdditiveScore", diffusion)
         return cls(diffusion, **tensors)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ._hermite import standard_scale
-from ._validate import check_finite, check_points
+from ._modes import lasting
+from ._validate import check_finite, check_integer, check_points
 from .kernels.hermite_moments import hermite_moments
 from .moments import MIN_SCALE
 
@@ -31,12 +32,7 @@ def check_order(order: int | None) -> int:
     Raises:
         ValueError: it is not.
     """
-    if order is None or isinstance(order, bool) or int(order) != order or not 1 <= order <= 9:
-        raise ValueError(
-            f"order: expected an integer from 1 to {MAX_ORDER}, found {order!r}: higher moments "
-            "lose the score in double precision"
-        )
-    return int(order)
+    return check_integer(order, "order", 1, MAX_ORDER)
 
 
 @dataclass
@@ -57,6 +53,7 @@ class AdditiveMoments:
     n_points: int = 0
 
     @classmethod
+    @lasting
     def empty(cls, order: int, first: Tensor) -> "AdditiveMoments":
         """No points yet; centre and scale ``(d,)`` from the points ``first`` ``(B, d)``.
 
@@ -64,12 +61,13 @@ class AdditiveMoments:
             TypeError, ValueError: malformed points, or an order outside ``1..9``.
         """
         order = check_order(order)
-        first = check_points(first, None).double()
+        first = check_points(first, None).detach().double()
         scale = first.std(0, correction=0).clamp(min=MIN_SCALE)
         sums = first.new_zeros(max(order, 2 * order - 2) + 1, first.shape[1])
         infinite = torch.full_like(scale, torch.inf)
         return cls(order, first.mean(0), scale, sums, infinite, -infinite)
 
+    @lasting
     def update(self, x: Tensor) -> None:
         """Add the points ``x`` ``(B, d)``; any floating dtype, sums in double precision.
 
@@ -144,14 +142,17 @@ class Covariance:
     n_points: int = 0
 
     @classmethod
+    @lasting
     def empty(cls, first: Tensor) -> "Covariance":
         """No points yet, of the dimension and on the device of ``first`` ``(B, d)``."""
-        zero = torch.zeros_like(check_points(first, None)[0], dtype=torch.float64)
+        first = check_points(first, None).detach()
+        zero = torch.zeros_like(first[0], dtype=torch.float64)
         return cls(zero, torch.outer(zero, zero))
 
+    @lasting
     def update(self, x: Tensor) -> None:
         """Add the points ``x`` ``(B, d)``."""
-        x = check_points(x, len(self.centre)).double()
+        x = check_points(x, len(self.centre)).detach().double()
         mean, total = x.mean(0), self.n_points + len(x)
         offset, step = x - mean, mean - self.centre
         self.products.addmm_(offset.T, offset)

@@ -1,7 +1,6 @@
 """The state of a training run, and the file that holds it: whole, or the one before."""
 
 import json
-import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -14,6 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
+
+from ._files import write_whole
 
 FORMAT = "markovscore-training-2"
 REMEDY = "move it away to start anew, or pass another path"
@@ -131,19 +132,14 @@ def _checksum(named: Mapping[str, Tensor]) -> str:
 
 
 def save(path: Path, settings: Mapping[str, Any], step: int, named: dict[str, Tensor]) -> None:
-    """Write the state whole or not at all: a temporary file in the same folder, then a rename."""
+    """Write the state whole or not at all."""
     metadata = {
         "format": FORMAT,
         "step": str(step),
         "settings": json.dumps(settings),
         "checksum": _checksum(named),
     }
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(safetensors.torch.save(named, metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(path, safetensors.torch.save(named, metadata))
 
 
 def load(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:

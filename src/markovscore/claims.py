@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ._claim_rows import ID, MIME, ClaimsError, check_id, finite, format_value, show
+from ._files import output_path, user_path, write_whole
 
 __all__ = [
     "MIME",
@@ -174,7 +175,7 @@ def load_claims(path: str | os.PathLike[str]) -> tuple[Claim, ...]:
     """
     import yaml  # a dependency of the book, not of the library
 
-    blocks = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or []
+    blocks = yaml.safe_load(user_path(path).read_text(encoding="utf-8")) or []
     if not isinstance(blocks, list):
         raise ClaimsError(
             f"{path}: expected a YAML list of claims, found a {type(blocks).__name__}; "
@@ -224,7 +225,7 @@ def _one_of(value: object, allowed: Sequence[str], name: str) -> None:
 def read_records(path: str | os.PathLike[str], chapter: str) -> list[Record]:
     """The claims stored in one executed notebook, in the order of its cells."""
     try:
-        cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(user_path(path).read_text(encoding="utf-8"))["cells"]
     except (ValueError, KeyError, TypeError) as error:
         raise ClaimsError(
             f"{path}: expected a notebook (JSON with 'cells'), found {error!r}; "
@@ -236,7 +237,7 @@ def read_records(path: str | os.PathLike[str], chapter: str) -> list[Record]:
 
 def find_notebooks(folder: str | os.PathLike[str]) -> dict[str, Path]:
     """The executed notebooks under ``folder`` (``_build/<profile>``): chapter -> path."""
-    root = Path(folder)
+    root = user_path(folder)
     return {
         path.relative_to(root).with_suffix("").as_posix(): path
         for path in sorted(root.rglob("*.ipynb"))
@@ -332,7 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"claims: {error}", file=sys.stderr)
         return 2
     if options.json:
-        options.json.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+        target = output_path(options.json, "--json")
+        write_whole(target, json.dumps(report.as_dict(), indent=1) + "\n")
     for problem in report.problems:
         print(f"claims: {problem}", file=sys.stderr)
     print(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._validate import check_points, check_time
+from ._modes import lasting
+from ._validate import as_tensor, check_integer, check_points, check_time
 from .images import load_cifar10 as load_cifar10
 from .images import load_digits as load_digits
 
@@ -52,8 +53,6 @@ def toy(
     )
     if name not in TOY_NAMES:
         raise ValueError(f"name: expected one of {', '.join(TOY_NAMES)}, found {name!r}")
-    if n < 1:
-        raise ValueError(f"n: expected at least one point, found {n}")
     draw = _Draw(n, generator, dtype, device)
     return samplers[TOY_NAMES.index(name)](draw)
 
@@ -70,7 +69,8 @@ class _Draw:
     ):
         if device is None and generator is not None:
             device = generator.device
-        self.n, self.generator, self.dtype, self.device = n, generator, dtype, device
+        self.n, self.generator = check_integer(n, "n"), generator
+        self.dtype, self.device = dtype, device
 
     def uniform(self) -> Tensor:
         return torch.rand(self.n, generator=self.generator, dtype=self.dtype, device=self.device)
@@ -163,22 +163,23 @@ class DiffusedMixture:
         ValueError: shapes, scales or weights other than above.
     """
 
+    @lasting
     def __init__(self, diffusion: Any, means: Any, scales: Any, weights: Any = None):
         if not callable(getattr(diffusion, "evolve_gaussian", None)):
             raise TypeError(
                 "diffusion: expected one with evolve_gaussian, log_kernel and kernel_score, found "
                 f"{type(diffusion).__name__}: use OrnsteinUhlenbeck, TorusBrownian or BoxBrownian"
             )
-        means = check_points(torch.as_tensor(means, dtype=torch.float64), diffusion.dim, "means")
+        means = check_points(as_tensor(means, "means", torch.float64), diffusion.dim, "means")
         if not bool(diffusion.contains(means).all()):
             raise ValueError(
                 f"means: expected points in the domain of {type(diffusion).__name__}, found "
                 f"{means.tolist()}: scale them, or use diffusion.project(means)"
             )
-        scales = torch.as_tensor(scales, dtype=torch.float64)
+        scales = as_tensor(scales, "scales", torch.float64)
         scales = scales.expand(len(means)) if scales.ndim == 0 else scales
         weights = [1.0] * len(means) if weights is None else weights
-        weights = torch.as_tensor(weights, dtype=torch.float64)
+        weights = as_tensor(weights, "weights", torch.float64)
         for name, value in (("scales", scales), ("weights", weights)):
             if value.shape != (len(means),) or not bool((value > 0).all() & value.isfinite().all()):
                 raise ValueError(
@@ -197,11 +198,11 @@ class DiffusedMixture:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """``n`` independent draws ``(n, d)`` from the law at time ``t >= 0``."""
-        if n < 1:
-            raise ValueError(f"n: expected at least one draw, found {n}")
         draw = _Draw(n, generator, dtype, device)
         z = torch.stack([draw.normal() for _ in range(self.dim)], dim=1)
-        m = torch.multinomial(self.weights.to(z.device), n, replacement=True, generator=generator)
+        m = torch.multinomial(
+            self.weights.to(z.device), draw.n, replacement=True, generator=generator
+        )
         x0 = self.diffusion.project(self.means.to(z)[m] + self.scales.to(z)[m, None] * z)
         later = bool((check_time(t, n, "t") > 0).any())
         return self.diffusion.sample_transition(x0, t, generator) if later else x0

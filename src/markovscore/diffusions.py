@@ -23,7 +23,9 @@ from torch import Tensor
 from . import _kernels1d as kernels
 from ._fields import Time, value_and_divergence
 from ._linear import cholesky, linear_transition, stationary_factor
-from ._validate import check_time, expand_like
+from ._modes import full_precision, lasting
+from ._prior_tools import inner_bounds, with_rounding
+from ._validate import as_tensor, check_number, check_time, expand_like, takes_arrays
 from .eigenbasis import Cosine, Fourier, Hermite
 from .priors import Gaussian, Source, UniformBox, UniformTorus
 
@@ -32,7 +34,7 @@ SQRT2 = math.sqrt(2.0)
 
 def _time(t: Time) -> Tensor:
     """``t`` as a tensor; a number becomes 0-dim float64, which promotes no tensor it meets."""
-    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64)
+    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
 
 
 def _check_after_start(t: Time) -> None:
@@ -50,11 +52,10 @@ def _times_of(t: Time, var: Tensor) -> Tensor:
 
 
 def _check_horizon(horizon: float) -> float:
-    if not (math.isfinite(horizon) and horizon > 0):
-        raise ValueError(f"horizon: expected a finite positive number, found {horizon}")
-    return float(horizon)
+    return check_number(horizon, "horizon", positive=True)
 
 
+@takes_arrays
 class Diffusion:
     """Base class: ``drift`` and ``dispersion`` are the model, the rest has exact defaults.
 
@@ -89,6 +90,7 @@ class Diffusion:
         return torch.isfinite(x).all(dim=1)
 
 
+@takes_arrays
 class _Separable(Diffusion):
     """``G = sqrt2 I`` and independent coordinates: an isotropic Gaussian stays of one known form.
 
@@ -135,6 +137,7 @@ class _Separable(Diffusion):
         return expand_like(self.std(t), x0) * z
 
 
+@takes_arrays
 class _Driftless(_Separable):
     """Brownian motion ``dY = sqrt2 dW`` confined by ``project``."""
 
@@ -159,6 +162,7 @@ class _Driftless(_Separable):
         return self.project(x0 + self._noise(x0, t, generator))
 
 
+@takes_arrays
 class OrnsteinUhlenbeck(_Separable):
     r"""``dY = -Y dt + sqrt2 dW``, stationary law ``N(0, I)``, eigenvalues ``-|k|_1``.
 
@@ -204,6 +208,7 @@ class OrnsteinUhlenbeck(_Separable):
         return Hermite(self.dim, n_functions)
 
 
+@takes_arrays
 class TorusBrownian(_Driftless):
     """``dY = sqrt2 dW`` on the torus ``[-pi, pi)^d``, uniform law, eigenvalues ``-|k|^2``.
 
@@ -217,11 +222,13 @@ class TorusBrownian(_Driftless):
     def project(self, y: Tensor) -> Tensor:
         """Wrap to ``[-pi, pi)``; points inside are returned unchanged."""
         turns = torch.floor((y + math.pi) / (2 * math.pi))
-        return (y - 2 * math.pi * turns).clamp(min=-math.pi)  # rounding may land just below
+        # Rounding may land just outside, and so do the numbers nearest to -pi and pi in float32.
+        low, high = inner_bounds(-math.pi, math.pi, y.dtype, half_open=True)
+        return (y - 2 * math.pi * turns).clamp(low, high)
 
     def contains(self, x: Tensor) -> Tensor:
-        """True for rows in ``[-pi, pi]^d``, shape ``(B,)``."""
-        return (x.abs() <= math.pi).all(dim=1)
+        """True for rows in ``[-pi, pi]^d``, to the rounding of float32; shape ``(B,)``."""
+        return (x.abs() <= with_rounding(-math.pi, math.pi)[1]).all(dim=1)
 
     _axis_log_prob = staticmethod(kernels.wrapped_normal_log_prob)
     _axis_score = staticmethod(kernels.wrapped_normal_score)
@@ -231,6 +238,7 @@ class TorusBrownian(_Driftless):
         return Fourier(self.dim, n_functions)
 
 
+@takes_arrays
 class BoxBrownian(_Driftless):
     """``dY = sqrt2 dW`` reflected in the walls of ``[low, high]^d``, uniform law.
 
@@ -250,12 +258,13 @@ class BoxBrownian(_Driftless):
         """Reflect into the box, as often as needed; points inside are returned unchanged."""
         length = self.high - self.low
         folded = self.low + length - (torch.remainder(y - self.low, 2 * length) - length).abs()
-        inside = (y >= self.low) & (y <= self.high)
-        return torch.where(inside, y, folded.clamp(self.low, self.high))
+        low, high = inner_bounds(self.low, self.high, y.dtype)
+        return torch.where((y >= low) & (y <= high), y, folded.clamp(low, high))
 
     def contains(self, x: Tensor) -> Tensor:
-        """True for rows in ``[low, high]^d``, shape ``(B,)``."""
-        return ((x >= self.low) & (x <= self.high)).all(dim=1)
+        """True for rows in ``[low, high]^d``, to the rounding of float32; shape ``(B,)``."""
+        low, high = with_rounding(self.low, self.high)
+        return ((x >= low) & (x <= high)).all(dim=1)
 
     def _axis_log_prob(self, y: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         return kernels.reflected_normal_log_prob(y, mean, var, self.low, self.high)
@@ -268,6 +277,7 @@ class BoxBrownian(_Driftless):
         return Cosine(self.dim, n_functions, self.low, self.high)
 
 
+@takes_arrays
 class LinearSDE(Diffusion):
     r"""Linear time-invariant SDE ``dY = F Y dt + G dW``.
 
@@ -286,8 +296,9 @@ class LinearSDE(Diffusion):
         ValueError: shapes that do not fit, or non-finite entries.
     """
 
+    @lasting
     def __init__(self, F: Tensor, G: Tensor, horizon: float = 5.0) -> None:
-        F, G = (torch.as_tensor(matrix, dtype=torch.float64) for matrix in (F, G))
+        F, G = as_tensor(F, "F", torch.float64), as_tensor(G, "G", torch.float64)
         if F.ndim != 2 or F.shape[0] != F.shape[1] or G.ndim != 2 or G.shape[0] != F.shape[0]:
             raise ValueError(
                 f"expected F (d, d) and G (d, m), found {tuple(F.shape)} and {tuple(G.shape)}"
@@ -299,6 +310,7 @@ class LinearSDE(Diffusion):
         factor = stationary_factor(F, G @ G.T)
         self.prior = None if factor is None else Gaussian(self.dim, scale=factor)
 
+    @full_precision
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``F y``, shape ``(B, d)``."""
         return y @ self.F.to(y).T
@@ -321,6 +333,7 @@ class LinearSDE(Diffusion):
         mean = (mean_map[row].to(x0) @ x0.unsqueeze(-1)).squeeze(-1)
         return mean, factor
 
+    @full_precision
     def std(self, t: Time) -> Tensor:
         """Root mean square of the transition's standard deviations, ``sqrt(tr P / d)``."""
         t = _time(t)
@@ -328,6 +341,7 @@ class LinearSDE(Diffusion):
         variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
         return variance.sqrt().reshape(t.shape).to(t)
 
+    @full_precision
     def sample_transition(
         self, x0: Tensor, t: Time, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -336,6 +350,7 @@ class LinearSDE(Diffusion):
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         return mean + (factor @ z.unsqueeze(-1)).squeeze(-1)
 
+    @full_precision
     def _whiten(self, y: Tensor, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """``z`` ``(B, d, 1)`` with ``y = mean + factor z``, and the factor."""
         mean, factor = self._moments(x0, t)

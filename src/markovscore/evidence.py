@@ -33,7 +33,7 @@ from ._blocks import (
 )
 from ._fields import apply_dispersion, pull_back, value_and_divergence
 from ._identity import wrapped
-from ._validate import check_points, check_steps
+from ._validate import check_integer, check_points, check_steps
 from .objectives import Score, check_time_range, noise_norm, noise_part
 from .path_objectives import draw_state, score_and_trace
 from .sampling import T_MIN, _check_inside, _prior, check_trace, warn_if_coarse
@@ -99,8 +99,7 @@ def elbo(
     if form not in ("trace", "local"):
         raise ValueError(f"form: expected 'trace' or 'local', found {form!r}")
     check_trace(trace)
-    if isinstance(samples, bool) or int(samples) != samples or samples < 1:
-        raise ValueError(f"samples: expected an integer >= 1, found {samples!r}")
+    samples = check_integer(samples, "samples")
     steps, prior = check_steps(steps), _prior(diffusion, "elbo needs its log_prob")
     schedule = check_schedule(window)
     finest = getattr(score, "finest_time", None)  # None: a residual score on a base without one

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import _image_store
-from ._validate import check_points
+from ._validate import check_integer, check_points
 
 SPLITS = ("train", "test")
 DIGITS_TRAIN = 1500
@@ -105,8 +105,7 @@ class Images:
         Raises:
             ValueError: ``size`` is not an integer >= 1.
         """
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"size: expected an integer >= 1, found {size!r}")
+        size = check_integer(size, "size")
         starts = range(0, len(self), size)
         return (self.batch(slice(start, start + size), generator) for start in starts)
 
@@ -124,17 +123,12 @@ class Images:
         Raises:
             ValueError: ``n`` is not in ``1..N``.
         """
-        pixels, labels = self.pixels[: self._count(n)], self.labels[:n]
+        n = self._count(n)
+        pixels, labels = self.pixels[:n], self.labels[:n]
         return _images(pixels, labels, self.shape, self.levels, self.name, self.split)
 
     def _count(self, n: int | None) -> int:
-        n = len(self) if n is None else n
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(self):
-            raise ValueError(
-                f"n: expected 1 to {len(self)}, the images of {self.name} ({self.split}), found "
-                f"{n!r}: splits are never mixed"
-            )
-        return n
+        return len(self) if n is None else check_integer(n, "n", 1, len(self))
 
     def bits_per_dim(self, log_prob: Tensor) -> Tensor:
         """``-log_prob / (d log 2) - log2(2 / L)``: bits per dimension of the pixels.

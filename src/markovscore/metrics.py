@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._validate import check_points, check_time
+from ._modes import full_precision
+from ._validate import as_tensor, check_integer, check_number, check_points, check_time
 
 Score = Callable[[Tensor, Any], Tensor]
 
@@ -58,6 +59,7 @@ def fisher_divergence(
     Raises:
         ValueError: malformed points or weights, or a score that is not finite at some point.
     """
+    x = check_points(x, None)
     error, _ = _squared_errors(score, truth, x, t)
     if weights is not None:
         return Estimate(float(_check_weights(weights, x) @ error))
@@ -73,6 +75,7 @@ def relative_fisher_divergence(
     The standard error of the ratio of means is the delta method's,
     ``sd(e - R a) / (mean(a) sqrt(B))`` for the terms ``e``, ``a`` and the ratio ``R``.
     """
+    x = check_points(x, None)
     error, size = _squared_errors(score, truth, x, t)
     if weights is not None:
         weights = _check_weights(weights, x)
@@ -81,6 +84,8 @@ def relative_fisher_divergence(
     return Estimate(float(ratio), _stderr(error - ratio * size) / float(size.mean()))
 
 
+@torch.no_grad()
+@full_precision
 def mmd(
     x: Tensor, y: Tensor, bandwidth: float | None = None, *, periodic: bool = False
 ) -> Estimate:
@@ -110,13 +115,13 @@ def mmd(
         ValueError: malformed samples, or a bandwidth that is not positive.
     """
     x, y = _check_samples(x, y, periodic)
-    if bandwidth is None:
-        bandwidth = _median_distance(x, y)
-    if not 0 < bandwidth < math.inf:
-        raise ValueError(
-            f"bandwidth: expected a finite positive number, found {bandwidth}: the default, the "
-            "median distance, is zero when half of the pairs coincide, then choose one"
-        )
+    bandwidth = check_number(
+        _median_distance(x, y) if bandwidth is None else bandwidth,
+        "bandwidth",
+        positive=True,
+        fix="the default, the median distance, is zero when half of the pairs coincide, then "
+        "choose one",
+    )
     n, m = len(x), len(y)
     # Row means of each kernel matrix; its diagonal of ones is left out within a sample.
     a = (_row_sums(x, x, bandwidth) - 1) / (n - 1) - _row_sums(x, y, bandwidth) / m
@@ -125,6 +130,8 @@ def mmd(
     return Estimate(float(a.mean() + b.mean()), stderr)
 
 
+@torch.no_grad()
+@full_precision
 def sliced_wasserstein(
     x: Tensor,
     y: Tensor,
@@ -155,10 +162,9 @@ def sliced_wasserstein(
     Raises:
         ValueError: malformed samples, or fewer than two projections.
     """
-    dtype = x.dtype
+    dtype = as_tensor(x).dtype
     x, y = _check_samples(x, y, periodic)
-    if n_projections < 2:
-        raise ValueError(f"n_projections: expected an integer >= 2, found {n_projections}")
+    n_projections = check_integer(n_projections, "n_projections", 2)
     direction = torch.randn(
         n_projections, x.shape[1], generator=generator, dtype=dtype, device=x.device
     ).double()
@@ -181,7 +187,6 @@ def _squared_errors(
     score: Score, truth: Score, x: Tensor, t: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """``|score - truth|^2`` and ``|truth|^2`` at each point, ``(B,)`` each, in blocks of points."""
-    check_points(x, None, name="x")
     t = check_time(t, len(x), like=x)
     times = t.expand(len(x))
     errors, sizes = [], []
@@ -203,7 +208,8 @@ def _squared_errors(
     return error, size
 
 
-def _check_weights(weights: Tensor, x: Tensor) -> Tensor:
+def _check_weights(weights: Any, x: Tensor) -> Tensor:
+    weights = as_tensor(weights, "weights", x.dtype)
     if weights.shape != x.shape[:1]:
         raise ValueError(
             f"weights: expected shape ({len(x)},), one for each point, found {tuple(weights.shape)}"
@@ -211,9 +217,9 @@ def _check_weights(weights: Tensor, x: Tensor) -> Tensor:
     return weights.to(x)
 
 
-def _check_samples(x: Tensor, y: Tensor, periodic: bool) -> tuple[Tensor, Tensor]:
-    check_points(x, None, name="x")
-    check_points(y, x.shape[1], name="y")
+def _check_samples(x: Any, y: Any, periodic: bool) -> tuple[Tensor, Tensor]:
+    x = check_points(x, None, name="x")
+    y = check_points(y, x.shape[1], name="y")
     if min(len(x), len(y)) < 2:
         raise ValueError(f"expected two or more points in each sample, found {len(x)} and {len(y)}")
     x, y = x.double(), y.to(x.device).double()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ._validate import expand_like
+from ._modes import ordinary_tensors
+from ._validate import as_input, check_integer, expand_like
 
 # log(t + T_FLOOR) is finite at t = 0 and equal to log(t), nearly, at the times used in training.
 T_FLOOR = 1e-6
@@ -58,6 +59,7 @@ class ScoreMLP(nn.Module):
 
     frequencies: Tensor
 
+    @ordinary_tensors()
     def __init__(
         self,
         dim: int,
@@ -68,9 +70,8 @@ class ScoreMLP(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        for name, value in (("dim", dim), ("width", width), ("depth", depth)):
-            if int(value) != value or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, found {value!r}")
+        dim, width = check_integer(dim, "dim"), check_integer(width, "width")
+        depth = check_integer(depth, "depth")
         if generator is None:
             generator = torch.Generator().manual_seed(0)
         self.dim, self.periodic, self.std = dim, periodic, std
@@ -83,17 +84,18 @@ class ScoreMLP(nn.Module):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Score ``(B, d)`` at ``x`` ``(B, d)`` and ``t``: one, ``(B,)`` or ``(B, 1)``."""
-        self._check(x)
+        x = self._checked(x)
         # One time for all points stays one row: its features are then computed once.
         t = expand_like(t, x)
         shifts = self.time(time_features(t, self.frequencies)).chunk(len(self.hidden), dim=-1)
         h = torch.cat([x.cos(), x.sin()], dim=-1) if self.periodic else x
         for layer, shift in zip(self.hidden, shifts, strict=True):
             h = silu(layer(h) + shift)
-        y = self.out(h)
+        y = self.out(h).to(x.dtype)  # under autocast of lower precision than the noise scale
         return y if self.std is None else y / expand_like(self.std(t[:, 0]), y)
 
-    def _check(self, x: Tensor) -> None:
+    def _checked(self, x: Tensor) -> Tensor:
+        x = as_input(x, self.out.weight)
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(
                 f"x: expected shape (B, {self.dim}), found {tuple(x.shape)}: build the network "
@@ -104,6 +106,7 @@ class ScoreMLP(nn.Module):
                 f"x: expected the network's dtype {self.out.weight.dtype}, found {x.dtype}: "
                 f"convert the points, or the network with net.to({x.dtype})"
             )
+        return x
 
 
 # Parts shared by all networks
@@ -129,7 +132,12 @@ def linear(inputs: int, outputs: int, generator: torch.Generator, gain: float = 
 
 def initialise(layer: Layer, std: float, generator: torch.Generator) -> Layer:
     """``layer`` with weights ``N(0, std^2)`` from ``generator`` and zero bias."""
-    nn.init.normal_(layer.weight, std=std, generator=generator)
+    if layer.weight.device == generator.device:
+        nn.init.normal_(layer.weight, std=std, generator=generator)
+    else:  # under another default device; the numbers are the generator's
+        drawn = torch.empty(layer.weight.shape, device=generator.device)
+        with torch.no_grad():
+            layer.weight.copy_(drawn.normal_(std=std, generator=generator))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ._validate import check_integer
+
 Rows = tuple[Tensor, ...]
 
 
@@ -46,10 +48,7 @@ class PathBuffer:
     """
 
     def __init__(self, reuse: int = 1, ahead: int = 8) -> None:
-        for name, value in (("reuse", reuse), ("ahead", ahead)):
-            if isinstance(value, bool) or int(value) != value or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, found {value!r}")
-        self.reuse, self.ahead = int(reuse), int(ahead)
+        self.reuse, self.ahead = check_integer(reuse, "reuse"), check_integer(ahead, "ahead")
         self._rows: Rows = ()
         self._order = torch.zeros(0, dtype=torch.int64)  # of the rows still to be handed out,
         self._left = 0  # and how many orders are to come after this one

@@ -33,6 +33,7 @@ from ._identity import check_drift, known, several, wrapped
 from ._jacobian import drift_and_vjp, drift_jacobian
 from ._kernel_paths import shifted
 from ._linear import first_silent, linear_transition
+from ._modes import full_precision
 from ._validate import check_finite, check_points, check_steps, check_window, expand_like
 from .simulation import Grid, Watch, euler_step, make_grid, noise_like
 from .stein import stein_scores
@@ -52,6 +53,7 @@ Weight = WeightPath | Literal["linear", "adaptive"] | None
 
 
 @torch.no_grad()
+@full_precision
 def path_shift_target(
     diffusion: Any,
     y_s: Tensor,
@@ -188,6 +190,7 @@ def _by_weight(
 
 
 @torch.no_grad()
+@full_precision
 def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPath:
     r"""The weight path of least variance for the drift linearised at ``y_s``.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ._constants import Constants
+from ._modes import full_precision, lasting
 from ._prior_tools import (
     LOG_2PI,
     Device,
@@ -25,12 +26,16 @@ from ._prior_tools import (
     _check_dim,
     _check_positive,
     _placement,
+    inner_bounds,
+    with_rounding,
 )
+from ._validate import as_tensor, check_integer, check_number, takes_arrays
 from .kernels.paths import MAX_COORDINATES, PathDrift
 from .product_priors import Logistic as Logistic
 from .product_priors import ProductMixture as ProductMixture
 
 
+@takes_arrays
 class Gaussian:
     r"""The normal law :math:`\mathcal N(\mu, C)`.
 
@@ -45,15 +50,16 @@ class Gaussian:
             that is not lower triangular.
     """
 
+    @lasting
     def __init__(self, dim: int, mean: Parameter = 0.0, scale: Parameter = 1.0) -> None:
         self.dim = _check_dim(dim)
-        mean = torch.as_tensor(mean, dtype=torch.float64)
+        mean = as_tensor(mean, "mean", torch.float64)
         if mean.shape not in ((), (self.dim,)):
             raise ValueError(
                 f"mean: expected a number or shape ({dim},), found {tuple(mean.shape)}"
             )
         self.mean = mean.expand(self.dim)
-        scale = torch.as_tensor(scale, dtype=torch.float64)
+        scale = as_tensor(scale, "scale", torch.float64)
         if scale.shape not in ((), (self.dim,), (self.dim, self.dim)):
             raise ValueError(
                 f"scale: expected a number, shape ({dim},) or ({dim}, {dim}), "
@@ -68,6 +74,7 @@ class Gaussian:
         _check_positive(scale.diagonal() if self._dense else scale, "scale")
         self.scale = scale if self._dense else scale.expand(self.dim)
 
+    @full_precision
     def _whiten(self, x: Tensor) -> Tensor:
         """``z`` with ``x = mean + scale z``."""
         centred, scale = x - self.mean.to(x), self.scale.to(x)
@@ -94,15 +101,18 @@ class Gaussian:
             return -torch.cholesky_inverse(self.scale).to(x).expand(len(x), -1, -1)
         return -self.scale.to(x).square().reciprocal().expand_as(x)
 
+    @full_precision
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``."""
+        n = check_integer(n, "n", 0)
         z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
         scale = self.scale.to(z)
         return self.mean.to(z) + (z @ scale.T if self._dense else z * scale)
 
 
+@takes_arrays
 class GaussianMixture:
     r"""Mixture of isotropic normal laws, :math:`\sum_m w_m \mathcal N(\mu_m, \sigma_m^2 I)`.
 
@@ -115,8 +125,9 @@ class GaussianMixture:
         ValueError: wrong shapes, non-finite means, scales or weights that are not positive.
     """
 
+    @lasting
     def __init__(self, means: Tensor, scale: Parameter, weights: Tensor | None = None) -> None:
-        means = torch.as_tensor(means, dtype=torch.float64)
+        means = as_tensor(means, "means", torch.float64)
         if means.ndim != 2 or means.numel() == 0 or not bool(torch.isfinite(means).all()):
             raise ValueError(
                 f"means: expected a finite (M, d) tensor, found shape {tuple(means.shape)}: "
@@ -163,6 +174,7 @@ class GaussianMixture:
         score = (p * scores).sum(1)
         return p, scores - score[:, None], score, (precision * p).sum(0)
 
+    @full_precision
     def hessian(self, x: Tensor) -> Tensor:
         """``Cov_p(s_m) - E_p[sigma_m^-2] I`` for the components' scores ``s_m``, ``(B, d, d)``."""
         p, spread, _, precision = self._spread(x)
@@ -186,12 +198,14 @@ class GaussianMixture:
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``."""
+        n = check_integer(n, "n", 0)
         z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
         weights = self.weights.to(z.device)
         component = torch.multinomial(weights, n, replacement=True, generator=generator)
         return self.means.to(z)[component] + self.scale.to(z)[component, None] * z
 
 
+@takes_arrays
 class _Uniform:
     """A constant density: its logarithm has no slope."""
 
@@ -204,6 +218,7 @@ class _Uniform:
         return torch.zeros_like(x)
 
 
+@takes_arrays
 class UniformTorus(_Uniform):
     """The uniform law on the torus ``[-pi, pi)^d``; points may be any real numbers."""
 
@@ -218,9 +233,13 @@ class UniformTorus(_Uniform):
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
         """``n`` independent draws in ``[-pi, pi)``, shape ``(n, d)``."""
-        return math.pi * (2 * torch.rand(n, self.dim, **_placement(generator, dtype, device)) - 1)
+        n = check_integer(n, "n", 0)
+        u = torch.rand(n, self.dim, **_placement(generator, dtype, device))
+        low, high = inner_bounds(-math.pi, math.pi, u.dtype, half_open=True)
+        return (math.pi * (2 * u - 1)).clamp(low, high)
 
 
+@takes_arrays
 class UniformBox(_Uniform):
     """The uniform law on the box ``[low, high]^d``.
 
@@ -230,13 +249,14 @@ class UniformBox(_Uniform):
 
     def __init__(self, dim: int, low: float = 0.0, high: float = 1.0) -> None:
         self.dim = _check_dim(dim)
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"expected finite low < high, found low = {low}, high = {high}")
-        self.low, self.high = float(low), float(high)
+        self.low, self.high = check_number(low, "low"), check_number(high, "high")
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, found low = {low}, high = {high}: swap them")
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``-d log(high - low)`` in the box, ``-inf`` outside, shape ``(B,)``."""
-        inside = ((x >= self.low) & (x <= self.high)).all(1)
+        low, high = with_rounding(self.low, self.high)
+        inside = ((x >= low) & (x <= high)).all(1)
         value = torch.full_like(x[:, 0], -self.dim * math.log(self.high - self.low))
         return torch.where(inside, value, -torch.inf)
 
@@ -244,8 +264,10 @@ class UniformBox(_Uniform):
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``."""
+        n = check_integer(n, "n", 0)
         u = torch.rand(n, self.dim, **_placement(generator, dtype, device))
-        return self.low + (self.high - self.low) * u
+        low, high = inner_bounds(self.low, self.high, u.dtype)
+        return (self.low + (self.high - self.low) * u).clamp(low, high)
 
 
 def _contract(a: Tensor, b: Tensor) -> Tensor:

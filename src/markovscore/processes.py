@@ -16,11 +16,13 @@ from ._constants import Constants
 from ._fields import Time, pull_back
 from ._jacobian import field_jacobian, times_vector
 from ._kernel_paths import PathDrift, offered
-from ._validate import check_number, expand_like
+from ._modes import full_precision, lasting
+from ._validate import check_number, expand_like, takes_arrays
 from .diffusions import Diffusion, _check_after_start, _check_horizon, _time
-from .priors import Gaussian, _check_dim, _check_positive
+from .priors import Gaussian, _check_dim
 
 
+@takes_arrays
 class Langevin(Diffusion):
     r"""``dY = (beta(t) / 2) grad log pi(Y) dt + sqrt(beta(t)) dW``: leaves ``pi`` invariant.
 
@@ -56,7 +58,8 @@ class Langevin(Diffusion):
     def beta(self, t: Time) -> Tensor:
         """``beta(t)``, float64, the shape of ``t``."""
         if isinstance(t, float):
-            return torch.tensor(self.clock.rate(t), dtype=torch.float64)  # arithmetic on numbers
+            rate = self.clock.rate(t)  # arithmetic on numbers
+            return torch.tensor(rate, dtype=torch.float64, device="cpu")
         return self.clock.rate(_time(t).double())
 
     def _half_rate(self, t: Time, y: Tensor) -> Time:
@@ -116,6 +119,7 @@ class Langevin(Diffusion):
         return self.prior.score(y)
 
 
+@takes_arrays
 class DoubleWell(Diffusion):
     r"""``dY = (Y - Y^3) dt + dW`` in each coordinate: two wells at -1 and 1.
 
@@ -149,6 +153,7 @@ class DoubleWell(Diffusion):
         return PathDrift.double_well()
 
 
+@takes_arrays
 class ActiveSwimmer(Diffusion):
     r"""``dx = (-x^3 + v) dt``, ``dv = -gamma v dt + sqrt(2 gamma D) dW``; a row is ``(x, v)``.
 
@@ -163,14 +168,17 @@ class ActiveSwimmer(Diffusion):
     autonomous = True
     dim = 2
 
+    @lasting
     def __init__(self, gamma: float = 0.1, D: float = 1.0, horizon: float = 5.0) -> None:
-        self.gamma, self.D = float(_check_positive(gamma, "gamma")), float(_check_positive(D, "D"))
+        self.gamma = check_number(gamma, "gamma", positive=True)
+        self.D = check_number(D, "D", positive=True)
         self.horizon = _check_horizon(horizon)
         self._sigma = math.sqrt(2 * self.gamma * self.D)
         self._G = torch.tensor([[0.0], [self._sigma]], dtype=torch.float64)
         linear = torch.tensor([[0.0, 0.0], [1.0, -self.gamma]], dtype=torch.float64)
         self._constants = Constants(linear, torch.tensor([-1.0, 0.0], dtype=torch.float64))
 
+    @full_precision
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``(-x^3 + v, -gamma v)``, shape ``(B, 2)``."""
         # Three operations: columns cut apart and stacked again would take twice the time.
@@ -235,6 +243,7 @@ class ActiveSwimmer(Diffusion):
         return torch.stack([along_x - slope[-1] * along_v, along_v], 1)
 
 
+@takes_arrays
 class TrappedParticles(Diffusion):
     r"""``N`` particles in a moving harmonic trap; exactly Gaussian, at any size.
 
@@ -255,6 +264,7 @@ class TrappedParticles(Diffusion):
         horizon: end of the time interval; ``prior`` is the exact law there.
     """
 
+    @lasting
     def __init__(
         self,
         n_particles: int = 50,
@@ -265,9 +275,9 @@ class TrappedParticles(Diffusion):
         horizon: float = 5.0,
     ) -> None:
         self.n_particles, self.dim = _check_dim(n_particles), 2 * _check_dim(n_particles)
-        self.D, self.radius = float(_check_positive(D, "D")), float(radius)
-        self.omega, self.horizon = float(omega), _check_horizon(horizon)
-        self.start_scale = float(_check_positive(start_scale, "start_scale"))
+        self.D, self.radius = check_number(D, "D", positive=True), check_number(radius, "radius")
+        self.omega, self.horizon = check_number(omega, "omega"), _check_horizon(horizon)
+        self.start_scale = check_number(start_scale, "start_scale", positive=True)
         self.initial, self.prior = self.law(0.0), self.law(self.horizon)
 
     def trap(self, t: Time) -> Tensor:
@@ -300,6 +310,7 @@ class TrappedParticles(Diffusion):
         """``-(N + 1)``, shape ``(B,)``."""
         return torch.full_like(y[:, 0], -(self.n_particles + 1.0))
 
+    @lasting
     def law(self, t: float) -> Gaussian:
         """The exact law at time ``t`` of a start from ``initial``, in ``R^{2N}``."""
         t = check_number(t, "t")

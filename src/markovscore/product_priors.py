@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ._modes import full_precision, lasting
 from ._prior_tools import (
     LOG_2PI,
     Device,
@@ -19,9 +20,11 @@ from ._prior_tools import (
     _check_positive,
     _placement,
 )
+from ._validate import as_tensor, check_integer, check_number, takes_arrays
 from .kernels.paths import PathDrift
 
 
+@takes_arrays
 class Logistic:
     r"""Independent logistic coordinates, density :math:`\prod_i \operatorname{sech}^2(x_i/2s)/4s`.
 
@@ -33,7 +36,7 @@ class Logistic:
 
     def __init__(self, dim: int, scale: float = 1.0) -> None:
         self.dim = _check_dim(dim)
-        self.scale = float(_check_positive(scale, "scale"))
+        self.scale = check_number(scale, "scale", positive=True)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density at ``x`` ``(B, d)``, shape ``(B,)``; no overflow in the tails."""
@@ -56,6 +59,7 @@ class Logistic:
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``, as a difference of two log-exponentials."""
+        n = check_integer(n, "n", 0)
         # The inverse distribution function of a uniform draw would give inf for a draw of 0.
         device = _placement(generator, dtype, device)["device"]
         draws = torch.empty(2, n, self.dim, dtype=dtype, device=device)
@@ -63,6 +67,7 @@ class Logistic:
         return self.scale * (second.log() - first.log())
 
 
+@takes_arrays
 class ProductMixture:
     r"""Independent coordinates, each the mixture :math:`\sum_m w_m \mathcal N(\mu_m, \sigma_m^2)`.
 
@@ -83,11 +88,12 @@ class ProductMixture:
             positive.
     """
 
+    @lasting
     def __init__(
         self, dim: int, means: Tensor, scale: Parameter, weights: Tensor | None = None
     ) -> None:
         self.dim = _check_dim(dim)
-        means = torch.as_tensor(means, dtype=torch.float64)
+        means = as_tensor(means, "means", torch.float64)
         if means.ndim != 1 or means.numel() == 0 or not bool(torch.isfinite(means).all()):
             raise ValueError(
                 f"means: expected a finite (M,) tensor, found shape {tuple(means.shape)}: one "
@@ -139,12 +145,14 @@ class ProductMixture:
         pull = precision * offset
         return torch.addcmul(heights, pull, offset, value=-0.5), pull
 
+    @full_precision
     def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``p(m | x_i)`` and the components' scores ``(M, n)``, and the score ``(n,)``."""
         terms, pull = self._terms(x)
         p = terms.softmax(0)
         return p, pull, (p * pull).sum(0)
 
+    @full_precision
     def _score_and_hessian(self, x: Tensor) -> tuple[Tensor, Tensor]:
         p, pull, score = self._posterior(x)
         # The components' scores less their mean: the difference of two means of squares cancels.
@@ -155,6 +163,7 @@ class ProductMixture:
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``."""
+        n = check_integer(n, "n", 0)
         z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
         weights = self.weights.to(z.device)
         m = torch.multinomial(weights, z.numel(), replacement=True, generator=generator).view_as(z)

@@ -31,7 +31,15 @@ from torch import Tensor
 from ._fields import Time
 from ._finite_volume import Array
 from ._splitting import Scheme, diffusivity, mesh
-from ._validate import check_number, check_points, check_time, check_times
+from ._validate import (
+    as_tensor,
+    check_integer,
+    check_number,
+    check_points,
+    check_steps,
+    check_time,
+    check_times,
+)
 
 # How log rho is padded before the splines are fitted.
 BOUNDARIES = {"open": "reflect", "reflecting": "symmetric", "periodic": "wrap"}
@@ -170,7 +178,8 @@ class FokkerPlanck:
         high = torch.stack([axis[-1] for axis in self.axes]) + widths / 2
         if self.boundary == "periodic":
             return low + (z - low).remainder(high - low)
-        slack = 1e-9 * (high - low)
+        # Points and bounds may have gone through float32.
+        slack = 1e-9 * (high - low) + 2.0**-24 * torch.maximum(low.abs(), high.abs())
         outside = ((z < low - slack) | (z > high + slack)).any(1)
         if bool(outside.any()):
             row = int(outside.nonzero()[0])
@@ -218,7 +227,8 @@ def fokker_planck(
     """
     edges = _check_grid(bounds, cells, diffusion)
     times = check_times(times).cpu()
-    _check_run(diffusion, float(times[-1]), steps, boundary, leakage)
+    steps = check_steps(steps)
+    _check_run(diffusion, float(times[-1]), boundary, leakage)
     with torch.no_grad():
         scheme = Scheme(diffusion, edges, boundary, leakage)
         values = list(scheme.run(log_prob, times.tolist(), steps))
@@ -227,21 +237,18 @@ def fokker_planck(
     return FokkerPlanck(diffusion, times, axes, stored, scheme.frame, boundary)
 
 
-def _check_run(diffusion: Any, end: float, steps: int, boundary: str, leakage: float) -> None:
-    if not (isinstance(steps, int) and steps >= 1):
-        raise ValueError(f"steps: expected an integer >= 1, found {steps!r}")
+def _check_run(diffusion: Any, end: float, boundary: str, leakage: float) -> None:
     horizon = getattr(diffusion, "horizon", math.inf)
-    if end > horizon * (1 + 1e-9):
+    if end > horizon * (1 + 1e-6):  # the rounding of a time that went through float32
         raise ValueError(f"times: expected t <= horizon = {horizon:g}, found {end:g}")
     if boundary not in BOUNDARIES:
         raise ValueError(f"boundary: expected one of {[*BOUNDARIES]}, found {boundary!r}")
-    if not leakage > 0:
-        raise ValueError(f"leakage: expected a positive number, found {leakage}")
+    check_number(leakage, "leakage", positive=True)
 
 
 def _check_grid(bounds: Any, cells: Any, diffusion: Any) -> list[Array]:
     """Cell edges of each axis."""
-    limits = np.atleast_2d(np.asarray(bounds, dtype=np.float64))
+    limits = np.atleast_2d(as_tensor(bounds, "bounds", torch.float64).numpy(force=True))
     dim = len(limits)
     if limits.shape not in ((1, 2), (2, 2)) or not np.isfinite(limits).all():
         raise ValueError(
@@ -255,7 +262,8 @@ def _check_grid(bounds: Any, cells: Any, diffusion: Any) -> list[Array]:
             f"bounds: expected {diffusion.dim} pairs for a diffusion of dimension {diffusion.dim}, "
             f"found {dim}: only one and two dimensions can be solved on a grid"
         )
-    counts = [cells] * dim if isinstance(cells, int) else list(cells)
-    if len(counts) != dim or not all(isinstance(n, int) and n >= 8 for n in counts):
-        raise ValueError(f"cells: expected {dim} integers >= 8, found {cells!r}")
+    counts = [cells] * dim if np.ndim(cells) == 0 else list(cells)
+    if len(counts) != dim:
+        raise ValueError(f"cells: expected {dim} integers >= 8, found {cells!r}: one for each axis")
+    counts = [check_integer(n, "cells", 8) for n in counts]
     return [np.linspace(a, b, n + 1) for (a, b), n in zip(limits, counts, strict=True)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ._blocks import field_and_divergence, same_shape, score_and_divergence
-from ._validate import check_time
+from ._validate import as_input, as_tensor, check_time
 
 
 class ResidualScore(nn.Module):
@@ -95,6 +95,7 @@ class ResidualScore(nn.Module):
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Score ``(B, d)`` at ``x`` ``(B, d)`` and ``t``: one, ``(B,)`` or ``(B, 1)``."""
+        x = self._points(x)
         t = check_time(t, len(x), like=x)
         base = same_shape(self.base(x, t), x, "base")
         return base + same_shape(self.network(x, t), x, "network")
@@ -104,7 +105,7 @@ class ResidualScore(nn.Module):
 
         For images use :meth:`probe_divergence`, as ``log_likelihood(trace="hutchinson")`` does.
         """
-        return self._add(x, t, None)
+        return self._add(self._points(x), t, None)
 
     def probe_divergence(
         self, x: Tensor, t: float | Tensor, probe: Tensor
@@ -115,7 +116,12 @@ class ResidualScore(nn.Module):
         signs (Hutchinson 1990): ``div base + probe^T (D network) probe``. A base without a closed
         form is estimated by the same probe.
         """
+        x = self._points(x)
         return self._add(x, t, same_shape(probe, x, "probe")[:, None])
+
+    def _points(self, x: Tensor) -> Tensor:
+        parameter = next(self.network.parameters(), None)
+        return as_tensor(x) if parameter is None else as_input(x, parameter)
 
     def _add(self, x: Tensor, t: float | Tensor, signs: Tensor | None) -> tuple[Tensor, Tensor]:
         t = check_time(t, len(x), like=x)

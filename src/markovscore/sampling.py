@@ -45,7 +45,7 @@ from ._blocks import (
 from ._clock import LONGEST_STEP, graded_times, log_clock, refined_times
 from ._fields import Field, Time, apply_covariance_rate, apply_dispersion
 from ._solvers import Projection, check_state, solver
-from ._validate import check_points, check_times, expand_like
+from ._validate import check_integer, check_points, check_steps, check_times, expand_like
 from .moments import SpectralWarning
 
 T_MIN = 1e-3
@@ -177,12 +177,11 @@ def log_likelihood(
     x = check_points(x, diffusion.dim)
     _check_inside(diffusion, x)
     check_trace(trace)
-    if isinstance(probes, bool) or int(probes) != probes or probes < 1:
-        raise ValueError(f"probes: expected an integer >= 1, found {probes!r}")
+    probes = check_integer(probes, "probes")
     solve = solver(method, rtol, atol)
     times = _time_grid(score, diffusion, times, steps)
     prior = _prior(diffusion, "log_likelihood needs its log_prob")
-    signs = random_signs(x, int(probes), generator) if trace == "hutchinson" else None
+    signs = random_signs(x, probes, generator) if trace == "hutchinson" else None
 
     def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         return _flow_and_divergence(score, diffusion, x, t, signs)
@@ -242,8 +241,7 @@ def _time_grid(
     fitted = getattr(score, "time_range", None) if own_grid is None else own_grid
     if fitted is not None:
         fitted = check_times(fitted, "score.times").cpu()
-    if steps is not None and (int(steps) != steps or steps < 1):
-        raise ValueError(f"steps: expected an integer >= 1, found {steps}")
+    steps = None if steps is None else check_steps(steps)
     finest = getattr(score, "finest_time", None)
     if times is not None:
         grid = check_times(times).cpu()
@@ -253,7 +251,7 @@ def _time_grid(
         if own_grid is None and fitted is not None:
             # A base in closed form may reach back to 0, where the network beside it does not.
             fitted = torch.where(fitted == 0, T_MIN, fitted)
-        count = DEFAULT_STEPS if steps is None else int(steps)
+        count = DEFAULT_STEPS if steps is None else steps
         grid = _steps(fitted, diffusion, count, finest)
     if len(grid) < 2:
         raise ValueError(f"times: expected two or more, found {len(grid)}: the grid needs a step")
@@ -331,8 +329,7 @@ def _start(
     score: Any, diffusion: Any, n: int, generator: torch.Generator | None, x_T: Tensor | None
 ) -> Tensor:
     """The points at the last time: ``x_T`` as given, else draws of the prior."""
-    if int(n) != n or n < 1:
-        raise ValueError(f"n: expected an integer >= 1, found {n}")
+    n = check_integer(n, "n")
     if x_T is not None:
         x_T = check_points(x_T, diffusion.dim, "x_T")
         if x_T.shape[0] != n:

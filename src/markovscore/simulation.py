@@ -15,7 +15,6 @@ A process without a clock has ``tau = t``, ``beta = 1``. Weak order one, strong 
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, overload
 
 import torch
@@ -25,6 +24,7 @@ from ._clock import clock_of
 from ._fields import Time, apply_dispersion, check_field
 from ._jacobian import drift_jacobian
 from ._kernel_paths import simulated
+from ._modes import full_precision, remembered
 from ._validate import check_points, check_steps, check_window
 
 # Growth in two steps in a row that only an unstable scheme shows, whatever the units.
@@ -78,7 +78,7 @@ def make_grid(diffusion: Any, s: Tensor, t: Tensor, steps: int) -> Grid:
     return Grid(times[::2], middle, length / steps / clock.rate(middle), autonomous)
 
 
-@lru_cache(32)
+@remembered
 def _shares(steps: int) -> Tensor:
     """Shares of the clock at middles and ends of the steps, without the first and last end."""
     return torch.linspace(0, 1, 2 * steps + 1, dtype=torch.float64)[1:-1, None]
@@ -170,6 +170,7 @@ def simulate(
     *, s: Time = ..., keep: Literal[True],
 ) -> Trajectory: ...  # fmt: skip
 @torch.no_grad()
+@full_precision
 def simulate(
     diffusion: Any,
     x0: Tensor,

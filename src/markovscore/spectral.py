@@ -20,9 +20,10 @@ from torch import Tensor
 
 from . import diffusions
 from ._fields import pull_back
+from ._modes import full_precision, lasting
 from ._reach import NAMES, Reach
 from ._score_files import read_score, write_score
-from ._validate import check_points, check_time, check_times
+from ._validate import as_tensor, check_integer, check_points, check_time, check_times
 from .additive import AdditiveScore, fit_additive
 from .eigenbasis import Eigenbasis, Fourier, Hermite, Trigonometric
 from .eigenbasis.base import quadrature_weights
@@ -46,6 +47,7 @@ def fit_spectral(
     x: Any, diffusion, *, times=..., features: Literal["additive"], order: int,
     rotation: str | None = ..., generator: torch.Generator | None = ...,
 ) -> AdditiveScore: ...  # fmt: skip
+@lasting
 def fit_spectral(
     x: Any,
     diffusion,
@@ -109,8 +111,9 @@ def fit_spectral(
     _refuse_all(order=order, rotation=rotation)
     if n_functions is None:
         raise ValueError("n_functions: expected a number of eigenfunctions, found None")
+    n_functions = check_integer(n_functions, "n_functions")
     x = _check_data(x, diffusion, wrap)
-    _check_weights(weights, x, shrinkage)
+    weights = _check_weights(weights, x, shrinkage)
     basis = diffusion.eigenbasis(n_functions)
     variances, axes, floor = _principal(x, weights, isinstance(basis, Hermite))
     least = float(variances.min())
@@ -150,7 +153,7 @@ def _check_data(x: Tensor, diffusion, wrap: bool) -> Tensor:
             f"{type(diffusion).__name__} has no eigenbasis: expected OrnsteinUhlenbeck, "
             f"TorusBrownian or BoxBrownian"
         )
-    x = check_points(x, diffusion.dim, "x")
+    x = check_points(x, diffusion.dim, "x").detach()
     if wrap:
         return diffusion.project(x)
     outside = ~diffusion.contains(x)
@@ -165,9 +168,10 @@ def _check_data(x: Tensor, diffusion, wrap: bool) -> Tensor:
     return x
 
 
-def _check_weights(weights: Tensor | None, x: Tensor, shrinkage: str) -> None:
+def _check_weights(weights: Any, x: Tensor, shrinkage: str) -> Tensor | None:
     if weights is None:
-        return
+        return None
+    weights = as_tensor(weights, "weights", torch.float64).detach()
     if shrinkage != "none":
         raise ValueError(
             f"weights give exact expectations, which need no shrinkage: expected 'none', found "
@@ -182,6 +186,7 @@ def _check_weights(weights: Tensor | None, x: Tensor, shrinkage: str) -> None:
         raise ValueError(
             f"weights: expected a sum of one, found {total:.8g}: divide by weights.sum()"
         )
+    return weights
 
 
 def _principal(
@@ -199,7 +204,7 @@ def _principal(
     scale = MIN_SCALE if polynomials else 10 * MIN_SCALE
     scale = max(scale, 1e-7 * float(variances[-1].clamp(min=0).sqrt()))
     flat = variances < scale**2
-    warn_if_flat(flat, axes, scale, 4)
+    warn_if_flat(flat, axes, scale, 5)
     return variances.clamp(min=scale**2), axes, 0.5 * scale**2 * bool(flat.any())
 
 
@@ -220,9 +225,10 @@ def _finest_time(score: SpectralScore, x: Tensor, weights: Tensor | None, varian
 def _default_times(diffusion, variance: float) -> Tensor:
     """160 log-spaced times from 0.002, or as dense from where the noise adds 1% to the least
     standard deviation of the data."""
-    first, last = min(0.002, 0.01 * variance), torch.tensor(diffusion.horizon)
+    first = min(0.002, 0.01 * variance)
     count = round(160 * math.log(diffusion.horizon / first) / math.log(diffusion.horizon / 0.002))
-    return torch.logspace(torch.tensor(first).log10().item(), last.log10().item(), count)
+    ends = math.log10(first), math.log10(diffusion.horizon)
+    return torch.logspace(*ends, count, dtype=torch.float64)
 
 
 def _warn_if_noisy(factor: Tensor, moments: Moments, times: Tensor) -> None:
@@ -249,7 +255,7 @@ def _warn_if_noisy(factor: Tensor, moments: Moments, times: Tensor) -> None:
         f"shrinkage='heat', fewer functions, "
         "or a larger first time",
         SpectralWarning,
-        stacklevel=4,
+        stacklevel=5,  # the caller of fit_spectral, past its decorator
     )
 
 
@@ -279,11 +285,13 @@ class SpectralScore:
     finest_time: float | None = None
     reach: Reach | None = None
 
+    @full_precision
     def __call__(self, x: Tensor, t) -> Tensor:
         """``s(x, t)`` ``(B, d)`` at ``x`` ``(B, d)`` and a time, or ``(B,)`` or ``(B, 1)`` of them.
 
         Raises ``ValueError`` for a time outside the fitted range or points of another shape.
         """
+        x = as_tensor(x)
         if (found := self._by_kernel(x, t)) is not None:
             return found[0]
         x, t = self._checked(x, t)
@@ -302,11 +310,13 @@ class SpectralScore:
         """``div s(x, t)`` ``(B,)``."""
         return self.score_and_divergence(x, t)[1]
 
+    @full_precision
     def score_and_divergence(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
         """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``, sharing the features.
 
         Raises ``ValueError`` as a call does.
         """
+        x = as_tensor(x)
         if (found := self._by_kernel(x, t)) is not None:
             return found
         x, t = self._checked(x, t)
@@ -402,12 +412,14 @@ class SpectralScore:
         write_score(path, "SpectralScore", self.diffusion, tensors)
 
     @classmethod
-    def load(cls, path) -> SpectralScore:
-        """Read what :meth:`save` wrote.
+    @lasting
+    def load(cls, path, diffusion=None) -> SpectralScore:
+        """Read what :meth:`save` wrote; a diffusion of a class of one's own is passed again.
 
-        Raises ``FileNotFoundError``; ``ValueError`` for a corrupt file or one of another kind.
+        Raises ``FileNotFoundError``; ``ValueError`` for a corrupt file or one of another kind, for
+        another diffusion, or none where one is needed.
         """
-        diffusion, tensors = read_score(path, "SpectralScore")
+        diffusion, tensors = read_score(path, "SpectralScore", diffusion)
         basis = diffusion.eigenbasis(tensors["coefficients"].shape[1])
         basis = basis.with_indices(tensors["indices"])
         finest = float(tensors["finest_time"]) if "finest_time" in tensors else None

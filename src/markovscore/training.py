@@ -20,9 +20,12 @@ from tqdm import tqdm
 
 from . import checkpoints
 from ._distributed import World, joined
+from ._files import output_path
+from ._modes import ordinary_tensors
 from ._termination import Termination
 from ._training_log import TrainingLog
-from ._training_plan import Plan, check_data, check_settings, check_shards
+from ._training_plan import Plan, check_data, check_network, check_rates, check_shards
+from ._validate import check_integer, check_number
 from .checkpoints import Run, Shard
 
 TERMINATED = 143  # what the shell reports of a process that SIGTERM ended: 128 + 15
@@ -140,13 +143,21 @@ def train(
             change.
         SystemExit: SIGTERM, as above.
     """
-    counts = {"steps": steps, "batch_size": batch_size}
-    counts |= {"checkpoint_every": checkpoint_every, "log_every": log_every}
-    check_settings(counts, lr, ema, schedule, checkpoint_minutes)
-    first = data if isinstance(data, Tensor) else next(net.parameters(), torch.empty(0))
-    device = first.device
-    check_data(data, device)
-    with joined(device) as world, Termination() as termination:
+    steps, batch_size = check_integer(steps, "steps"), check_integer(batch_size, "batch_size")
+    every = check_integer(checkpoint_every, "checkpoint_every")
+    log_every = check_integer(log_every, "log_every")
+    seed = check_integer(seed, "seed", -(2**63), 2**64 - 1)
+    lr, ema = check_rates(lr, ema, schedule)
+    minutes = checkpoint_minutes
+    if minutes is not None:
+        minutes = check_number(minutes, "checkpoint_minutes", positive=True)
+    place = None if checkpoint is None else output_path(checkpoint, "checkpoint")
+    lines = None if log is None else output_path(log, "log")
+    device = check_network(net)
+    device = data.device if isinstance(data, Tensor) else device
+    data = check_data(data, net, device)
+    modes = ordinary_tensors(), torch.enable_grad()  # the caller's may be those of an evaluation
+    with modes[0], modes[1], joined(device) as world, Termination() as termination:
         shards = check_shards(shards, batch_size, world.size)
         plan = Plan(data, steps, seed, batch_size, shards, lr, ema, schedule)
         settings: dict[str, Any] = {}
@@ -155,11 +166,10 @@ def train(
             world.agree(settings, "pass the same arguments in every process")
         world.broadcast(net)
         run = _start(net, objective, plan, world, device)
-        place = None if checkpoint is None else Path(checkpoint)
-        keeper = _Keeper(world, place, settings, checkpoint_every, checkpoint_minutes)
+        keeper = _Keeper(world, place, settings, every, minutes)
         keeper.resume(run)
-        if log is not None and world.rank == 0:
-            keeper.log = TrainingLog(Path(log), log_every, run.step)
+        if lines is not None and world.rank == 0:
+            keeper.log = TrainingLog(lines, log_every, run.step)
         stopped = _loop(run, plan, keeper, termination, progress, callback)
         world.wait()  # for what rank 0 writes
     if stopped or termination.requested:
@@ -186,8 +196,6 @@ class _Keeper:
             return
         if self.path.exists():
             run.restore(*checkpoints.load(self.path, self.settings))
-        elif self.world.rank == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         fix = f"put the checkpoint {self.path} where all processes see the same file"
         self.world.agree({"first step": run.step}, fix)
 
@@ -311,6 +319,11 @@ def _accumulate(run: Run, plan: Plan) -> Tensor:
     losses = []
     for shard in run.shards.values():
         loss = shard.objective.loss(run.net, plan.batch(shard.generator), shard.generator)
+        if not loss.requires_grad:
+            raise ValueError(
+                "loss: expected one that autograd can follow to the network's parameters, found "
+                "none: remove torch.no_grad, .detach() or numpy from the network and the objective"
+            )
         loss.backward()
         losses.append(loss.detach())
     return functools.reduce(torch.add, losses[1:], losses[0].clone())

@@ -24,7 +24,15 @@ from ._clock import Clock, IdentityClock, clock_of
 from ._fields import Time, check_field
 from ._jacobian import drift_jacobian
 from ._linear import first_silent
-from ._validate import check_finite, check_points, check_time, check_window, expand_like
+from ._modes import full_precision
+from ._validate import (
+    check_finite,
+    check_number,
+    check_points,
+    check_time,
+    check_window,
+    expand_like,
+)
 from .kernels import local_transition as fused
 
 Schedule = Callable[[Tensor], Tensor]
@@ -38,7 +46,7 @@ def fixed_window(t: Time, width: float) -> Time:
     Raises:
         ValueError: a width that is not positive.
     """
-    _check_width(width, "width")
+    width = _check_width(width, "width")
     if isinstance(t, float | int):
         return max(t - width, 0.0)
     check_time(t, None)
@@ -60,7 +68,7 @@ def clock_window(diffusion: Any, t: Time, width: float) -> Time:
     Raises:
         ValueError: a width that is not positive.
     """
-    _check_width(width, "width")
+    width = _check_width(width, "width")
     clock, end = clock_of(diffusion), check_time(t, None).cpu()
     start = clock.inverse((clock.elapsed(end) - width).clamp(min=0))
     start = torch.minimum(start, end)
@@ -70,9 +78,8 @@ def clock_window(diffusion: Any, t: Time, width: float) -> Time:
     return start.reshape(t.shape).to(t if t.is_floating_point() else start)
 
 
-def _check_width(width: float, name: str) -> None:
-    if not width > 0:
-        raise ValueError(f"{name}: expected a positive window, found {width}")
+def _check_width(width: float, name: str) -> float:
+    return check_number(width, name, positive=True, finite=False)
 
 
 def check_schedule(window: Any) -> Any:
@@ -84,12 +91,11 @@ def check_schedule(window: Any) -> Any:
     """
     if callable(window):
         return window
-    if not isinstance(window, int | float):
+    if isinstance(window, bool | str) or not hasattr(window, "__float__"):
         raise TypeError(
             f"window: expected a length of clock or a schedule t -> s, found {window!r}"
         )
-    _check_width(window, "window")
-    return float(window)
+    return _check_width(window, "window")
 
 
 def window_start(diffusion: Any, window: float | Schedule, t: Tensor) -> Tensor:
@@ -135,6 +141,7 @@ def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Ten
             or so long that the moments overflow; a drift or Jacobian of the wrong shape, or not
             finite (time and first bad row).
     """
+    y_s = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     m, P = local_moments(diffusion, y_s, s, t)
     P = P if P.ndim == 3 else torch.diag_embed(P)
     return m.to(y_s), P.to(y_s)
@@ -168,6 +175,7 @@ class LocalDraw(NamedTuple):
 
 
 @torch.no_grad()
+@full_precision
 def local_draw(
     diffusion: Any, y_s: Tensor, s: Time, t: Time, generator: torch.Generator | None
 ) -> LocalDraw:
@@ -188,6 +196,7 @@ def local_draw(
 
 
 @torch.no_grad()
+@full_precision
 def local_moments(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
     """:func:`local_transition` before the last step: ``P`` as its diagonal ``(B, d)`` where it is
     diagonal, in the dtype of ``y_s``; else ``(B, d, d)``, both in float64."""

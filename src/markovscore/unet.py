@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
-from ._validate import expand_like
+from ._modes import ordinary_tensors
+from ._validate import as_input, check_integer, expand_like
 from .networks import N_FREQUENCIES, initialise, linear, time_features, time_frequencies
 
 Shifts = Iterator[Tensor]
@@ -53,6 +54,7 @@ class ScoreUNet(nn.Module):
 
     frequencies: Tensor
 
+    @ordinary_tensors()
     def __init__(
         self,
         shape: Sequence[int],
@@ -65,7 +67,10 @@ class ScoreUNet(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        _check_sizes(shape, channels, multipliers, blocks, attention)
+        shape, multipliers = _sizes(shape, "shape"), _sizes(multipliers, "multipliers")
+        attention = _sizes(attention, "attention") if len(attention) else ()
+        channels, blocks = check_integer(channels, "channels"), check_integer(blocks, "blocks")
+        _check_sizes(shape, channels, multipliers, attention)
         if generator is None:
             generator = torch.Generator().manual_seed(0)
         self.shape, self.std, self.bf16 = tuple(shape), std, bf16
@@ -105,7 +110,7 @@ class ScoreUNet(nn.Module):
         ``x`` is ``(B, C H W)``, the rows of all other scores, or ``(B, C, H, W)``; the result has
         its shape. It can be differentiated twice, with respect to ``x`` and the parameters.
         """
-        self._check(x)
+        x = self._checked(x)
         t = expand_like(t, x.flatten(1))
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16 and x.is_cuda):
             y = self._net(x.reshape(-1, *self.shape), t, x.requires_grad)
@@ -126,7 +131,8 @@ class ScoreUNet(nn.Module):
             h = level(h, skips, shifts, twice)
         return self.out(silu(self.norm(h)))
 
-    def _check(self, x: Tensor) -> None:
+    def _checked(self, x: Tensor) -> Tensor:
+        x = as_input(x, self.out.weight)
         if x.shape[1:] not in ((self.dim,), self.shape):
             raise ValueError(
                 f"x: expected shape (B, {self.dim}) or (B, {', '.join(map(str, self.shape))}), "
@@ -137,6 +143,7 @@ class ScoreUNet(nn.Module):
                 f"x: expected the network's dtype {self.out.weight.dtype}, found {x.dtype}: "
                 f"convert the images, or the network with net.to({x.dtype})"
             )
+        return x
 
 
 class _Block(nn.Module):
@@ -249,19 +256,25 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels // 4, 32), channels, eps=1e-6)
 
 
+def _sizes(values: Sequence[int], name: str) -> tuple[int, ...]:
+    """``values`` as integers, one or more."""
+    try:
+        found = list(values)
+    except TypeError:
+        found = []
+    if not found:
+        raise ValueError(f"{name}: expected integers >= 1, found {values!r}: pass a tuple")
+    return tuple(check_integer(value, name) for value in found)
+
+
 def _check_sizes(
     shape: Sequence[int],
     channels: int,
     multipliers: Sequence[int],
-    blocks: int,
     attention: Sequence[int],
 ) -> None:
     if len(shape) != 3:
         raise ValueError(f"shape: expected (C, H, W), found {tuple(shape)}")
-    named = [("channels", [channels]), ("blocks", [blocks])]
-    for name, values in [*named, ("shape", shape), ("multipliers", multipliers)]:
-        if not values or any(isinstance(v, bool) or int(v) != v or v < 1 for v in values):
-            raise ValueError(f"{name}: expected integers >= 1, found {values!r}")
     if channels % 4:
         raise ValueError(f"channels: expected a multiple of 4, found {channels}")
     _, height, width = shape

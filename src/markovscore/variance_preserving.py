@@ -7,11 +7,13 @@ from torch import Tensor
 
 from ._clock import make_clock
 from ._fields import Time
-from ._validate import expand_like
+from ._modes import lasting
+from ._validate import expand_like, takes_arrays
 from .diffusions import OrnsteinUhlenbeck, _check_horizon, _Separable, _time
 from .priors import Source
 
 
+@takes_arrays
 class VariancePreserving(_Separable):
     r"""``dY = -beta(t) / 2 Y dt + sqrt(beta(t)) dW``, stationary law ``N(0, I)``, linear ``beta``.
 
@@ -42,6 +44,7 @@ class VariancePreserving(_Separable):
 
     autonomous = True
 
+    @lasting
     def __init__(
         self, dim: int, beta: float | tuple[float, float] = (0.1, 20.0), horizon: float = 1.0
     ) -> None:

@@ -32,7 +32,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .._validate import check_points
+from .._modes import lasting
+from .._validate import as_tensor, check_integer, check_points
 from ..kernels.dispatch import recorded
 from ..moments import Moments
 
@@ -90,14 +91,10 @@ class Eigenbasis(ABC):
 
     eigenvalues: Tensor
 
+    @lasting
     def __init__(self, dim: int, n_functions: int):
-        if dim < 1 or n_functions < 1:
-            raise ValueError(
-                f"expected dim >= 1 and n_functions >= 1; found dim={dim}, "
-                f"n_functions={n_functions}"
-            )
-        self.dim = dim
-        self.n_functions = n_functions
+        self.dim = dim = check_integer(dim, "dim")
+        self.n_functions = n_functions = check_integer(n_functions, "n_functions")
         self._set_indices(self._multi_indices())
         if self.feature_count(self.order) ** dim > _MAX_TENSOR:
             raise ValueError(
@@ -112,6 +109,7 @@ class Eigenbasis(ABC):
         self.order = int(indices.abs().max())
         self.eigenvalues = self.rates(indices).repeat(self.n_functions // len(indices))
 
+    @lasting
     def with_indices(self, indices: Tensor) -> Self:
         """The basis of the same kind on other multi-indices ``(M, d)``."""
         other = copy.copy(self)
@@ -215,6 +213,7 @@ class Eigenbasis(ABC):
         return terms.sum(-1).movedim(-self.dim - 1, 0)
 
     @cached_property
+    @lasting
     def _entries(self) -> tuple[Tensor, Tensor]:
         """``places`` and ``factors`` ``(d+1, F, ..., F, S)``: which coefficients make an entry."""
         found = [
@@ -336,7 +335,7 @@ def quadrature_weights(x: Tensor, weights: Tensor | None) -> Tensor:
     """Quadrature weights, uniform where none are given."""
     if weights is None:
         return x.new_full((len(x),), 1 / len(x), dtype=torch.float64)
-    return weights.to(x.device, torch.float64)
+    return as_tensor(weights, "weights", torch.float64).to(x.device)
 
 
 def squared_errors(mean: Tensor, squares: Tensor, weights: Tensor | None, n: int) -> Tensor:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from .._modes import remembered
 from ..moments import PolynomialMoments
 from .base import (
     Eigenbasis,
@@ -102,6 +102,6 @@ class Hermite(Eigenbasis):
         return torch.nn.functional.pad(root, (0, 0, 0, max(0, len(lower) - len(root))))
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _derivative(order: int) -> Tensor:
     return torch.diag(torch.arange(1, order + 1, dtype=torch.float64).sqrt(), -1)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from .._modes import remembered
+from .._validate import check_integer, check_number
 from ..moments import ProductMoments
 from .base import Eigenbasis, along, index_set, quadrature_weights, scatter, squared_errors
 
@@ -99,7 +100,7 @@ class Fourier(Trigonometric):
     """
 
     def __init__(self, dim: int, n_functions: int):
-        if n_functions % 2:
+        if check_integer(n_functions, "n_functions") % 2:
             raise ValueError(
                 "the Fourier basis comes in pairs cos(k.x), sin(k.x): expected an even "
                 "n_functions, "
@@ -144,7 +145,7 @@ class Fourier(Trigonometric):
         half = 1 / math.sqrt(2)
         some = (place != 0).double()
         even = half * some + (1 - some)  # cos(0) is phi_0 = 1, not sqrt2 cos
-        odd = half * sign * some  # sin(0) = 0
+        odd = half * sign.double() * some  # sin(0) = 0
         second = torch.tensor([1.0, -1.0], dtype=torch.float64)[:, None, None]
         # rows cos: [cos cos, cos sin = (sin(j+k) - sin(j-k))/2]; rows sin: [sin cos, sin sin]
         values = torch.cat(
@@ -180,9 +181,9 @@ class Cosine(Trigonometric):
     """
 
     def __init__(self, dim: int, n_functions: int, low: float = 0.0, high: float = 1.0):
-        if not low < high:
-            raise ValueError(f"expected low < high; found low={low}, high={high}")
-        self.low, self.high = float(low), float(high)
+        self.low, self.high = check_number(low, "low"), check_number(high, "high")
+        if not self.low < self.high:
+            raise ValueError(f"expected low < high, found low = {low}, high = {high}: swap them")
         self.frequency = math.pi / (self.high - self.low)
         super().__init__(dim, n_functions)
 
@@ -231,13 +232,13 @@ class Cosine(Trigonometric):
         return mean, squares
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _speeds(order: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """``1, ..., R``."""
     return torch.arange(1, order + 1, dtype=dtype, device=device)
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _derivative(order: int, frequency: float) -> Tensor:
     k = torch.arange(1, order + 1)
     out = torch.zeros(2 * order + 1, 2 * order + 1, dtype=torch.float64)
@@ -246,7 +247,7 @@ def _derivative(order: int, frequency: float) -> Tensor:
     return out
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _exponentials(order: int) -> Tensor:
     """``W`` ``(2R+1, F)`` complex with ``e^{i k u} = sum_a W[k + R, a] f_a(u)``, ``k = -R..R``."""
     k = torch.arange(-order, order + 1)

@@ -2,12 +2,12 @@ r"""Exponentials of many small matrices, each scaled by a power of two of its ow
 
 import math
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from .._linear import multiplier
+from .._modes import remembered
 from .._validate import check_finite
 from .dispatch import FLOATS, recorded, unsupported, use_triton
 
@@ -123,7 +123,7 @@ def _checked(result: Tensor, A: Tensor, row: int | None) -> Tensor:
     )
 
 
-@cache
+@remembered
 def _kernel_constants(dtype: torch.dtype, device: torch.device) -> Tensor:
     """``1 / theta`` and ``1 / k!`` from the highest ``k`` down."""
     m = _DEGREE[dtype]
@@ -209,12 +209,11 @@ def _scaled_and_squared(A: Tensor, axis: int) -> Tensor:
     return X
 
 
-@cache
+@remembered
 def _weights(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """``_TWIN`` as the weights of the powers ``(5, powers)`` and of the identity ``(5, 1, 1)``."""
-    with torch.inference_mode(False):  # else they could never be part of a derivative
-        table = torch.tensor(_TWIN[dtype], dtype=dtype, device=device)
-        return table[:, 1:].contiguous(), table[:, :1, None]
+    table = torch.tensor(_TWIN[dtype], dtype=dtype, device=device)
+    return table[:, 1:].contiguous(), table[:, :1, None]
 
 
 def _taylor(A: Tensor, axis: int) -> Tensor:

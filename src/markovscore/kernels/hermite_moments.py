@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._validate import check_finite
+from .._validate import check_finite, check_integer
 from .dispatch import unsupported, use_triton
 
 MAX_DEGREE = 18
@@ -63,8 +63,7 @@ def _check(x: Tensor, degree: int, centre: Tensor, scale: Tensor) -> None:
         raise ValueError(f"x: expected shape (B, d), found {tuple(x.shape)}: one row per point")
     if not x.is_floating_point():
         raise TypeError(f"x: expected floating point, found {x.dtype}: convert with x.double()")
-    if isinstance(degree, bool) or int(degree) != degree or not 0 <= degree <= MAX_DEGREE:
-        raise ValueError(f"degree: expected an integer from 0 to {MAX_DEGREE}, found {degree!r}")
+    check_integer(degree, "degree", 0, MAX_DEGREE)
     for name, value in (("centre", centre), ("scale", scale)):
         if value.shape != x.shape[1:]:
             raise ValueError(

@@ -9,11 +9,11 @@ all ``k_m . x`` are never stored: the kernel takes one cosine and sine a coordin
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from .._modes import remembered
 from .._validate import check_finite, check_points
 from .dispatch import unsupported, use_triton
 
@@ -95,7 +95,7 @@ def _from(content: bytes, dim: int) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.int64).reshape(-1, dim)
 
 
-@lru_cache(maxsize=32)
+@remembered
 def _grid(content: bytes, dim: int) -> int:
     """Vectors of a box that holds the waves, up to sign: bounds the rows and the table."""
     return math.prod(2 * reach + 2 for reach in _from(content, dim).abs().amax(0).tolist())
@@ -241,7 +241,7 @@ def _plan_of(waves: Tensor, device: torch.device) -> Plan:
     return _plan(_content(waves), waves.shape[1], device)
 
 
-@lru_cache(maxsize=32)
+@remembered
 def _plan(content: bytes, dim: int, device: torch.device) -> Plan:
     waves = _from(content, dim)
     mirrored = dim > 1 and waves[:, :1] < 0  # k -> -k turns b into -b

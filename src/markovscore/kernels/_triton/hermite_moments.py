@@ -12,13 +12,13 @@ stays one of points, as it would not in single precision.
 # Tuples grow.
 # mypy: disable-error-code="assignment,misc"
 import math
-from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..._modes import remembered
 from ..dispatch import row_blocks
 from . import on_own_device
 from .bad_rows import first, new_cell, note
@@ -200,7 +200,7 @@ def _plan(elements: int, width: int) -> tuple[int, int, int, int]:
     return rows, rest, chunk, max(1, triton.cdiv(rows, chunk))
 
 
-@cache
+@remembered
 def _table(degree: int, device: torch.device) -> Tensor:
     """Coefficients of ``u^k`` in ``phi_n``, ``(degree + 1, degree + 1)``, rounded once."""
     table = torch.zeros(degree + 1, degree + 1, dtype=torch.float64)

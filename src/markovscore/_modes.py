@@ -1,0 +1,76 @@
+"""The caller's modes of torch, kept out of what outlives or must be exact.
+
+* A tensor made in ``torch.inference_mode`` can never be part of a derivative, and one made under
+  another default device lies there for good: what is kept (caches, parameters of laws and
+  processes, fits) is made by a :func:`lasting` or :func:`remembered` function.
+* ``torch.autocast`` rounds every matrix product of float32 numbers to eight bits, which is meant
+  for networks: closed forms are :func:`full_precision`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_KINDS = ("cpu", "cuda")
+
+
+@contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Tensors made inside can be part of derivatives; whether gradients are recorded stays."""
+    recording = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(recording):
+        yield
+
+
+def lasting(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` in ordinary modes: its tensors are as if made outside all contexts, on the CPU
+    unless it names a device; tensors among the arguments that are of inference mode are copied."""
+
+    @functools.wraps(function)
+    def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ordinary_tensors(), torch.device("cpu"), _without_autocast():
+            own: Any = [_ordinary(value) for value in args]
+            named: Any = {name: _ordinary(value) for name, value in kwargs.items()}
+            return function(*own, **named)
+
+    return made
+
+
+def _ordinary(value: object) -> object:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def remembered(function: Callable[P, R]) -> Callable[P, R]:
+    """:func:`lasting`, and the results of the last 64 different arguments are kept."""
+    kept: Any = functools.lru_cache(maxsize=64)(lasting(function))
+    return kept
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` without autocast; where none is on this costs two look-ups."""
+
+    @functools.wraps(function)
+    def exact(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not any(torch.is_autocast_enabled(kind) for kind in _KINDS):
+            return function(*args, **kwargs)
+        with _without_autocast():
+            return function(*args, **kwargs)
+
+    return exact
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    with ExitStack() as stack:
+        for kind in _KINDS:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield

@@ -1,0 +1,384 @@
+"""What is kept (caches, laws, fits) does not carry the modes in which it was first made, and closed
+forms do not take those of the caller: inference mode, default device and dtype, autocast."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import nn
+
+import markovscore as ms
+from markovscore import _modes
+from markovscore.kernels.expm import expm
+from markovscore.simulation import _shares
+
+MODES = {
+    "inference": torch.inference_mode,
+    "meta": lambda: torch.device("meta"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "float16": lambda: _default_dtype(torch.float16),
+}
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def points(n=40, d=1, seed=0, dtype=torch.float64, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=dtype, device="cpu")
+    return scale * x.clamp(-2.5, 2.5)
+
+
+def slopes(function, x):
+    """The gradient of ``sum_b f(x_b)``, ``(B, d)``, by automatic differentiation."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(function(x).sum(), x)[0]
+
+
+# Caches and constructors
+
+
+BASES = {
+    "hermite": lambda: ms.Hermite(1, 7),
+    "fourier": lambda: ms.Fourier(1, 14),
+    "cosine": lambda: ms.Cosine(1, 9, -3.0, 3.0),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", BASES)
+def test_a_basis_first_used_in_a_mode_serves_derivatives(mode, name):
+    from markovscore.eigenbasis import hermite, trigonometric
+
+    for cached in (hermite._derivative, trigonometric._derivative, trigonometric._speeds):
+        cached.cache_clear()
+    x, coefficients = points(), torch.linspace(1, 2, BASES[name]().n_functions).double()
+    with MODES[mode]():
+        basis = BASES[name]()
+        for method in (basis.gradient, basis.laplacian):
+            method(x)
+        basis.contract(basis.jet_tensors(coefficients).to(x), x)
+    function = slopes(lambda x: basis(x) @ coefficients, x)
+    torch.testing.assert_close(slopes(lambda x: basis.gradient(x)[:, :, 0] @ coefficients, x),
+                               basis.laplacian(x) @ coefficients[:, None])  # fmt: skip
+    jet = basis.contract(basis.jet_tensors(coefficients), x)
+    torch.testing.assert_close(jet[0][:, None], function)
+    fresh = BASES[name]()
+    torch.testing.assert_close(basis.gradient(x), fresh.gradient(x), rtol=0, atol=0)
+
+
+LAWS = {
+    "gaussian": lambda: ms.Gaussian(2, scale=[[1.0, 0.0], [0.5, 2.0]]),
+    "mixture": lambda: ms.GaussianMixture([[1.0, 0.0], [-1.0, 0.5]], [0.5, 0.8]),
+    "product": lambda: ms.ProductMixture(2, [1.0, -1.0], [0.5, 0.8]),
+    "logistic": lambda: ms.Logistic(2, 0.7),
+    "trap": lambda: ms.TrappedParticles(1).law(0.3),
+    "diffused": lambda: ms.DiffusedMixture(ms.OrnsteinUhlenbeck(2), [[1.0, 0.0], [-1, 0.5]], 0.4),
+    "linear": lambda: ms.LinearSDE([[-1.0, 0.5], [0.0, -2.0]], [[1.0, 0.0], [0.3, 1.0]]).prior,
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", LAWS)
+def test_a_law_made_in_a_mode_serves_derivatives(mode, name):
+    x = points(d=2)
+    with MODES[mode]():
+        law = LAWS[name]()
+        law.score(x), law.log_prob(x)
+    torch.testing.assert_close(slopes(law.log_prob, x), law.score(x))
+    torch.testing.assert_close(law.score(x), LAWS[name]().score(x), rtol=0, atol=0)
+
+
+def test_parameters_that_are_inference_tensors_are_copied():
+    with torch.inference_mode():
+        means = torch.tensor([[1.0], [-1.0]])
+    law = ms.GaussianMixture(means, 0.5)
+    torch.testing.assert_close(slopes(law.log_prob, points()), law.score(points()))
+
+
+PROCESSES = {
+    "linear": lambda: ms.LinearSDE([[-1.0, 0.5], [0.0, -2.0]], [[1.0, 0.0], [0.3, 1.0]]),
+    "swimmer": ms.ActiveSwimmer,
+    "langevin": lambda: ms.Langevin(ms.GaussianMixture([[2.0, 0.0], [-2.0, 0.0]], 0.8)),
+    "clock": lambda: ms.Langevin(ms.Gaussian(2), lambda t: 1 + t),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_process_made_in_a_mode_serves_derivatives(mode, name):
+    y, v = points(d=2), points(d=2, seed=1)
+    _shares.cache_clear()
+    with MODES[mode]():
+        process = PROCESSES[name]()
+        process.drift(y, 0.3)
+        if mode != "meta":  # where the arithmetic of a call is the caller's business
+            ms.simulate(process, y, 0.5, 3, torch.Generator().manual_seed(0))
+    fresh = PROCESSES[name]()
+    expected = torch.func.vjp(lambda y: fresh.drift(y, 0.3), y)[1](v)[0]
+    torch.testing.assert_close(
+        slopes(lambda y: (process.drift(y, 0.3) * v).sum(1), y), expected, rtol=0, atol=0
+    )
+    ends = [ms.simulate(p, y, 0.5, 3, torch.Generator().manual_seed(0)) for p in (process, fresh)]
+    assert torch.equal(*ends)
+
+
+def test_the_matrix_exponential_first_used_in_inference_mode_has_its_derivative():
+    A = 0.3 * points(6, 3).reshape(1, 1, 3, 6)[0, 0, :, :3].reshape(1, 3, 3).double()
+    with torch.inference_mode():
+        expm(A)
+    A.requires_grad_()
+    found = torch.autograd.grad(expm(A).sum(), A)[0]
+    expected = torch.autograd.grad(torch.linalg.matrix_exp(A).sum(), A)[0]
+    torch.testing.assert_close(found, expected)
+
+
+SCORES = {
+    "torus": (lambda: ms.TorusBrownian(2), {"n_functions": 8}),
+    "ou": (lambda: ms.OrnsteinUhlenbeck(2), {"n_functions": 9}),
+    "additive": (lambda: ms.OrnsteinUhlenbeck(2), {"features": "additive", "order": 3}),
+    "pca": (
+        lambda: ms.VariancePreserving(2),
+        {"features": "additive", "order": 2, "rotation": "pca"},
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", SCORES)
+def test_a_score_fitted_in_a_mode_is_the_same_and_has_derivatives(mode, name, tmp_path):
+    make, arguments = SCORES[name]
+    x = points(500, 2, scale=0.9)
+    times = torch.linspace(0.01, 1, 20, dtype=torch.float64)
+    with MODES[mode]():
+        score = ms.fit_spectral(x, make(), times=times, **arguments)
+        if mode != "meta":
+            score(x, 0.5)
+            score.save(tmp_path / "score")
+            again = type(score).load(tmp_path / "score")
+    expected = ms.fit_spectral(x, make(), times=times, **arguments)
+    assert torch.equal(score.coefficients, expected.coefficients)
+    for one in (score, *([again] if mode != "meta" else [])):
+        y = points(10, 2, seed=3)
+        trace = sum(slopes(lambda x, i=i, s=one: s(x, 0.5)[:, i], y)[:, i] for i in range(2))
+        torch.testing.assert_close(trace, expected.divergence(y, 0.5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_default_times_do_not_depend_on_the_default_dtype(dtype):
+    x, ou = points(200), ms.OrnsteinUhlenbeck(1)
+    with _default_dtype(dtype):
+        times = ms.fit_spectral(x, ou, 4).times
+    assert float(times[0]) == pytest.approx(0.002, rel=1e-12)
+    assert float(times[-1]) == pytest.approx(5, rel=1e-12)
+    assert torch.allclose(times.log().diff(), times.log().diff()[0], rtol=1e-9)
+
+
+# Autocast
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_are_exact_under_autocast(name):
+    make, arguments = SCORES[name]
+    x = points(500, 2, dtype=torch.float32, scale=0.9)
+    score = ms.fit_spectral(x, make(), times=[0.1, 0.5, 1.0], **arguments)
+    expected = score.score_and_divergence(x, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = score.score_and_divergence(x, 0.5)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("name", ["linear", "swimmer"])
+def test_dispersions_and_linear_drifts_are_exact_under_autocast(name):
+    y, process, times = points(50, 2, dtype=torch.float32), PROCESSES[name](), [0.1, 0.2, 0.3]
+    window = process, y, 0.0, 0.3
+    calls = {
+        "drift": lambda: process.drift(y, 0.1),
+        "simulate": lambda: ms.simulate(process, y, 0.4, 5, seeded()),
+        "local": lambda: ms.local_transition(*window)[1],
+        "shift": lambda: ms.path_shift_target(*window, steps=4, generator=seeded())[1],
+        "flow": lambda: ms.sample_sde(
+            lambda x, t: -x, process, 50, times=times, x_T=y, generator=seeded()
+        ),
+    }
+    for what, call in calls.items():
+        expected = call()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(call(), expected), what
+
+
+def test_distances_are_exact_under_autocast():
+    x, y = points(60, 3, dtype=torch.float32), points(50, 3, 1, torch.float32)
+    for distance in (
+        lambda: ms.metrics.mmd(x, y),
+        lambda: ms.metrics.sliced_wasserstein(x, y, 20, torch.Generator().manual_seed(0)),
+    ):
+        expected = distance()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert distance() == expected
+
+
+def test_full_precision_costs_nothing_where_it_is_on_and_comes_back():
+    seen = []
+    with torch.autocast("cpu", torch.bfloat16):
+        _modes.full_precision(lambda: seen.append(torch.is_autocast_enabled("cpu")))()
+        assert torch.is_autocast_enabled("cpu")
+    assert seen == [False]
+
+
+def test_lasting_keeps_whether_gradients_are_recorded():
+    for mode, expected in (
+        (torch.no_grad, False), (torch.enable_grad, True), (torch.inference_mode, False),
+    ):  # fmt: skip
+        with mode():
+            assert _modes.lasting(torch.is_grad_enabled)() is expected
+            assert _modes.lasting(torch.is_inference_mode_enabled)() is False
+
+
+# Training
+
+
+def settings(**others):
+    return {"batch_size": 16, "progress": False, "lr": 0.05} | others
+
+
+def trained(data, net=None, objective=None, **others):
+    net = ms.ScoreMLP(2, width=8, depth=1) if net is None else net
+    objective = ms.DenoisingSM(ms.OrnsteinUhlenbeck(2)) if objective is None else objective
+    result = ms.train(net, objective, data, 5, **settings(**others))
+    return [p.detach().clone() for p in result.score.parameters()]
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_data_with_a_graph_train_and_receive_no_gradient():
+    x = points(64, 2, dtype=torch.float32)
+    leaf = x.clone().requires_grad_()
+    for data in (leaf, leaf * 1.0, nn.Parameter(x.clone())):
+        assert equal(trained(data), trained(x))
+    assert leaf.grad is None
+
+
+def test_batches_with_a_graph_train():
+    class Weighted:
+        def __init__(self, x):
+            self.x, self.checksum = x, "x"
+
+        def __len__(self):
+            return len(self.x)
+
+        def batch(self, rows, generator):
+            return self.x[rows]
+
+    x = points(64, 2, dtype=torch.float32)
+    leaf = x.clone().requires_grad_()
+    assert equal(trained(Weighted(leaf)), trained(x))
+    assert leaf.grad is None
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+def test_training_inside_an_evaluation_is_training(mode):
+    x = points(64, 2, dtype=torch.float32)
+    objective = ms.LocalDSM(ms.DoubleWell(2), steps=3)
+    expected = trained(x, objective=objective)
+    with getattr(torch, mode)():
+        objective = ms.LocalDSM(ms.DoubleWell(2), steps=3)
+        assert equal(trained(x, objective=objective), expected)
+        assert equal(trained(points(64, 2, dtype=torch.float32), objective=objective), expected)
+
+
+def test_a_frozen_network_is_refused_and_a_partly_frozen_one_trains(tmp_path):
+    x, net = points(64, 2, dtype=torch.float32), ms.ScoreMLP(2, width=8, depth=1)
+    with pytest.raises(ValueError, match=r"none among 6: .*requires_grad_\(True\)"):
+        trained(x, net.requires_grad_(False))
+    with pytest.raises(ValueError, match="none among 0"):
+        trained(x, nn.Identity())
+    with pytest.raises(TypeError, match=r"found function: the order is train\(net"):
+        trained(x, lambda x, t: x)
+
+    def halves():
+        net = ms.ScoreMLP(2, width=8, depth=1)
+        net.hidden.requires_grad_(False)
+        return net
+
+    kept = [p.clone() for p in halves().hidden.parameters()]
+    path = tmp_path / "run"
+    with pytest.raises(KeyError):
+        trained(x, halves(), checkpoint=path, checkpoint_every=2, callback=_stop_at_3)
+    net = halves()
+    assert equal(trained(x, net, checkpoint=path, checkpoint_every=2), trained(x, halves()))
+    assert equal(net.hidden.parameters(), kept)
+
+
+def _stop_at_3(step, score):
+    if step == 3:
+        raise KeyError
+
+
+def test_a_network_made_in_inference_mode():
+    x = points(64, 2, dtype=torch.float32)
+    with torch.inference_mode():
+        own = ms.ScoreMLP(2, width=8, depth=1)
+        foreign = nn.Linear(2, 2)
+    assert equal(trained(x, own), trained(x))
+    with pytest.raises(ValueError, match=r"made in torch\.inference_mode: build"):
+        trained(x, foreign)
+
+
+def test_a_loss_without_a_graph_is_explained():
+    class Blind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        @torch.no_grad()
+        def forward(self, x, t):
+            return self.weight * x
+
+    with pytest.raises(
+        ValueError,
+        match=r"loss: expected one that autograd can follow .* remove torch\.no_grad",
+    ):
+        trained(points(64, 2, dtype=torch.float32), Blind())
+
+
+def test_a_residual_on_a_rotated_score_trains_under_autocast():
+    x, vp = points(300, 2, dtype=torch.float32), ms.VariancePreserving(2)
+    base = ms.fit_spectral(x, vp, features="additive", order=3, rotation="pca")
+    with torch.autocast("cpu", torch.bfloat16):
+        net = ms.ResidualScore(base, ms.ScoreMLP(2, width=8, depth=1, std=vp.std))
+        result = ms.train(net, ms.DenoisingSM(vp), x, 5, **settings())
+        y = ms.sample_ode(result.score, vp, 8, steps=5, generator=torch.Generator().manual_seed(0))
+    assert y.dtype == torch.float32 and torch.isfinite(y).all()
+    assert torch.isfinite(result.losses).all()
+
+
+def test_a_fit_does_not_hold_the_graph_of_its_data():
+    leaf = points(200, 2).requires_grad_()
+    ou = ms.OrnsteinUhlenbeck(2)
+    for arguments in (
+        {"n_functions": 5},
+        {"features": "additive", "order": 3},
+        {"features": "additive", "order": 3, "rotation": "pca"},
+    ):
+        score = ms.fit_spectral(leaf, ou, times=[0.3, 1.0], **arguments)
+        expected = ms.fit_spectral(leaf.detach(), ou, times=[0.3, 1.0], **arguments)
+        assert not score.coefficients.requires_grad
+        assert torch.equal(score.coefficients, expected.coefficients)
+    moments = ms.AdditiveMoments.empty(2, leaf)
+    moments.update(leaf)
+    assert not moments.mean().requires_grad
+    assert ms.metrics.mmd(leaf, leaf * 2) == ms.metrics.mmd(leaf.detach(), 2 * leaf.detach())
