@@ -165,7 +165,9 @@ def unexplained(
         return 0.0, 0
     place, length = torch.zeros_like(y[:, :1]), torch.ones_like(y[:, 0])
     left, right = _piece(along, y), _piece(along, y + u)
-    good = torch.isfinite(left[0] + left[1] + right[0] + right[1])
+    good = torch.isfinite(left[0] + left[1] + right[0] + right[1] + u.sum(1))
+    if not bool(good.any()):
+        return 0.0, 0  # the simulation names it
     reach = (y.abs() + u.abs()).amax(1) / u.abs().amax(1).clamp(min=torch.finfo(y.dtype).tiny)
     eps = 16 * torch.finfo(y.dtype).eps
 
@@ -179,7 +181,7 @@ def unexplained(
     allowed = SHARE * torch.where(good, change, 0.0)
     weight, total = torch.ones_like(length), remainder(left, right)
     # Pieces below the spacing of the numbers are rounding.
-    deepest = math.log2(1 / (4 * eps * float(reach.median())))
+    deepest = math.log2(1 / (4 * eps * float(reach[good].median())))
     for _ in range(min(_HALVINGS, max(1, int(deepest)))):
         if not float(total.mean()) > float(allowed.mean()):
             return 0.0, 0

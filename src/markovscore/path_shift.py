@@ -32,8 +32,9 @@ from ._fields import Time, apply_dispersion, check_field
 from ._identity import check_drift, known, several, wrapped
 from ._jacobian import drift_and_vjp, drift_jacobian
 from ._kernel_paths import shifted
-from ._linear import first_silent, linear_transition
+from ._linear import first_silent
 from ._modes import full_precision
+from ._steering import between, first_step, first_step_diagonal, flow
 from ._validate import check_finite, check_points, check_steps, check_window, expand_like
 from .simulation import Grid, Watch, euler_step, make_grid, noise_like
 from .stein import stein_scores
@@ -42,7 +43,6 @@ from .transitions import (
     covariance_factor,
     covariance_rate,
     expansion,
-    phi1,
     unit_dispersion,
 )
 
@@ -83,7 +83,7 @@ def path_shift_target(
             row, which may depend on ``y_s`` but on nothing later. ``"linear"``, the default: the
             share itself. ``"adaptive"`` follows the path with the Jacobian at every step, see the
             source: less variance on long windows (2.8 times less on the double well over
-            ``[0, 1]``); cheap for a diagonal Jacobian, about four times the default's seconds for a
+            ``[0, 1]``); cheap for a diagonal Jacobian, some ten times the default's seconds for a
             full one (``d = 2``).
         check_derivative: at the first use of ``diffusion``, look whether the derivative in the
             target is that of the drift, on up to 4,096 paths of its own from a generator of its
@@ -202,7 +202,7 @@ def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPa
     ``s`` and ``t``; its table is ``(N + 1, B, d, d)``, so for small ``d``.
 
     Raises:
-        ValueError: as :func:`local_transition`, and a singular ``P``.
+        ValueError: as :func:`local_transition`, and a singular ``G G^T``.
     """
     y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     start, end = check_window(diffusion, s, t, len(y))
@@ -212,14 +212,16 @@ def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPa
     J = J if J.ndim == 3 else torch.diag_embed(J)
     Q = covariance_rate(unit_dispersion(diffusion, clock, y, start, h).double())
     h = h.to(y.device).expand(len(y))
-    factor = covariance_factor(linear_transition(J, Q, h)[1], s, t)
+    eye = torch.eye(y.shape[1]).to(J)
+    root = eye.expand_as(J) if Q.ndim < 2 else covariance_factor(Q.expand_as(J), s, t)
+    unit = torch.linalg.solve_triangular(root, J @ root, upper=False)
+    back = torch.linalg.solve_triangular(root, eye.expand_as(J), upper=False)
 
     def weight(share: Tensor) -> Tensor:
-        nodes = []
-        for r in share.tolist():
-            P, rest = linear_transition(J, Q, r * h)[1], linear_transition(J, Q, (1 - r) * h)[0]
-            nodes.append(torch.cholesky_solve(rest @ P, factor).mT)
-        return torch.stack(nodes)
+        nodes = [torch.zeros_like(J)]
+        for r in share[1:-1].tolist():
+            nodes.append(root @ between(flow(unit, r * h), flow(unit, (1 - r) * h)) @ back)
+        return torch.stack([*nodes, eye.expand_as(J)])
 
     return weight
 
@@ -227,34 +229,29 @@ def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPa
 def _adaptive(
     diffusion: Any, y: Tensor, grid: Grid, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Path shift with ``w_{i+1} = w_i + h (J w_i + c_i)``, whose target is ``-sum h c_i^T (...)``.
+    """Path shift with ``w_{i+1} = w_i + h J w_i + v_i``, whose target is ``-sum v_i^T (...)``.
 
-    ``c`` steers ``w`` from 0 to the identity over the time left, ``k``, at the least quadratic
-    cost if ``J`` stayed as it is: ``c = G G^T e^{J^T k} P(k)^{-1} (I - e^{Jk} w)``.
+    ``v`` steers ``w`` from 0 to the identity in the steps that are left, at the least ``sum v_i^T
+    (G G^T)^{-1} v_i``, the variance, if ``J`` stayed as it is; so for a linear drift the target is
+    the exact score of the chain's transition. ``markovscore._steering`` says how, at any growth.
     """
     watch, target, w = Watch(diffusion, y, grid), torch.zeros_like(y), torch.zeros_like(y)
     count = len(grid.step)
     for i, (time, h) in enumerate(grid.steps(y)):
-        drift, J = (
-            check_field(diffusion.drift(y, time), y, "drift"),
-            drift_jacobian(diffusion, y, time),
-        )
+        drift = check_field(diffusion.drift(y, time), y, "drift")
+        J = drift_jacobian(diffusion, y, time)
         G = torch.as_tensor(diffusion.dispersion(time), dtype=y.dtype, device=y.device)
         z = noise_like(G, y, generator)
         push = _noise_score(G, z, time) / h**0.5
-        left = torch.as_tensor((count - i) * h, dtype=y.dtype, device=y.device).expand(len(y), 1)
         if J.ndim == 2 and G.ndim < 2:
-            control = _steer_diagonal(J, w, left)
-            moved = w + h * J * w
-            w = torch.ones_like(w) if i + 1 == count else moved + h * control
+            moved, w = w + h * J * w, first_step_diagonal(h * J, w, count - i)
             target -= (w - moved) * push
         else:
             J = J if J.ndim == 3 else torch.diag_embed(J)
             w = w if w.ndim == 3 else torch.zeros_like(J)
             length = h[:, :, None] if isinstance(h, Tensor) else h
-            moved, eye = w + length * (J @ w), torch.eye(J.shape[1]).to(J)
-            control = _steer(J, covariance_rate(G), w, left[:, 0])
-            w = eye.expand_as(w) if i + 1 == count else moved + length * control
+            moved = w + length * (J @ w)
+            w = _first_step(length * J, covariance_rate(G), w, count - i)
             target -= _transposed(w - moved, push)
         y_next = euler_step(y, drift, G, z, h)
         watch.check(i, y, drift, y_next)
@@ -262,19 +259,17 @@ def _adaptive(
     return y, target
 
 
-def _steer_diagonal(J: Tensor, w: Tensor, left: Tensor) -> Tensor:
-    """``c`` for a diagonal ``J`` and isotropic noise, whose size cancels; ``(B, d)``."""
-    growth = torch.exp(J * left)
-    return growth * (1 - growth * w) / (left * phi1(2 * J * left))
-
-
-def _steer(J: Tensor, Q: Tensor, w: Tensor, left: Tensor) -> Tensor:
-    """``c`` for any ``J``, shape ``(B, d, d)``."""
-    growth, P = linear_transition(J.double(), Q.double(), left.double())
-    gap = torch.eye(J.shape[1]).to(growth) - growth @ w.double()
-    pull = growth.mT @ torch.cholesky_solve(gap, torch.linalg.cholesky(P))
-    Q = Q.double()
-    return ((Q.reshape(-1, 1, 1) * pull) if Q.ndim < 2 else Q @ pull).to(w)
+def _first_step(rate: Tensor, Q: Tensor, w: Tensor, count: int) -> Tensor:
+    """``w_1`` on the cheapest way from ``w`` to the identity, ``(B, d, d)``, in coordinates where
+    ``Q`` is the identity; a multiple of it cancels."""
+    eye = torch.eye(w.shape[1], dtype=torch.float64, device=w.device)
+    M = eye + rate.double()
+    if Q.ndim < 2:
+        return first_step(M, w.double(), eye, count).to(w)
+    root = torch.linalg.cholesky_ex(Q.double())[0].expand_as(M)
+    M = torch.linalg.solve_triangular(root, M @ root, upper=False)
+    w_in, end = (torch.linalg.solve_triangular(root, v, upper=False) for v in (w.double(), eye))
+    return (root @ first_step(M, w_in, end, count)).to(w)
 
 
 def _by_rule(
