@@ -1,16 +1,19 @@
 """Interruptions from outside: a run that is killed, or asked to end, ends as if it were not."""
 
 import multiprocessing
+import multiprocessing.util
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
+import run_chapter
 import safetensors.torch
 import torch
 from runs import (
@@ -116,6 +119,9 @@ class _Recorder:
 @pytest.fixture(scope="module")
 def processes():
     """Processes that need not import torch anew, and share no state with this one."""
+    with pytest.MonkeyPatch.context() as patch:  # the server's socket needs a short path
+        patch.setattr(tempfile, "tempdir", run_chapter.sockets_parent())
+        multiprocessing.util.get_temp_dir()  # it remembers the folder
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["markovscore.training", "markovscore.datasets"])
     return context
