@@ -289,6 +289,66 @@ def test_warns_where_moments_are_noise():
         ms.fit_spectral(x, box, 80, [0.0, 0.1], shrinkage="heat")
 
 
+def quiet_or_loud(x, process, count, loud):
+    if loud:
+        with pytest.warns(ms.SpectralWarning, match="more than the moments of"):
+            return ms.fit_spectral(x, process, count, [0.0, 0.1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return ms.fit_spectral(x, process, count, [0.0, 0.1])
+
+
+def test_no_alarm_where_the_excess_is_harmless_or_no_noise():
+    """20,000 normals had "1.3e+33 times" too much energy: 1e-4 of it, instead of 1e-37."""
+    g = torch.Generator().manual_seed(0)
+    line, plane = ms.OrnsteinUhlenbeck(1), ms.OrnsteinUhlenbeck(2)
+    for _ in range(3):
+        normal = torch.randn(20_000, 2, generator=g, dtype=F64)
+        quiet_or_loud(normal[:, :1], line, 5, False)
+        # A narrow law has the energy 1 / variance, which heat smooths away: it is no noise.
+        narrow = normal[:2000] * torch.tensor([1.0, 0.02])
+        for count in (5, 9, 14):
+            quiet_or_loud(narrow, plane, count, False)
+        uniform = (torch.rand(20_000, 1, generator=g, dtype=F64) * 2 - 1) * math.pi
+        quiet_or_loud(uniform, ms.TorusBrownian(1), 6, False)
+        # The same with 200 functions of 1,000 points: the excess, about 7, is all there is.
+        few = (torch.rand(1000, 2, generator=g, dtype=F64) * 2 - 1) * math.pi
+        quiet_or_loud(few, ms.TorusBrownian(2), 200, True)
+        quiet_or_loud(normal[:100, :1], line, 12, True)
+
+
+@pytest.mark.parametrize("process", [PROCESSES[0], PROCESSES[3], PROCESSES[5]], ids=lambda p: p.dim)
+def test_slope_errors_are_the_spread_of_slopes(process):
+    """Over repeated samples; the square root of a variance of 400 runs, with room for kurtosis."""
+    basis, t = process.eigenbasis(6), torch.tensor([0.05], dtype=F64)
+    found = [basis.moments(sample(process, 50, seed)).shrunk(mix=0.8) for seed in range(400)]
+    spread = torch.stack([m.slope(t)[0] for m in found]).var(0)
+    predicted = torch.stack([m.slope_errors(t)[0].square() for m in found]).mean(0)
+    if isinstance(process, ms.TorusBrownian):  # a cosine and its sine share their error
+        spread, predicted = (v[:3] + v[3:] for v in (spread, predicted))
+    assert ((spread / predicted - 1).abs() < 6 * math.sqrt(6 / 400)).all()
+
+
+def test_shrinkage_needs_scatter():
+    """One point had heat 0, no warning, and a log-density of 1.81 beside it."""
+    x, process = torch.tensor([[0.3], [-0.4], [1.0]], dtype=F64), ms.OrnsteinUhlenbeck(1)
+    for rule in ("heat", "james-stein"):
+        with pytest.raises(ValueError, match=r"shrinkage: expected 'none' with one point, found"):
+            ms.fit_spectral(x[:1], process, 5, shrinkage=rule)
+        with pytest.warns(
+            ms.SpectralWarning, match=r"x: expected 10 points .* found 3.* to 100% at"
+        ):
+            ms.fit_spectral(x, process, 5, shrinkage=rule)
+    for same in (x[:1], x[:1].repeat(40, 1)):
+        with pytest.warns(ms.SpectralWarning, match="found constant column 0: a point mass"):
+            score = ms.fit_spectral(same, process, 3)
+        y, noise = torch.tensor([[0.3], [0.5]], dtype=F64), 1 - math.exp(-0.2)
+        exact = -(y - 0.3 * math.exp(-0.1)) / noise
+        torch.testing.assert_close(score(y, 0.1), exact, rtol=2e-3, atol=2e-3)
+    with pytest.warns(ms.SpectralWarning, match="as many points as functions of a coordinate, 5"):
+        ms.fit_spectral(x, process, features="additive", order=5)
+
+
 # -- files and bad input
 # -----------------------------------------------------------------------------
 @every_process

@@ -18,6 +18,7 @@ would pass 1e15.
 from __future__ import annotations
 
 import math
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from ._score_files import read_score, write_score
 from ._validate import as_tensor, check_points, check_time, check_times
 from .additive_moments import AdditiveMoments, Covariance, check_order, solve_additive
 from .kernels.additive_score import additive_score
-from .moments import MIN_SCALE, warn_if_flat
+from .moments import MIN_SCALE, SpectralWarning, warn_if_flat
 
 DEFAULT_LEVELS = 1001
 _TENSORS = ("times", "table", "centre", "scale", "low", "high", "rotation")
@@ -156,8 +157,15 @@ def _score(
 ) -> AdditiveScore:
     if moments.order > 1:  # one function moves the mean only
         flat = moments.high - moments.low < MIN_SCALE
-        warn_if_flat(flat, rotation, MIN_SCALE, 5)
+        warn_if_flat(flat, rotation, MIN_SCALE, 6)
         moments = moments.with_gaussian(flat)
+        if moments.n_points < moments.order:
+            warnings.warn(
+                f"x: expected as many points as functions of a coordinate, {moments.order}, found "
+                f"{moments.n_points}: they do not determine the score at small noise",
+                SpectralWarning,
+                stacklevel=5,
+            )
     if times is None:
         start = _solved(diffusion, moments, torch.zeros(1, dtype=torch.float64), rotation)
         times = _default_times(diffusion, start.finest_time)

@@ -94,6 +94,10 @@ class Moments(ABC):
         """``b_t`` ``(T, K)`` at times ``(T,)``."""
 
     @abstractmethod
+    def slope_errors(self, times: Tensor) -> Tensor:
+        """Standard errors of ``b_t`` ``(T, K)``."""
+
+    @abstractmethod
     def factor(self, times: Tensor) -> Tensor:
         """Lower triangular ``L_t`` ``(T, K, K)`` with ``L_t L_t^T = A_t``."""
 
@@ -125,6 +129,10 @@ class ProductMoments(Moments):
 
     def slope(self, times: Tensor) -> Tensor:
         return -self.mix * self.own_rates * self._decay(self.own_rates, times) * self.mean[self.own]
+
+    def slope_errors(self, times: Tensor) -> Tensor:
+        decay = self.mix * self.own_rates.abs() * self._decay(self.own_rates, times)
+        return decay * self.variance[self.own].sqrt()
 
     def energy(self, times: Tensor) -> Tensor:
         """``A_t`` ``(T, K, K)``, one time after the other: the working set stays in cache."""
@@ -176,6 +184,9 @@ class PolynomialMoments(Moments):
 
     def slope(self, times: Tensor) -> Tensor:
         return -self.mix * self.rates * self._decay(self.rates, times) * self.mean
+
+    def slope_errors(self, times: Tensor) -> Tensor:
+        return self.mix * self.rates.abs() * self._decay(self.rates, times) * self.variance.sqrt()
 
     def factor(self, times: Tensor) -> Tensor:
         order = int(self.indices.sum(1).max())

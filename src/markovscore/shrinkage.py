@@ -20,7 +20,7 @@ from .moments import Moments
 def james_stein(mean: Tensor, variance: Tensor) -> float:
     """Positive-part James-Stein factor ``max(0, 1 - ((p-2)/p) sum v_m / sum M_m^2)``.
 
-    One factor for all ``p`` moments.
+    One factor for all ``p`` moments; one for ``p <= 2``, where no factor beats the mean.
 
     ``mean``, ``variance`` ``(p,)``: averages and their squared standard errors, the constant left
     out.

@@ -34,6 +34,8 @@ from .shrinkage import shrink
 
 _POOL = 3
 _MAX_ENERGY_RATIO = 4.0
+_MIN_NOISE_SHARE = 0.1  # of an excess of energy that may be noise
+_FEW = 10  # points: the noise of their averages is known to half its size
 _CHUNK = 4096  # points with a time of their own that are evaluated at once
 
 
@@ -96,10 +98,12 @@ def fit_spectral(
 
     Raises:
         TypeError: integer or otherwise unusable points; additive features of another process.
-        ValueError: points, weights, times, counts or names other than above, or an argument of the
-            other family.
+        ValueError: points, weights, times, counts or names other than above, an argument of the
+            other family, or shrinkage of the averages of a single point.
 
-    Warns with :class:`SpectralWarning` where the data leave coefficients undetermined.
+    Warns with :class:`SpectralWarning` where the data leave coefficients undetermined: directions
+    in which they do not vary (which get a standard deviation of 1e-4, waves and cosines 1e-3),
+    more functions than the points support, shrinkage by the scatter of fewer than ten points.
     """
     if features == "additive":
         _refuse_all(n_functions=n_functions, weights=weights)
@@ -114,6 +118,7 @@ def fit_spectral(
     n_functions = check_integer(n_functions, "n_functions")
     x = _check_data(x, diffusion, wrap)
     weights = _check_weights(weights, x, shrinkage)
+    _check_scatter(x, shrinkage)
     basis = diffusion.eigenbasis(n_functions)
     variances, axes, floor = _principal(x, weights, isinstance(basis, Hermite))
     least = float(variances.min())
@@ -204,7 +209,7 @@ def _principal(
     scale = MIN_SCALE if polynomials else 10 * MIN_SCALE
     scale = max(scale, 1e-7 * float(variances[-1].clamp(min=0).sqrt()))
     flat = variances < scale**2
-    warn_if_flat(flat, axes, scale, 5)
+    warn_if_flat(flat, None if bool(flat.all()) else axes, scale, 5)
     return variances.clamp(min=scale**2), axes, 0.5 * scale**2 * bool(flat.any())
 
 
@@ -231,29 +236,54 @@ def _default_times(diffusion, variance: float) -> Tensor:
     return torch.logspace(*ends, count, dtype=torch.float64)
 
 
+def _check_scatter(x: Tensor, shrinkage: str) -> None:
+    """Shrinkage trusts averages as far as the scatter of the points says: it needs some."""
+    if shrinkage == "none" or len(x) >= _FEW:
+        return
+    if len(x) == 1:
+        raise ValueError(
+            f"shrinkage: expected 'none' with one point, found {shrinkage!r}: how far to trust "
+            "an average is read from the scatter of the points; pass more of them"
+        )
+    error = math.sqrt(2 / (len(x) - 1))
+    warnings.warn(
+        f"x: expected {_FEW} points or more with shrinkage={shrinkage!r}, found {len(x)}: from "
+        f"them the noise of the averages is known to {error:.0%} at best; pass more points",
+        SpectralWarning,
+        stacklevel=4,
+    )
+
+
 def _warn_if_noisy(factor: Tensor, moments: Moments, times: Tensor) -> None:
     """Compare the fitted energy ``E Gamma(h,h) = b^T A^{-1} b`` with that of heat-shrunk moments.
 
     Where the rough moments are noise the energy explodes (by 1e3 for 80 functions of 1,000 points
     at t = 0, with the true value in reach of 20 functions).  The condition number of ``A_t`` alone
-    does not tell: it is as large where the data merely leave part of the space empty.
+    does not tell: it is as large where the data merely leave part of the space empty.  Nor does
+    the ratio: heat also smooths a law that is truly narrow, so the excess must be within what the
+    standard errors of ``b`` can give, ``E b^T A^{-1} b`` of independent errors; and an excess
+    below ``0.1 |lambda_1|``, which bounds the divergence of the two laws by 0.05 where they
+    satisfy the stationary law's logarithmic Sobolev inequality, is of no consequence.
     """
     if moments.heat > 0 or not bool(moments.variance.any()):
         return
     smooth = shrink(moments, "heat")
     found = _energy(factor, moments.slope(times[:1])[0])
     expected = _energy(smooth.factor(times[:1])[0], smooth.slope(times[:1])[0])
-    if found <= _MAX_ENERGY_RATIO * expected:
+    slowest = float(moments.rates[moments.rates < 0].max())
+    if found <= _MAX_ENERGY_RATIO * expected or found - expected < 0.1 * abs(slowest):
+        return
+    errors = moments.slope_errors(times[:1])[0]
+    scattered = torch.linalg.solve_triangular(factor, errors.diag(), upper=False)
+    if float(scattered.square().sum()) < _MIN_NOISE_SHARE * (found - expected):
         return
     spectrum = torch.linalg.svdvals(factor)
     warnings.warn(
-        f"{len(factor)} functions are more than the moments of {moments.n_points} points "
-        f"support at t = "
-        f"{float(times[0]):g}: the fitted energy is {found / expected:.3g} times that of "
-        f"heat-shrunk moments, and A_t "
-        f"has condition number {float(spectrum[0] / spectrum[-1]) ** 2:.1e}; use "
-        f"shrinkage='heat', fewer functions, "
-        "or a larger first time",
+        f"{len(factor)} functions are more than the moments of {moments.n_points} points support "
+        f"at t = {float(times[0]):g}: the fitted energy is {found:.3g}, that of heat-shrunk "
+        f"moments {expected:.3g}, and A_t has condition number "
+        f"{float(spectrum[0] / spectrum[-1]) ** 2:.1e}; use shrinkage='heat', fewer functions, or "
+        "a larger first time",
         SpectralWarning,
         stacklevel=5,  # the caller of fit_spectral, past its decorator
     )
