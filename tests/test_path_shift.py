@@ -32,8 +32,7 @@ class Own:
 
     def dispersion(self, t):
         G = torch.tensor([[1.0, 0.2, 0.1], [0.3, 0.5, -0.4]], dtype=torch.float64)
-        t = torch.as_tensor(t, dtype=torch.float64)
-        return (1 + 0.3 * t).reshape(*t.shape, 1, 1) * G
+        return (1 + 0.3 * t)[..., None] * G.to(t)
 
 
 WEIGHTS = {

@@ -17,6 +17,7 @@ from markovscore.diffusions import (
     OrnsteinUhlenbeck,
     TorusBrownian,
 )
+from markovscore.linear_maps import Diagonal
 from markovscore.priors import Gaussian
 from markovscore.sampling import log_likelihood, sample_ode, sample_sde
 
@@ -228,9 +229,9 @@ def test_user_process_with_matrix_dispersion(dispersion):
 
 
 def test_scalar_and_matrix_dispersion_agree():
-    """A number, a 0-dim tensor, one a row, and a multiple of the identity are the same process."""
+    """A number, a 0-dim tensor, a diagonal, and a multiple of the identity are the same process."""
     x, values = points(16), []
-    for g in (0.9, torch.tensor(0.9), torch.full((16,), 0.9), 0.9 * torch.eye(2)):
+    for g in (0.9, torch.tensor(0.9), Diagonal([0.9, 0.9]), 0.9 * torch.eye(2)):
         value = log_likelihood(mixture_score, UserProcess(g), x, steps=20)
         values.append(value)
         sample = sample_ode(mixture_score, UserProcess(g), 16, steps=20, x_T=x)

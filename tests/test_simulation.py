@@ -221,7 +221,7 @@ def test_bad_drifts():
             f[1] = f[1] * (math.nan if t > 0.5 else 1.0)
             return f
 
-    with pytest.raises(ValueError, match=r"drift of shape \(3, 2\), found \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"drift: expected shape \(3, 2\), found \(3, 1\)"):
         ms.simulate(Wrong(), points(3, 2), 1.0, 4)
     with pytest.raises(ValueError, match=r"drift: .* at time 0\.625, the first bad row is 1"):
         ms.simulate(Late(), points(3, 2), 1.0, 4)

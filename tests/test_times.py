@@ -10,7 +10,7 @@ from markovscore._validate import check_number, check_time
 from markovscore.kernels.paths import PathDrift, Steps, euler_paths
 
 F64 = torch.float64
-HALF = torch.tensor([0.5], dtype=torch.float64)
+SHARE = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
 CASES = [(1, 1), (1, 3), (3, 1), (3, 3), (4, 2)]  # rows and coordinates
 
 
@@ -118,7 +118,7 @@ def simulations(d):
             )
         yield (
             f"linearised weight, {name}",
-            lambda x, t, p=process: ms.linearised_weight(p, x, 0.01, t)(HALF)[0],
+            lambda x, t, p=process: ms.linearised_weight(p, x, 0.01, t)(SHARE)[1],
         )
     yield (
         "kernel",
@@ -183,25 +183,25 @@ def test_a_time_and_what_it_is():
     for wrong in (torch.ones(1, 3), torch.ones(2), torch.ones(3, 3), torch.ones(3, 1, 1), []):
         with pytest.raises(ValueError, match=r"s: expected a number or shape \(3,\) or \(3, 1\)"):
             check_time(wrong, 3, "s")
-    for wrong in (None, "0.3", True, 1j, torch.ones(3) > 0, [None]):
+    for wrong in (None, "0.3", True, 1j, torch.ones(3) > 0):
         with pytest.raises(TypeError, match="t: expected a number or a tensor of times, found"):
             check_time(wrong, 3)
     assert check_number(torch.tensor([[2]]), "t") == 2.0
-    with pytest.raises(ValueError, match="t: expected one number, found 2"):
+    with pytest.raises(ValueError, match="t: expected a finite number, found"):
         check_number(torch.ones(2), "t")
 
 
 def test_one_time_where_only_one_makes_sense():
     """With as many particles or draws as times, their law together would be silently wrong."""
     trap = ms.TrappedParticles(2)
-    with pytest.raises(ValueError, match="expected one number"):
+    with pytest.raises(ValueError, match="expected a finite number"):
         trap.law(torch.tensor([0.1, 0.2]))
     solved = next(reference(1))[1].__self__
-    with pytest.raises(ValueError, match="expected one number"):
+    with pytest.raises(ValueError, match="expected a finite number"):
         solved.entropy_production(torch.tensor([0.1, 0.2]))
     assert solved.entropy_production(torch.tensor([0.1])) == solved.entropy_production(0.1)
     for bounds in ((torch.tensor([0.1, 0.2]), 1.0), (0.1, torch.tensor([0.5, 1.0]))):
-        with pytest.raises(ValueError, match=r"t_m(in|ax): expected one number"):
+        with pytest.raises(ValueError, match=r"t_m(in|ax): expected a (finite )?number"):
             ms.DenoisingSM(trap, *bounds)
     assert ms.DenoisingSM(trap, torch.tensor(0.1), np.float32(0.5)).t_max == 0.5
 

@@ -8,6 +8,7 @@ from .diffusions import BoxBrownian, Diffusion, LinearSDE, OrnsteinUhlenbeck, To
 from .eigenbasis import Cosine, Fourier, Hermite
 from .evidence import elbo
 from .images import Images
+from .linear_maps import Diagonal
 from .networks import ScoreMLP
 from .objectives import DenoisingSM
 from .path_buffer import PathBuffer
@@ -35,6 +36,7 @@ __all__ = [
     "BoxBrownian",
     "Cosine",
     "DenoisingSM",
+    "Diagonal",
     "DiffusedMixture",
     "Diffusion",
     "DoubleWell",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ._fields import Field, Time, value_and_divergence, value_and_probe
+from ._fields import check_field as same_shape
 
 _VALUES = 2**19
 # Derivatives keep every activation. 2^17 values are 42 images of 3 x 32 x 32: 2 GB for the network
@@ -93,16 +94,6 @@ def random_signs(
     shape = (len(x), probes, columns or x.shape[1])
     bits = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device=x.device)
     return bits.mul_(2).sub_(1)
-
-
-def same_shape(value: Tensor, x: Tensor, name: str) -> Tensor:
-    """``value``, after a check that it has the shape of ``x``: a wrong one might broadcast."""
-    if value.shape != x.shape:
-        raise ValueError(
-            f"{name}: expected shape {tuple(x.shape)}, found {tuple(value.shape)}: "
-            "return one row per point"
-        )
-    return value
 
 
 def _probed(score: Any, x: Tensor, t: Time, signs: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,119 @@
-"""Vector fields ``(x, t) -> (B, d)``: derivatives, and products with a dispersion ``G(t)``."""
+"""What the package asks of a process, and derivatives of vector fields ``(x, t) -> (B, d)``.
+
+Every call of a process's methods goes through :func:`ask` or :func:`noise_at`, so all of them see
+times of one form: a tensor with the dtype and device of ``y`` that broadcasts against it, 0-dim or
+``(B, 1)``.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._modes import full_precision
-from ._validate import expand_like
+from ._validate import check_time
+from .linear_maps import Noise, read_noise
 
 Time = float | Tensor
 Field = Callable[[Tensor, Time], Tensor]
+
+
+# A process
+
+
+def process_time(t: Time, y: Tensor) -> Tensor:
+    """``t`` as a process gets it, 0-dim or ``(B, 1)``, dtype and device of ``y`` ``(B, d)``."""
+    if (
+        isinstance(t, Tensor)
+        and t.shape in ((), (len(y), 1))
+        and (t.dtype, t.device) == (y.dtype, y.device)
+    ):
+        return t
+    t = check_time(t, len(y), like=y)
+    return t if t.ndim == 0 else t[:, None]
+
+
+def ask(method: Callable[..., Any], name: str, y: Tensor, t: Time, *others: Tensor) -> Any:
+    """``method(y, t, *others)`` for a method of a process; one tensor of rows, or several.
+
+    Where there are as many points as coordinates a row is added and taken away again: else a shape
+    that is right by accident, such as ``t * A`` for a matrix ``A``, would be a wrong number.
+
+    Raises:
+        ValueError: the method does not broadcast ``t`` against ``y``.
+    """
+    t, square = process_time(t, y), len(y) == y.shape[1] > 1
+    if square:
+        y, *others = (torch.cat([v, v[-1:]]) for v in (y, *others))  # type: ignore[assignment]
+        t = torch.cat([t, t[-1:]]) if t.ndim else t
+    try:
+        value = method(y, t, *others)
+    except RuntimeError as error:
+        raise _explained(error, name, t) from error
+    if not square:
+        return value
+    return tuple(v[:-1] for v in value) if isinstance(value, tuple) else _without_last(value)
+
+
+def _without_last(value: Any) -> Any:
+    return value[:-1] if isinstance(value, Tensor) and value.ndim else value
+
+
+def _explained(error: RuntimeError, name: str, t: Tensor) -> Exception:
+    if t.ndim == 0 or "must match" not in str(error):
+        return error
+    return ValueError(
+        f"{name}: expected a result for times t of shape (B, 1), one for each row of y (B, d), "
+        f"found that it does not broadcast ({error}): t * y and torch.cos(t) - y do; for a matrix "
+        "times a function of t write t[..., None] * A"
+    )
+
+
+def drift_at(diffusion: Any, y: Tensor, t: Time) -> Tensor:
+    """``f(y, t)`` ``(B, d)``, dtype of ``y``.
+
+    Raises:
+        ValueError: the drift has another shape, and as :func:`ask`.
+    """
+    value = check_field(ask(diffusion.drift, "drift", y, t), y, "drift")
+    return value if value.dtype == y.dtype else value.to(y)
+
+
+def drift_divergence(diffusion: Any, y: Tensor, t: Time) -> Tensor:
+    """``div f(y, t)`` ``(B,)``: the class's own, else exact by autograd.
+
+    Raises:
+        ValueError: the class's own has another shape.
+    """
+    if not hasattr(diffusion, "drift_divergence"):
+        return value_and_divergence(lambda y, t: drift_at(diffusion, y, t), y, t)[1]
+    value = torch.as_tensor(ask(diffusion.drift_divergence, "drift_divergence", y, t))
+    if value.shape not in ((), y.shape[:1]):
+        raise ValueError(
+            f"drift_divergence: expected shape ({len(y)},), found {tuple(value.shape)}: "
+            "return one number for each row of y"
+        )
+    return value.to(y).expand(len(y))
+
+
+def noise_at(diffusion: Any, y: Tensor, t: Time, dtype: torch.dtype | None = None) -> Noise:
+    """``G(t)`` for the points ``y``, in their dtype unless another is asked for.
+
+    Raises:
+        ValueError: the dispersion returns none of the forms of :func:`read_noise`.
+    """
+    t, rows = process_time(t, y), len(y)
+    if t.ndim and rows == y.shape[1] > 1:  # as in ``ask``
+        t = torch.cat([t, t[-1:]])
+    try:
+        value = diffusion.dispersion(t)
+    except RuntimeError as error:
+        raise _explained(error, "dispersion", t) from error
+    G = read_noise(value, y, len(t) if t.ndim else None, dtype or y.dtype)
+    return G.first(rows) if t.ndim else G
+
+
+# Any field
 
 
 def pull_back(field: Field, x: Tensor, t: Time) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -40,12 +144,12 @@ def pull_back(field: Field, x: Tensor, t: Time) -> tuple[Tensor, Callable[[Tenso
     return value, (lambda v: vjp(v)[0]) if tracked else torch.zeros_like
 
 
-def check_field(value: Tensor, x: Tensor, name: str = "field") -> Tensor:
+def check_field(value: Any, x: Tensor, name: str = "field") -> Tensor:
     """``value``, after a check that it has the shape of ``x``: a wrong one might broadcast."""
-    if value.shape != x.shape:
+    if not isinstance(value, Tensor) or value.shape != x.shape:
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
-            f"expected a {name} of shape {tuple(x.shape)}, found {tuple(value.shape)}: "
-            "drift and score return one row per point"
+            f"{name}: expected shape {tuple(x.shape)}, found {found}: return one row per point"
         )
     return value
 
@@ -74,18 +178,3 @@ def value_and_probe(field: Field, x: Tensor, t: Time, signs: Tensor) -> tuple[Te
     value, vjp = pull_back(field, x, t)
     estimates = [(vjp(v) * v).sum(1) for v in signs.to(x).unbind(1)]
     return value, torch.stack(estimates).mean(0)
-
-
-@full_precision
-def apply_dispersion(G: Time, z: Tensor) -> Tensor:
-    """``G z`` for ``z`` ``(B, m)`` and ``G`` of any of the four shapes of ``dispersion(t)``."""
-    G = torch.as_tensor(G, dtype=z.dtype, device=z.device)
-    if G.ndim < 2:
-        return expand_like(G, z) * z
-    return z @ G.mT if G.ndim == 2 else (G @ z.unsqueeze(-1)).squeeze(-1)
-
-
-def apply_covariance_rate(G: Time, v: Tensor) -> Tensor:
-    """``G G^T v`` for ``v`` ``(B, d)`` and ``G`` of any of the four shapes of ``dispersion(t)``."""
-    G = torch.as_tensor(G, dtype=v.dtype, device=v.device)
-    return apply_dispersion(G, apply_dispersion(G if G.ndim < 2 else G.mT, v))

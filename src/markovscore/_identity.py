@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fields import Time, apply_dispersion, check_field, pull_back
+from ._fields import Time, drift_at, noise_at, pull_back
 from ._jacobian import drift_and_vjp, drift_jacobian
 from ._validate import check_window
+from .linear_maps import Noise
 from .simulation import euler_step, make_grid, noise_like
 
 # Up to this share of a field's change may stay unexplained: what a target loses is less.
@@ -89,7 +90,7 @@ def check_drift(
     grid = make_grid(diffusion, start, end, steps)
     places = {round(i * (steps - 1) / (_NODES - 1)) for i in range(_NODES)}
     for i, (time, h) in enumerate(grid.steps(y)):
-        G = diffusion.dispersion(time)
+        G = noise_at(diffusion, y, time)
         z = noise_like(G, y, generator)
         if i in places:
             noise = _like_noise(y, euler_step(torch.zeros_like(y), 0 * y, G, z, h), generator)
@@ -98,7 +99,7 @@ def check_drift(
             )
             if share > 0:
                 _refuse(diffusion, name, share, y[at], grid.middle[i])
-        y_next = euler_step(y, check_field(diffusion.drift(y, time), y, "drift"), G, z, h)
+        y_next = euler_step(y, drift_at(diffusion, y, time), G, z, h)
         # Runaway paths are the simulation's business, which names their time and its remedy.
         y = torch.where(torch.isfinite(y_next).all(1, keepdim=True), y_next, y)
     known(diffusion).add(name)
@@ -115,7 +116,7 @@ def several(
     return y[rows], s, t, torch.Generator(device=y.device).manual_seed(_SEED)
 
 
-def check_score(score: Callable[[Tensor, Tensor], Tensor], y: Tensor, t: Tensor, G: Any) -> None:
+def check_score(score: Callable[[Tensor, Tensor], Tensor], y: Tensor, t: Tensor, G: Noise) -> None:
     """Check the derivative of a score at ``y``, along a tenth of the noise up to ``t``.
 
     Raises:
@@ -127,7 +128,7 @@ def check_score(score: Callable[[Tensor, Tensor], Tensor], y: Tensor, t: Tensor,
     for m in modules:
         m.training = False  # no dropout: one function, and nothing taken from the global generator
     try:
-        noise = 0.1 * t.sqrt()[:, None] * apply_dispersion(G, noise_like(G, y, generator))
+        noise = 0.1 * t.sqrt()[:, None] * (G @ noise_like(G, y, generator))
         noise = _like_noise(y, noise, generator)
         v = _signs(y, generator)
 
@@ -222,11 +223,10 @@ def _along_drift(
     def along(points: Tensor) -> tuple[Tensor, Tensor]:
         if not jacobian:
             value, pulled = drift_and_vjp(diffusion, points, time, v)
-            return v * check_field(value, points, "drift"), (pulled * u).sum(1)
+            return v * value, (pulled * u).sum(1)
         J = drift_jacobian(diffusion, points, time)
         moved = J * u if J.ndim == 2 else (J @ u.unsqueeze(-1)).squeeze(-1)
-        value = check_field(diffusion.drift(points, time), points, "drift")
-        return v * value, (v * moved).sum(1)
+        return v * drift_at(diffusion, points, time), (v * moved).sum(1)
 
     return along
 
@@ -326,7 +326,7 @@ def check_translation(diffusion: Any, y: Tensor, time: Time) -> str:
     if _often((project(p + shifts) - project(p)).abs().amax(1) > 4 * rounding):
         raise _wall(f"it moves points by {added[0, :8].tolist()}, which is no period of {name}")
     shifts = shifts[_pick(len(shifts), len(y), y.device)]
-    here, there = (check_field(diffusion.drift(v, time), y, "drift") for v in (y, y + shifts))
+    here, there = (drift_at(diffusion, v, time) for v in (y, y + shifts))
     slack = 1e-3 * (here.abs().amax() + there.abs().amax()) * (y.element_size() < 8) + 1e-6
     if _often((here - there).abs().amax(1) > slack * (1 + here.abs().amax(1))):
         raise _wall(f"the drift of {name} differs between a point and where project moves it")

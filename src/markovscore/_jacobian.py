@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fields import Field, Time, check_field, pull_back
+from ._fields import Field, Time, ask, check_field, drift_at, pull_back
 
 
 def drift_jacobian(diffusion: Any, y: Tensor, t: Time) -> Tensor:
@@ -26,14 +26,15 @@ def drift_jacobian(diffusion: Any, y: Tensor, t: Time) -> Tensor:
     """
     n, d = y.shape
     if hasattr(diffusion, "drift_jacobian"):
-        jacobian = diffusion.drift_jacobian(y, t)
+        jacobian = ask(diffusion.drift_jacobian, "drift_jacobian", y, t)
         if jacobian.shape not in ((n, d, d), (n, d)):
             raise ValueError(
                 f"drift_jacobian: expected shape {(n, d, d)}, or {(n, d)} for a diagonal one, "
                 f"found {tuple(jacobian.shape)}"
             )
         return jacobian
-    return field_jacobian(diffusion.drift, y, t, getattr(diffusion, "elementwise", False))
+    elementwise = getattr(diffusion, "elementwise", False)
+    return field_jacobian(lambda y, t: drift_at(diffusion, y, t), y, t, elementwise)
 
 
 def field_jacobian(field: Field, y: Tensor, t: Time, elementwise: bool = False) -> Tensor:
@@ -54,9 +55,9 @@ def times_vector(J: Tensor, v: Tensor) -> Tensor:
 def drift_and_vjp(diffusion: Any, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
     """``f(y, t)`` and ``J^T v``, ``(B, d)`` each."""
     if hasattr(diffusion, "drift_and_vjp"):
-        return diffusion.drift_and_vjp(y, t, v)
+        f, product = ask(diffusion.drift_and_vjp, "drift_and_vjp", y, t, v)
+        return check_field(f, y, "drift_and_vjp"), check_field(product, y, "drift_and_vjp")
     if hasattr(diffusion, "drift_jacobian"):
-        f = check_field(diffusion.drift(y, t), y, "drift")
-        return f, times_vector(drift_jacobian(diffusion, y, t), v)
-    value, vjp = pull_back(diffusion.drift, y, t)
+        return drift_at(diffusion, y, t), times_vector(drift_jacobian(diffusion, y, t), v)
+    value, vjp = pull_back(lambda y, t: drift_at(diffusion, y, t), y, t)
     return value, vjp(v)

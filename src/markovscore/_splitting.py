@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._fields import drift_at, noise_at
 from ._finite_volume import Array, Sweep, between_centres, diffusive_sweep, transport_sweep
 from ._validate import check_finite
 
@@ -147,12 +148,7 @@ class Scheme:
 
     def _drift(self, x: Tensor, t: float) -> Array:
         """Drift at ``x`` ``(N, d)`` along the axes of the grid, ``(N, d)``."""
-        f = self.diffusion.drift(x, t)
-        if f.shape != x.shape:
-            raise ValueError(
-                f"drift: expected shape {tuple(x.shape)} at t = {t:g}, found {tuple(f.shape)}: "
-                "return one row per point"
-            )
+        f = drift_at(self.diffusion, x, t)
         check_finite(f, f"drift at t = {t:g}", "mend the drift or narrow the bounds")
         return (f.double() @ self.frame).numpy()
 
@@ -195,19 +191,11 @@ def mesh(axes: list[Array]) -> Tensor:
 
 
 def diffusivity(diffusion: Any, t: float, dim: int) -> Tensor:
-    """``D = G(t) G(t)^T / 2``, ``(d, d)`` float64, from a scalar or ``(d, m)`` dispersion."""
-    G = torch.as_tensor(diffusion.dispersion(t)).double().cpu()
-    G = G.squeeze(0) if G.ndim in (1, 3) and G.shape[0] == 1 else G
-    if not bool(torch.isfinite(G).all()):
+    """``D = G(t) G(t)^T / 2``, ``(d, d)`` float64."""
+    D = noise_at(diffusion, torch.zeros(1, dim, dtype=torch.float64), t).gram().matrix(dim) / 2
+    if not bool(torch.isfinite(D).all()):
         raise ValueError(f"dispersion: expected finite numbers at t = {t:g}, found NaN or inf")
-    if G.ndim == 0:
-        return G**2 / 2 * torch.eye(dim, dtype=torch.float64)
-    if G.ndim != 2 or G.shape[0] != dim:
-        raise ValueError(
-            f"dispersion: expected a number or shape ({dim}, m) at t = {t:g}, found "
-            f"{tuple(G.shape)}: one row a coordinate, one column a noise"
-        )
-    return G @ G.T / 2
+    return D.double().cpu()
 
 
 def _frame(D: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fields import apply_dispersion, pull_back
+from ._fields import noise_at, pull_back
 from .simulation import noise_like, simulate
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -27,16 +27,15 @@ def score_and_trace(
 ) -> tuple[Tensor, Tensor]:
     """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``; with a generator, by one random probe."""
     s, vjp = pull_back(lambda x, _: score(x, t), y, t)
-    G = torch.as_tensor(diffusion.dispersion(t), dtype=y.dtype, device=y.device)
+    G = noise_at(diffusion, y, t)
     if generator is not None:
-        signs = noise_like(G, y, generator).sign()
-        u = apply_dispersion(G, signs)
+        u = G @ noise_like(G, y, generator).sign()
         return s, (vjp(u) * u).sum(1)
     trace = torch.zeros_like(y[:, 0])
-    columns = G.shape[-1] if G.ndim > 1 else y.shape[1]
+    columns = G.columns(y.shape[1])
     for column in range(columns):
         one_hot = y.new_zeros(len(y), columns)
         one_hot[:, column] = 1
-        u = apply_dispersion(G, one_hot)
+        u = G @ one_hot
         trace = trace + (vjp(u) * u).sum(1)
     return s, trace

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._fields import noise_at
 from ._validate import check_number
+from .linear_maps import Scalar
 
 KINDS = ("uniform", "log", "importance")
 # Pieces of the table behind "importance": over seven decades each is 1.6% long in t.
@@ -93,13 +95,15 @@ class TimeSampler:
             )
         middle = (torch.arange(_PIECES, dtype=torch.float64) + 0.5) / _PIECES
         t = self.low * torch.exp(self._log_span * middle)
-        G = torch.as_tensor(diffusion.dispersion(t), dtype=torch.float64)
-        if G.ndim > 1:
+        rows = t.new_zeros(()).expand(_PIECES, getattr(diffusion, "dim", 1))
+        G = noise_at(diffusion, rows, t)
+        if not isinstance(G, Scalar):
             raise ValueError(
                 "times: 'importance' expected a scalar dispersion, found "
-                f"{type(diffusion).__name__} with a matrix: use 'uniform' or 'log'"
+                f"{type(diffusion).__name__} with a {type(G).__name__.lower()} one: use 'uniform' "
+                "or 'log'"
             )
-        mass = t * (G / torch.as_tensor(diffusion.std(t), dtype=torch.float64)).square()
+        mass = t * (G.rows / torch.as_tensor(diffusion.std(t), dtype=torch.float64)).square()
         good = torch.isfinite(mass) & (mass > 0)
         if not bool(good.all()):
             at = int((~good).nonzero()[0])

@@ -5,8 +5,17 @@ inherited. Samplers also read ``dim``, ``horizon`` and ``prior`` (the law at the
 ``project`` (back into the state space) and ``drift_divergence`` where the object has them; else
 they take the identity and exact automatic differentiation.
 
-``t`` is a number or a ``(B,)`` tensor, ``y`` is ``(B, d)``. ``dispersion(t)`` is read by its rank:
-a scalar (one number for all), ``(B,)`` (one a row), ``(d, m)``, or ``(B, d, m)``.
+``y`` is ``(B, d)``, images are flat rows. Both methods get ``t`` as a tensor with the dtype and
+device of ``y`` that broadcasts against it: 0-dim, one time for all rows, or ``(B, 1)``, one for
+each; so ``torch.cos(t) - y`` is right in every call. ``dispersion(t)`` returns one of
+
+* a number ``g``, for ``g I``: a float, 0-dim, or ``(B, 1)`` for times ``(B, 1)``;
+* a matrix ``(d, m)``, or ``(B, d, m)`` for times ``(B, 1)``: ``t[..., None] * G`` is both;
+* ``markovscore.Diagonal(sigma)``, a size for each coordinate: ``(d,)``, or ``(B, d)`` for
+  ``(B, 1)``.
+
+Other shapes are refused, a bare ``(d,)`` among them, whatever ``B`` is. A score ``s(x, t)`` gets
+its times 0-dim or ``(B,)``, as networks expect.
 
 The canonical processes have ``G = sqrt2 I``, so that the generator is the Laplacian plus the drift
 term and the carré du champ is ``grad h . grad g``. Time is the process's own clock. Their methods
@@ -21,7 +30,7 @@ import torch
 from torch import Tensor
 
 from . import _kernels1d as kernels
-from ._fields import Time, value_and_divergence
+from ._fields import Time, drift_at, value_and_divergence
 from ._linear import cholesky, linear_transition, stationary_factor
 from ._modes import full_precision, lasting
 from ._prior_tools import inner_bounds, with_rounding
@@ -59,6 +68,10 @@ def _check_horizon(horizon: float) -> float:
 class Diffusion:
     """Base class: ``drift`` and ``dispersion`` are the model, the rest has exact defaults.
 
+    The package calls both with ``t`` as a tensor, 0-dim or ``(B, 1)``, dtype and device of ``y``
+    ``(B, d)``; a score it calls with ``t`` 0-dim or ``(B,)``. The methods of the classes here also
+    take a float and ``(B,)``.
+
     Attributes:
         dim: number of coordinates ``d``.
         horizon: end of the time interval, in the process's clock.
@@ -70,16 +83,17 @@ class Diffusion:
     prior: Any = None
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
-        """``f(y, t)``, shape ``(B, d)``."""
+        """``f(y, t)``, shape ``(B, d)``, for ``t`` 0-dim or ``(B, 1)``."""
         raise NotImplementedError(f"{type(self).__name__} needs drift(y, t) -> (B, d)")
 
     def dispersion(self, t: Time) -> Tensor:
-        """``G(t)``: scalar, ``(B,)``, ``(d, m)`` or ``(B, d, m)``."""
+        """``G(t)``: a number, 0-dim or ``(B, 1)``; a matrix, ``(d, m)`` or ``(B, d, m)``; or
+        :class:`Diagonal`. The second forms are for ``t`` ``(B, 1)``."""
         raise NotImplementedError(f"{type(self).__name__} needs dispersion(t)")
 
     def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
         """``div f(y, t)``, shape ``(B,)``, exact by ``torch.func``."""
-        return value_and_divergence(self.drift, y, t)[1]
+        return value_and_divergence(lambda y, t: drift_at(self, y, t), y, t)[1]
 
     def project(self, y: Tensor) -> Tensor:
         """Bring points back into the state space; the identity on ``R^d``."""

@@ -31,9 +31,10 @@ from ._blocks import (
     score_values,
     trace_rows,
 )
-from ._fields import apply_dispersion, pull_back, value_and_divergence
+from ._fields import drift_divergence, noise_at, pull_back
 from ._identity import wrapped
 from ._validate import check_integer, check_points, check_steps
+from .linear_maps import Scalar
 from .objectives import Score, check_time_range, noise_norm, noise_part
 from .path_objectives import draw_state, score_and_trace
 from .sampling import T_MIN, _check_inside, _prior, check_trace, warn_if_coarse
@@ -138,7 +139,7 @@ def _by_trace(
     y = draw_state(diffusion, x, t, steps, generator)
     wrapped(diffusion, y, t)  # refuses walls, whose boundary terms do not vanish
     s, divergence = _score_and_trace(score, diffusion, y, t, trace, generator)
-    return 0.5 * noise_norm(diffusion, s, t) + divergence - _drift_divergence(diffusion, y, t)
+    return 0.5 * noise_norm(diffusion, s, t) + divergence - drift_divergence(diffusion, y, t)
 
 
 def _score_and_trace(
@@ -151,19 +152,19 @@ def _score_and_trace(
 ) -> tuple[Tensor, Tensor]:
     """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``, or one draw of an estimate of it."""
     hutchinson = trace == "hutchinson"
-    G = torch.as_tensor(diffusion.dispersion(t), dtype=y.dtype, device=y.device)
-    columns = G.shape[-1] if G.ndim > 1 else y.shape[1]
+    G = noise_at(diffusion, y, t)
+    columns = G.columns(y.shape[1])
     signs = random_signs(y, 1, generator, columns) if hutchinson else None
     own = ["score_and_divergence", "divergence"] + ["probe_divergence"] * hutchinson
-    if G.ndim < 2 and any(hasattr(score, name) for name in own):
+    if isinstance(G, Scalar) and any(hasattr(score, name) for name in own):
         s, divergence = score_and_divergence(score, y, t, signs)
-        return s, G.square() * divergence
+        return s, G.rows.square() * divergence
 
     def on_block(y: Tensor, t: Tensor, *signs: Tensor) -> tuple[Tensor, Tensor]:
         if not hutchinson:
             return score_and_trace(diffusion, score, y, t, None)
         s, vjp = pull_back(score, y, t)
-        u = apply_dispersion(diffusion.dispersion(t), signs[0][:, 0].to(y))
+        u = noise_at(diffusion, y, t) @ signs[0][:, 0].to(y)
         return s, (vjp(u) * u).sum(1)
 
     s, divergence = by_blocks(on_block, trace_rows(y), y, t, *(() if signs is None else (signs,)))
@@ -186,10 +187,4 @@ def _by_target(
     y = wrapped(diffusion, y, t)
     s = noise_part(diffusion, score_values(score, y, t), t)
     fit = 0.5 * s.square().sum(1) - (s * noise_part(diffusion, target, t)).sum(1)
-    return fit - _drift_divergence(diffusion, y, t)
-
-
-def _drift_divergence(diffusion: Any, y: Tensor, t: Tensor) -> Tensor:
-    if hasattr(diffusion, "drift_divergence"):
-        return diffusion.drift_divergence(y, t)
-    return value_and_divergence(diffusion.drift, y, t)[1]
+    return fit - drift_divergence(diffusion, y, t)

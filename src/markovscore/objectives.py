@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fields import apply_dispersion
+from ._fields import noise_at
 from ._times import TimeSampler
 from ._times import check_time_range as check_time_range
 from ._validate import check_points, expand_like
@@ -142,8 +142,7 @@ def check_data(diffusion: Any, x0: Tensor) -> Tensor:
 
 def noise_part(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:
     """``G(t)^T v`` for rows ``v``, ``(B, m)``."""
-    G = torch.as_tensor(diffusion.dispersion(t))
-    return apply_dispersion(G if G.ndim < 2 else G.mT, v)
+    return noise_at(diffusion, v, t).T @ v
 
 
 def noise_norm(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:

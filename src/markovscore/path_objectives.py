@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ._clock import clock_of
-from ._fields import check_field
+from ._fields import check_field, noise_at
 from ._identity import check_drift, check_score, wrapped
 from ._states import draw_state as draw_state
 from ._states import score_and_trace as score_and_trace
@@ -340,7 +340,7 @@ class ImplicitSM(_PathObjective):
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         y, t, importance = rows
         if self.check_derivative and not self._looked:
-            check_score(score, y, t, self.diffusion.dispersion(t))
+            check_score(score, y, t, noise_at(self.diffusion, y, t))
             self._looked = True
         probe = generator if self.trace == "hutchinson" else None
         s, divergence = score_and_trace(self.diffusion, score, y, t, probe)

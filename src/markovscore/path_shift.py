@@ -28,22 +28,22 @@ import torch
 from torch import Tensor
 
 from ._clock import clock_of
-from ._fields import Time, apply_dispersion, check_field
+from ._fields import Time, check_field, drift_at, noise_at
 from ._identity import check_drift, known, several, wrapped
 from ._jacobian import drift_and_vjp, drift_jacobian
 from ._kernel_paths import shifted
-from ._linear import first_silent
 from ._modes import full_precision
 from ._steering import between, first_step, first_step_diagonal, flow
-from ._validate import check_finite, check_points, check_steps, check_window, expand_like
+from ._validate import check_finite, check_points, check_steps, check_window
+from .linear_maps import Dense, Noise
 from .simulation import Grid, Watch, euler_step, make_grid, noise_like
 from .stein import stein_scores
 from .transitions import (
     check_walls,
     covariance_factor,
-    covariance_rate,
     expansion,
-    unit_dispersion,
+    rate_matrix,
+    unit_noise,
 )
 
 WeightPath = Callable[[Tensor], Tensor]
@@ -174,12 +174,12 @@ def _by_weight(
     w = _weights(weight, grid, y)
     watch, target = Watch(diffusion, y, grid), torch.zeros_like(y)
     for i, (time, h) in enumerate(grid.steps(y)):
-        G = diffusion.dispersion(time)
+        G = noise_at(diffusion, y, time)
         z = noise_like(G, y, generator)
         push = _noise_score(G, z, time) / h**0.5
         # w_0 = 0: the first step needs no Jacobian.
         drift, pulled = drift_and_vjp(diffusion, y, time, push) if i else (None, None)
-        drift = check_field(diffusion.drift(y, time), y, "drift") if drift is None else drift
+        drift = drift_at(diffusion, y, time) if drift is None else drift
         target -= _transposed(w[i + 1] - w[i], push)
         if pulled is not None:
             target += h * _transposed(w[i], pulled)
@@ -210,7 +210,7 @@ def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPa
     h = clock.between(start, end)
     J = expansion(diffusion, clock, y, start)[0].double()
     J = J if J.ndim == 3 else torch.diag_embed(J)
-    Q = covariance_rate(unit_dispersion(diffusion, clock, y, start, h).double())
+    Q = rate_matrix(unit_noise(diffusion, clock, y, start, h).gram())
     h = h.to(y.device).expand(len(y))
     eye = torch.eye(y.shape[1]).to(J)
     root = eye.expand_as(J) if Q.ndim < 2 else covariance_factor(Q.expand_as(J), s, t)
@@ -238,12 +238,11 @@ def _adaptive(
     watch, target, w = Watch(diffusion, y, grid), torch.zeros_like(y), torch.zeros_like(y)
     count = len(grid.step)
     for i, (time, h) in enumerate(grid.steps(y)):
-        drift = check_field(diffusion.drift(y, time), y, "drift")
-        J = drift_jacobian(diffusion, y, time)
-        G = torch.as_tensor(diffusion.dispersion(time), dtype=y.dtype, device=y.device)
+        drift, J = drift_at(diffusion, y, time), drift_jacobian(diffusion, y, time)
+        G = noise_at(diffusion, y, time)
         z = noise_like(G, y, generator)
         push = _noise_score(G, z, time) / h**0.5
-        if J.ndim == 2 and G.ndim < 2:
+        if J.ndim == 2 and not isinstance(G, Dense):
             moved, w = w + h * J * w, first_step_diagonal(h * J, w, count - i)
             target -= (w - moved) * push
         else:
@@ -251,7 +250,7 @@ def _adaptive(
             w = w if w.ndim == 3 else torch.zeros_like(J)
             length = h[:, :, None] if isinstance(h, Tensor) else h
             moved = w + length * (J @ w)
-            w = _first_step(length * J, covariance_rate(G), w, count - i)
+            w = _first_step(length * J, rate_matrix(G.gram()), w, count - i)
             target -= _transposed(w - moved, push)
         y_next = euler_step(y, drift, G, z, h)
         watch.check(i, y, drift, y_next)
@@ -278,8 +277,8 @@ def _by_rule(
     """The class's own rule on the whole simulated path."""
     watch, states, noise = Watch(diffusion, y, grid), [y], []
     for i, (time, h) in enumerate(grid.steps(y)):
-        drift = check_field(diffusion.drift(y, time), y, "drift")
-        G = diffusion.dispersion(time)
+        drift = drift_at(diffusion, y, time)
+        G = noise_at(diffusion, y, time)
         noise.append(noise_like(G, y, generator))
         y_next = euler_step(y, drift, G, noise[-1], h)
         watch.check(i, y, drift, y_next)
@@ -290,25 +289,17 @@ def _by_rule(
     return y, check_field(target, y, "shift_target")
 
 
-def _noise_score(G: Any, z: Tensor, time: Time) -> Tensor:
+def _noise_score(G: Noise, z: Tensor, time: Time) -> Tensor:
     """``(G G^T)^{-1} G z``, shape ``(B, d)``."""
-    G = torch.as_tensor(G, dtype=z.dtype, device=z.device)
-    if G.ndim < 2:
-        if bool((G == 0).any()):
-            _no_rule(time)
-        return z / expand_like(G, z)
-    factor, silent = first_silent((G @ G.mT).reshape(-1, G.shape[-2], G.shape[-2]))
-    if bool(silent.any()):
-        _no_rule(time)
-    # Two triangular solves: never a batched LU.
-    noise = apply_dispersion(G, z).unsqueeze(-1)
-    half = torch.linalg.solve_triangular(factor, noise, upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1)
+    push = G.whitened(z)
+    if push is None:
+        raise _no_rule(time)
+    return push
 
 
-def _no_rule(time: Time) -> None:
+def _no_rule(time: Time) -> ValueError:
     when = float(torch.as_tensor(time).reshape(-1)[0])
-    raise ValueError(
+    return ValueError(
         f"expected an invertible G G^T, found a singular one at time {when:g} and no shift rule: "
         "add shift_target(states, noise, step) -> (B, d) to the class, as ActiveSwimmer does, or "
         "use local_target, which needs no inverse"

@@ -28,7 +28,7 @@ import scipy.interpolate
 import torch
 from torch import Tensor
 
-from ._fields import Time
+from ._fields import Time, drift_at, noise_at
 from ._finite_volume import Array
 from ._splitting import Scheme, diffusivity, mesh
 from ._validate import (
@@ -98,9 +98,9 @@ class FokkerPlanck:
         """
         return self._interpolate(x, t, derivative=True)
 
-    def current(self, x: Tensor, t: float) -> Tensor:
-        """Probability current ``J = rho (f - D s)``, shape ``(B, d)``; ``t`` is a number."""
-        return self.density(x, t).unsqueeze(1) * self._velocity(x, t)[0]
+    def current(self, x: Tensor, t: Time) -> Tensor:
+        """Probability current ``J = rho (f - D s)``, shape ``(B, d)``; raises as ``density``."""
+        return self.density(x, t).unsqueeze(1) * self._velocity(x, t)
 
     def entropy_production(self, t: float) -> float:
         r"""Entropy production rate :math:`\int \rho\,(f - D s)^T D^+ (f - D s)\,dx`.
@@ -111,15 +111,15 @@ class FokkerPlanck:
         """
         x, weights = self.points, self.values[self._index(t)].flatten() * self._cell
         keep = weights > 0
-        velocity, D = self._velocity(x[keep], t)
+        velocity, D = self._velocity(x[keep], t), diffusivity(self.diffusion, t, len(self.axes))
         inverse = torch.linalg.pinv(D, hermitian=True)
         rate = torch.einsum("bi,ij,bj->b", velocity, inverse, velocity)
         return float((weights[keep] * rate).sum())
 
-    def _velocity(self, x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        """``f - D s`` ``(B, d)`` and ``D`` ``(d, d)``."""
-        D = diffusivity(self.diffusion, float(t), len(self.axes)).to(x)
-        return self.diffusion.drift(x, t) - self.score(x, t) @ D, D
+    def _velocity(self, x: Tensor, t: Time) -> Tensor:
+        """``f - D s`` ``(B, d)``."""
+        G = noise_at(self.diffusion, x, t)
+        return drift_at(self.diffusion, x, t) - 0.5 * (G @ (G.T @ self.score(x, t)))
 
     @property
     def _cell(self) -> float:

@@ -1,7 +1,8 @@
 r"""Samples and densities from a score: reverse SDE, probability-flow ODE, log-likelihood.
 
-A score is any callable ``score(x, t) -> (B, d)``. Where it also has ``score_and_divergence(x, t)``
-or ``divergence(x, t)`` these are used; else the exact trace is taken by ``torch.func``. For the
+A score is any callable ``score(x, t) -> (B, d)``; it gets ``t`` as a 0-dim tensor like ``x``. Where
+it also has ``score_and_divergence(x, t)`` or ``divergence(x, t)`` these are used; else the exact
+trace is taken by ``torch.func``. For the
 forward process ``dY = f dt + G dW`` with marginals ``rho_t`` (Song et al., 2021; Anderson, 1982)
 
 .. math::
@@ -43,10 +44,12 @@ from ._blocks import (
     score_values,
 )
 from ._clock import LONGEST_STEP, graded_times, log_clock, refined_times
-from ._fields import Field, Time, apply_covariance_rate, apply_dispersion
+from ._fields import Field, Time, drift_at, drift_divergence, noise_at
 from ._solvers import Projection, check_state, solver
-from ._validate import check_integer, check_points, check_steps, check_times, expand_like
+from ._validate import check_integer, check_points, check_steps, check_time, check_times
+from .linear_maps import Noise, Scalar
 from .moments import SpectralWarning
+from .simulation import noise_like
 
 T_MIN = 1e-3
 DEFAULT_STEPS = 200
@@ -127,9 +130,8 @@ def sample_sde(
     for t, t_next in pairwise(grid):
         h = t - t_next
         drift, G, pull = _forces(score, diffusion, x, t)
-        shape = (x.shape[0], G.shape[-1] if G.ndim > 1 else x.shape[1])
-        z = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-        x = project(x - h * (drift - pull) + math.sqrt(h) * apply_dispersion(G, z))
+        z = noise_like(G, x, generator)
+        x = project(x - h * (drift - pull) + math.sqrt(h) * (G @ z))
         check_state(x, t_next)
     return x
 
@@ -193,11 +195,11 @@ def log_likelihood(
 # The flow
 
 
-def _forces(score: Field, diffusion: Any, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+def _forces(score: Field, diffusion: Any, x: Tensor, t: Time) -> tuple[Tensor, Noise, Tensor]:
     """Drift ``(B, d)``, ``G(t)`` and ``G G^T s`` ``(B, d)``."""
-    G = torch.as_tensor(diffusion.dispersion(t), dtype=x.dtype, device=x.device)
-    drift = same_shape(diffusion.drift(x, t), x, "drift")
-    return drift, G, apply_covariance_rate(G, score_values(score, x, t))
+    t = check_time(t, len(x), like=x)
+    G = noise_at(diffusion, x, t)
+    return drift_at(diffusion, x, t), G, G @ (G.T @ score_values(score, x, t))
 
 
 def _flow(score: Field, diffusion: Any, x: Tensor, t: Time) -> Tensor:
@@ -210,18 +212,19 @@ def _flow_and_divergence(
     score: Field, diffusion: Any, x: Tensor, t: Time, signs: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The flow ``(B, d)`` and its divergence ``(B,)``, exact or by the probes ``signs``."""
-    G = torch.as_tensor(diffusion.dispersion(t), dtype=x.dtype, device=x.device)
-    if G.ndim > 1:
+    t = check_time(t, len(x), like=x)
+    G = noise_at(diffusion, x, t)
+    if not isinstance(G, Scalar):
         # tr(G G^T Ds) is not a multiple of div s, so the flow itself is differentiated.
         return field_and_divergence(lambda x, t: _flow(score, diffusion, x, t), x, t, signs)
     s, s_divergence = score_and_divergence(score, x, t, signs)
     same_shape(s, x, "score")
     if hasattr(diffusion, "drift_divergence"):
-        f, f_divergence = diffusion.drift(x, t), diffusion.drift_divergence(x, t)
+        f, f_divergence = drift_at(diffusion, x, t), drift_divergence(diffusion, x, t)
     else:
-        f, f_divergence = field_and_divergence(diffusion.drift, x, t, signs)
-    rate = 0.5 * G.square()
-    return f - expand_like(rate, s) * s, f_divergence - rate * s_divergence
+        f, f_divergence = field_and_divergence(lambda x, t: drift_at(diffusion, x, t), x, t, signs)
+    rate = 0.5 * G.value.square()
+    return f - rate * s, f_divergence - rate * s_divergence
 
 
 # Entry checks

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from ._clock import clock_of
-from ._fields import Time, apply_dispersion, check_field
+from ._fields import Time, drift_at, noise_at
 from ._jacobian import drift_jacobian
 from ._kernel_paths import simulated
 from ._modes import full_precision, remembered
 from ._validate import check_points, check_steps, check_window
+from .linear_maps import Dense, Noise, Scalar
 
 # Growth in two steps in a row that only an unstable scheme shows, whatever the units.
 _EXPLOSION = 1e3
@@ -53,17 +54,18 @@ class Grid:
     step: Tensor
     autonomous: bool = False
 
-    def steps(self, y: Tensor) -> list[tuple[Time, Time]]:
-        """Time and length of every step: numbers if all rows share them, else ``(B,)``, ``(B, 1)``
-        with the dtype and device of ``y``. For an autonomous process one pair, repeated: drift
-        times length is the same at all of them, and what depends on time is computed once."""
+    def steps(self, y: Tensor) -> list[tuple[Tensor, Time]]:
+        """Time and length of every step. If all rows share them: a 0-dim tensor and a number, else
+        ``(B, 1)`` both; times with dtype and device of ``y``. For an autonomous process one pair,
+        repeated: drift times length is the same at all of them, and what depends on time is
+        computed once."""
         count = len(self.middle)
         chosen = slice(count // 2, count // 2 + 1) if self.autonomous else slice(None)
         middle, step = self.middle[chosen], self.step[chosen]
         if middle.shape[1] == 1:
-            pairs: Any = zip(middle[:, 0].tolist(), step[:, 0].tolist(), strict=True)
+            pairs: Any = zip(middle[:, 0].to(y).unbind(), step[:, 0].tolist(), strict=True)
         else:
-            pairs = zip(middle.to(y), step.to(y)[:, :, None], strict=True)
+            pairs = zip(middle.to(y)[:, :, None], step.to(y)[:, :, None], strict=True)
         return list(pairs) * (count if self.autonomous else 1)
 
 
@@ -84,21 +86,23 @@ def _shares(steps: int) -> Tensor:
     return torch.linspace(0, 1, 2 * steps + 1, dtype=torch.float64)[1:-1, None]
 
 
-def euler_step(y: Tensor, drift: Tensor, G: Any, z: Tensor, h: Time) -> Tensor:
+def euler_step(y: Tensor, drift: Tensor, G: Noise, z: Tensor, h: Time) -> Tensor:
     """``y + h f + sqrt(h) G z``; ``h`` a number or ``(B, 1)``."""
     if isinstance(h, Tensor):
-        return y + h * drift + apply_dispersion(G, h.sqrt() * z)
+        return y + h * drift + G @ (h.sqrt() * z)
     moved = torch.add(y, drift, alpha=h)
-    if not isinstance(G, Tensor) or G.ndim == 0:  # two operations: half the time of a cheap drift
-        return moved.add_(z, alpha=math.sqrt(h) * float(G))
-    if G.ndim == 2 and G.shape[1] == 1:
-        return moved.addcmul_(z, G.mT.to(z), value=math.sqrt(h))
-    return moved.add_(apply_dispersion(G, z), alpha=math.sqrt(h))
+    if (
+        isinstance(G, Scalar) and G.value.ndim == 0
+    ):  # two operations: half the time of a cheap drift
+        return moved.add_(z, alpha=math.sqrt(h) * float(G.value))
+    if isinstance(G, Dense) and G.value.ndim == 2 and G.value.shape[1] == 1:
+        return moved.addcmul_(z, G.value.mT, value=math.sqrt(h))
+    return moved.add_(G @ z, alpha=math.sqrt(h))
 
 
-def noise_like(G: Any, y: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal ``(B, m)`` for ``G`` of any of the four shapes of ``dispersion(t)``."""
-    columns = G.shape[-1] if isinstance(G, Tensor) and G.ndim > 1 else y.shape[1]
+def noise_like(G: Noise, y: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal ``(B, m)`` for a noise ``G`` with ``m`` columns."""
+    columns = G.columns(y.shape[1])
     return torch.randn(len(y), columns, generator=generator, dtype=y.dtype, device=y.device)
 
 
@@ -212,12 +216,13 @@ def simulate(
         return whole
     grid = make_grid(diffusion, s, t, steps)
     watch, project = Watch(diffusion, y, grid), getattr(diffusion, "project", None)
-    states, G, last = [y], None, None
+    states, last = [y], None
+    G: Noise | None = None
     for i, (time, h) in enumerate(grid.steps(y)):
-        drift = check_field(diffusion.drift(y, time), y, "drift")
+        drift = drift_at(diffusion, y, time)
         if time is not last:
-            G, last = diffusion.dispersion(time), time
-            G = G.to(y) if isinstance(G, Tensor) and G.ndim == 2 else G
+            G, last = noise_at(diffusion, y, time), time
+        assert G is not None
         y_next = euler_step(y, drift, G, noise_like(G, y, generator), h)
         watch.check(i, y, drift, y_next)
         y = y_next if project is None else project(y_next)

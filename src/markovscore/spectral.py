@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import diffusions
-from ._fields import pull_back
+from ._fields import drift_at, drift_divergence, pull_back
 from ._modes import full_precision, lasting
 from ._reach import NAMES, Reach
 from ._score_files import read_score, write_score
@@ -334,7 +334,7 @@ class SpectralScore:
         gradient = self._evaluate(self.basis.gradient_tensors, x, t).T.contiguous()
         # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
         uniform = isinstance(self.basis, Trigonometric)
-        return gradient if uniform else self.diffusion.drift(x, 0.0) + gradient
+        return gradient if uniform else drift_at(self.diffusion, x, 0.0) + gradient
 
     def divergence(self, x: Tensor, t) -> Tensor:
         """``div s(x, t)`` ``(B,)``."""
@@ -362,7 +362,7 @@ class SpectralScore:
         gradient, laplacian = jets[:-1].T.contiguous(), jets[-1]
         if isinstance(self.basis, Trigonometric):  # whose stationary law is uniform
             return gradient, laplacian
-        drift, divergence = self.diffusion.drift(x, 0.0), self.diffusion.drift_divergence(x, 0.0)
+        drift, divergence = (f(self.diffusion, x, 0.0) for f in (drift_at, drift_divergence))
         return drift + gradient, divergence + laplacian
 
     def _by_kernel(self, x: Tensor, t) -> tuple[Tensor, Tensor] | None:

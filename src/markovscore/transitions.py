@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ._clock import Clock, IdentityClock, clock_of
-from ._fields import Time, check_field
+from ._fields import Time, drift_at, noise_at
 from ._jacobian import drift_jacobian
 from ._linear import first_silent
 from ._modes import full_precision
@@ -34,6 +34,7 @@ from ._validate import (
     expand_like,
 )
 from .kernels import local_transition as fused
+from .linear_maps import Dense, Noise, Scalar
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -61,7 +62,8 @@ def clock_window(diffusion: Any, t: Time, width: float) -> Time:
     linear ``beta``, quadrature and Newton's method for a callable.
 
     Args:
-        diffusion: its ``clock``, or ``tau = t`` if it has none, which gives :func:`fixed_window`.
+        diffusion: its ``clock``, or ``tau = t`` if it has none, which gives :func:`fixed_window`;
+            the form of the noise, a :class:`Diagonal` for instance, plays no part.
         t: a number or a tensor; ``s`` is of the same type and computed in float64.
         width: ``lambda``, positive.
 
@@ -124,7 +126,7 @@ def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Ten
 
     Exact for a linear process with constant ``G``; in general the mean is off by ``O(h^2)``,
     ``h^2 tr(G G^T Hess f) / 4`` at first. A ``G`` that changes is read in the middle of the window.
-    Closed form by ``expm1`` where the Jacobian is diagonal and ``G`` isotropic; else by series and
+    Closed form by ``expm1`` where Jacobian and noise are diagonal (or a number); else by series and
     doubling in float64, with no loss for tiny, huge or singular-noise windows.
 
     Args:
@@ -211,7 +213,7 @@ def _window(
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], bool]:
     """``y_s`` checked; ``J``, ``G G^T``, ``f``, ``f'`` and the length; whether all is diagonal.
 
-    Then ``J`` and ``G G^T`` are ``(B, d)`` and a number for all or for each row.
+    Then ``J`` is ``(B, d)`` and ``G G^T`` broadcasts against it.
     """
     y_s = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     start, end = check_window(diffusion, s, t, len(y_s))
@@ -219,18 +221,26 @@ def _window(
     clock = clock_of(diffusion)
     length = clock.between(start, end)
     J, f, f_dot = expansion(diffusion, clock, y_s, start)
-    G = unit_dispersion(diffusion, clock, y_s, start, length)
+    Q = unit_noise(diffusion, clock, y_s, start, length).gram()
     length = length.to(y_s.device).expand(len(y_s))
-    if J.ndim == 2 and G.ndim < 2:
-        return y_s, (J, covariance_rate(G.to(y_s)), f, f_dot, length.to(y_s)), True
+    if J.ndim == 2 and not isinstance(Q, Dense):
+        each = Q.value if isinstance(Q, Scalar) else Q.sigma
+        return y_s, (J, each.to(y_s), f, f_dot, length.to(y_s)), True
     J = J if J.ndim == 3 else torch.diag_embed(J)
-    return y_s, (J, covariance_rate(G.double()), f, f_dot, length), False
+    return y_s, (J, rate_matrix(Q), f, f_dot, length), False
+
+
+def rate_matrix(Q: Noise) -> Tensor:
+    """``G G^T`` as ``window_moments`` reads it: 0-dim, ``(B,)``, ``(d, d)`` or ``(B, d, d)``."""
+    if isinstance(Q, Scalar):
+        return Q.value if Q.value.ndim == 0 else Q.rows
+    return Q.matrix(0)
 
 
 def _diagonal_law(
     y_s: Tensor, J: Tensor, Q: Tensor, f: Tensor, f_dot: Tensor | None, length: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Mean and variances for a diagonal ``J`` and isotropic noise."""
+    """Mean and variances for diagonal ``J`` and ``Q``."""
     shift, P = _diagonal_moments(J, Q, f, f_dot, length)
     check_finite(torch.cat([shift, P], 1), "local moments", fused.TOO_LONG)
     return y_s + shift, P
@@ -270,18 +280,19 @@ def expansion(
     diffusion: Any, clock: Clock, y: Tensor, s: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``J``, ``f`` and ``f'`` at ``(y, s)`` per unit of clock; ``f'`` None where it vanishes."""
-    time, rate, steady = s.to(y).expand(len(y)), clock.rate(s), isinstance(clock, IdentityClock)
+    time = s.to(y).expand(len(y))[:, None]
+    rate, steady = clock.rate(s), isinstance(clock, IdentityClock)
     slower = rate if steady else 1 / expand_like(rate, y)
 
     def slowed(u: Tensor) -> Tensor:
         speed = expand_like(clock.rate(u.to(torch.float64)), y)
-        return check_field(diffusion.drift(y, u), y, "drift") / speed
+        return drift_at(diffusion, y, u) / speed
 
     if getattr(diffusion, "autonomous", False):
-        f, f_dot = check_field(diffusion.drift(y, time), y, "drift"), None
+        f, f_dot = drift_at(diffusion, y, time), None
         f = f if steady else f * slower
     else:
-        speed = (1 / rate).to(y).expand(len(y))
+        speed = (1 / rate).to(y).expand(len(y))[:, None]
         # Two reverse passes make a forward one; torch's own takes seconds to load its rules.
         f, pull = torch.func.vjp(slowed, time)[:2]
         slope = torch.func.vjp(lambda v: pull(v)[0], torch.zeros_like(f))[1](speed)[0]
@@ -303,34 +314,28 @@ def _check_expansion(J: Tensor, f: Tensor, time: Tensor) -> None:
             check_finite(value, name, f"at time {when:g}; check the {name} at these points")
 
 
-def unit_dispersion(diffusion: Any, clock: Clock, y: Tensor, s: Tensor, length: Tensor) -> Tensor:
-    """``G`` per unit of clock in the middle of the window: 0-dim, ``(B,)``, ``(d, m)``,
-    ``(B, d, m)``."""
+def unit_noise(diffusion: Any, clock: Clock, y: Tensor, s: Tensor, length: Tensor) -> Noise:
+    """``G`` per unit of clock in the middle of the window, float64."""
     middle = clock.inverse(clock.elapsed(s) + 0.5 * length)
-    G = torch.as_tensor(diffusion.dispersion(middle.expand(len(y)).to(y)), device=y.device)
+    G = noise_at(diffusion, y, middle.to(y), torch.float64)
     if isinstance(clock, IdentityClock):
         return G
     root = clock.rate(middle).sqrt().to(y.device)
     if bool((root == 1).all()):
         return G
-    return G / (root if G.ndim < 2 else root[:, None, None])
-
-
-def covariance_rate(G: Tensor) -> Tensor:
-    """``G G^T``; a number for each row where ``G`` is a multiple of the identity."""
-    return G.square() if G.ndim < 2 else G @ G.mT
+    return G.times(1 / (root[0] if len(root) == 1 else root[:, None]))
 
 
 def _diagonal_moments(
     a: Tensor, Q: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``v`` and the variances, ``(B, d)`` each, for ``J = diag(a)``, ``Q`` a number."""
+    """``v`` and the variances, ``(B, d)`` each, for ``J = diag(a)`` and a diagonal ``Q``."""
     h = h[:, None]
     x = a * h
     shift = h * phi1(x) * f
     if f_dot is not None:
         shift = shift + h.square() * phi2(x) * f_dot
-    return shift, Q.reshape(-1, 1) * h * phi1(2 * x)
+    return shift, Q * h * phi1(2 * x)
 
 
 def phi1(x: Tensor) -> Tensor:
