@@ -36,6 +36,10 @@ def points(n=40, d=1, seed=0, dtype=torch.float64, scale=1.0):
     return scale * x.clamp(-2.5, 2.5)
 
 
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
 def slopes(function, x):
     """The gradient of ``sum_b f(x_b)``, ``(B, d)``, by automatic differentiation."""
     x = x.clone().requires_grad_()
@@ -98,9 +102,9 @@ def test_a_law_made_in_a_mode_serves_derivatives(mode, name):
 
 def test_parameters_that_are_inference_tensors_are_copied():
     with torch.inference_mode():
-        means = torch.tensor([[1.0], [-1.0]])
-    law = ms.GaussianMixture(means, 0.5)
-    torch.testing.assert_close(slopes(law.log_prob, points()), law.score(points()))
+        scale = torch.tensor([0.5], dtype=torch.float64)
+    law = ms.Gaussian(1, scale=scale)
+    torch.testing.assert_close(slopes(law.log_prob, points()), -4 * points())
 
 
 PROCESSES = {
@@ -128,6 +132,32 @@ def test_a_process_made_in_a_mode_serves_derivatives(mode, name):
     )
     ends = [ms.simulate(p, y, 0.5, 3, torch.Generator().manual_seed(0)) for p in (process, fresh)]
     assert torch.equal(*ends)
+
+
+DEFAULT_DEVICE = {
+    "simulate": lambda y: ms.simulate(PROCESSES["clock"](), y, 0.5, 3, seeded()),
+    "rows": lambda y: ms.simulate(PROCESSES["clock"](), y, 0.3 * y[:, 0].abs(), 3, seeded()),
+    "local": lambda y: ms.local_target(ms.DoubleWell(2), y, 0.0, 0.1, generator=seeded())[1],
+    "denoise": lambda y: ms.OrnsteinUhlenbeck(2).transition_score(y, y, 0.3),
+    "linear": lambda y: PROCESSES["linear"]().sample_transition(y, 0.3, seeded()),
+    "trap": lambda y: ms.TrappedParticles(1).sample_transition(y, 0.3, seeded()),
+    "solved": lambda y: ms.fokker_planck(
+        ms.DoubleWell(2), ms.Gaussian(2, scale=0.5).log_prob, [0.1], ((-4, 4),) * 2,
+        cells=20, steps=2,
+    ).score(y, 0.1),
+    "coefficients": lambda y: ms.fit_spectral(
+        y, ms.OrnsteinUhlenbeck(2), features="additive", order=3, times=[0.1, 1.0]
+    ).at(0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEFAULT_DEVICE)
+def test_what_is_done_with_points_does_not_depend_on_the_default_device(name):
+    """Points on one device, another by default: as here meta, whose numbers nobody can read."""
+    y = points(d=2)
+    expected = DEFAULT_DEVICE[name](y)
+    with torch.device("meta"):
+        assert torch.equal(DEFAULT_DEVICE[name](y), expected)
 
 
 def test_the_matrix_exponential_first_used_in_inference_mode_has_its_derivative():
@@ -193,10 +223,6 @@ def test_scores_are_exact_under_autocast(name):
     with torch.autocast("cpu", torch.bfloat16):
         found = score.score_and_divergence(x, 0.5)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def seeded():
-    return torch.Generator().manual_seed(0)
 
 
 @pytest.mark.parametrize("name", ["linear", "swimmer"])

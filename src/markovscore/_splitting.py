@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ._fields import drift_at, noise_at
 from ._finite_volume import Array, Sweep, between_centres, diffusive_sweep, transport_sweep
+from ._modes import lasting
 from ._validate import check_finite
 
 GRADING = 5  # the first step is halved so many times
@@ -185,6 +186,7 @@ def _steps(length: float, step: float, graded: bool) -> list[float]:
     return [halves[-1], *reversed(halves), *sizes[1:]]
 
 
+@lasting
 def mesh(axes: list[Array]) -> Tensor:
     """All points of a tensor grid, ``(N, d)``, the last axis fastest."""
     return torch.as_tensor(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)).flatten(0, -2)

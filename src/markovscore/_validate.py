@@ -212,7 +212,7 @@ def check_time(t: Any, rows: int | None, name: str = "t", *, like: Tensor | None
     dtype = torch.float64 if like is None else like.dtype
     device = None if like is None else like.device
     if type(t) is float or type(t) is int:
-        return torch.tensor(t, dtype=dtype, device=device)
+        return torch.tensor(t, dtype=dtype, device="cpu" if device is None else device)
     try:
         found = as_tensor(t, name, None if isinstance(t, Tensor) else torch.float64)
         if found.is_complex() or found.dtype == torch.bool:
@@ -322,7 +322,8 @@ def check_window(
         and 0 <= s < t <= min(horizon, _HUGE)
     ):
         # The usual case, without the dozen tensors of the general one.
-        return torch.tensor([s], dtype=torch.float64), torch.tensor([t], dtype=torch.float64)
+        both = torch.tensor([[s], [t]], dtype=torch.float64, device="cpu")
+        return both[0], both[1]
     ends = []
     for name, time in (("s", s), ("t", t)):
         ends.append(check_time(time, rows, name).detach().cpu().reshape(-1))

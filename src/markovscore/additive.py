@@ -315,6 +315,7 @@ class AdditiveScore:
         """:meth:`at` the fitted times, ``(T, K, d)``."""
         return self.at(self.times)
 
+    @lasting
     def at(self, t: float | Tensor) -> Tensor:
         r"""``alpha(t)`` ``(T, K, d)`` at ``(T,)`` times, in the Hermite functions of the paper.
 

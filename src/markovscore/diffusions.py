@@ -122,7 +122,7 @@ class _Separable(Diffusion):
 
     def dispersion(self, t: Time) -> Tensor:
         """``sqrt2``, a 0-dim tensor."""
-        return torch.tensor(SQRT2, dtype=torch.float64)
+        return torch.tensor(SQRT2, dtype=torch.float64, device="cpu")
 
     def log_kernel(self, y: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """Log density at ``y`` ``(..., d)`` of the kernel with these moments, shape ``(...)``."""

@@ -138,7 +138,7 @@ class DoubleWell(Diffusion):
 
     def dispersion(self, t: Time) -> Tensor:
         """One, 0-dim."""
-        return torch.ones((), dtype=torch.float64)
+        return torch.ones((), dtype=torch.float64, device="cpu")
 
     def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
         """The diagonal ``1 - 3 y^2``, shape ``(B, d)``."""
@@ -293,7 +293,7 @@ class TrappedParticles(Diffusion):
 
     def dispersion(self, t: Time) -> Tensor:
         """``sqrt(2 D)``, 0-dim."""
-        return torch.tensor(math.sqrt(2 * self.D), dtype=torch.float64)
+        return torch.tensor(math.sqrt(2 * self.D), dtype=torch.float64, device="cpu")
 
     def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
         """``-(I + 1 1^T / N) / 2`` for each axis of the plane, shape ``(B, 2 N, 2 N)``."""

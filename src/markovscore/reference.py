@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ._fields import Time, drift_at, noise_at
 from ._finite_volume import Array
+from ._modes import lasting
 from ._splitting import Scheme, diffusivity, mesh
 from ._validate import (
     as_tensor,
@@ -156,6 +157,7 @@ class FokkerPlanck:
             splines.append(scipy.interpolate.NdBSpline(tuple(t), c, 3))
         return splines
 
+    @lasting
     def _interpolate(self, x: Tensor, t: Time, derivative: bool) -> Tensor:
         """``log rho`` ``(B,)`` or its gradient ``(B, d)`` at ``x``, one spline a distinct time."""
         dim = len(self.axes)
@@ -191,6 +193,7 @@ class FokkerPlanck:
         return z
 
 
+@lasting
 def fokker_planck(
     diffusion: Any,
     log_prob: Callable[[Tensor], Tensor],
