@@ -8,6 +8,7 @@ import torch
 
 import markovscore as ms
 from markovscore._clock import LONGEST_STEP, clock_of, graded_times, log_clock, refined_times
+from markovscore.sampling import _time_grid
 
 F64 = torch.float64
 OU, VP = ms.OrnsteinUhlenbeck(2, horizon=6.0), ms.VariancePreserving(2)
@@ -117,6 +118,9 @@ def test_constant_columns_are_named_and_stay_constant(order):
     t = 0.1
     exact = -(found[:, 1] + math.exp(-t)) / (1 - math.exp(-2 * t))
     torch.testing.assert_close(score(found, t)[:, 1], exact, rtol=1e-6, atol=1e-9)
+    t = score.finest_time  # where the noise is as wide as the deviation of 1e-4 it is given
+    exact = -(found[:, 1] + math.exp(-t)) / (1e-8 * math.exp(-2 * t) - math.expm1(-2 * t))
+    assert (score(found, t)[:, 1] - exact).norm() < 1e-3 * exact.norm()
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -190,6 +194,17 @@ def test_levels_too_coarse_and_first_times_too_late_are_named():
         warnings.simplefilter("error")
         fine = ms.fit_spectral(50 * x, OU, features="additive", order=2)
         ms.sample_ode(ms.ResidualScore(fine, ms.ScoreMLP(2).double()), OU, 2, steps=2)
+
+
+@pytest.mark.parametrize("longest", [0.05, 0.02])
+def test_own_levels_are_refined_to_the_method(longest):
+    """A score's own times are the default grid, but for steps that the scale does not allow."""
+    levels = torch.cat([torch.zeros(1), torch.logspace(-5, math.log10(6), 40)])
+    score = ms.fit_spectral(narrow(), OU, times=levels, features="additive", order=2)
+    grid = _time_grid(score, OU, None, None, longest)
+    assert float(log_clock(OU, grid, score.finest_time).diff().max()) < longest * (1 + 1e-6)
+    assert torch.isin(score.times, grid).all()
+    assert torch.equal(_time_grid(score, OU, levels.double(), None, longest), levels.double())
 
 
 @both
