@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from markovscore._fields import apply_covariance_rate, apply_dispersion, value_and_divergence
+from markovscore._fields import value_and_divergence
 from markovscore._validate import expand_like
 from markovscore.diffusions import (
     BoxBrownian,
@@ -14,6 +14,7 @@ from markovscore.diffusions import (
     OrnsteinUhlenbeck,
     TorusBrownian,
 )
+from markovscore.linear_maps import Dense, Scalar
 
 SWIMMER = LinearSDE([[-1.0, 1.0], [0.0, -0.1]], [[0.0], [0.45]])
 DENSE = LinearSDE([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]])
@@ -239,7 +240,7 @@ def test_divergence_refuses_a_detached_field():
         value_and_divergence(detached, x, 0.1)
     _, divergence = value_and_divergence(lambda x, t: torch.ones_like(x), x, 0.1)
     assert divergence.tolist() == [0.0] * 4
-    with pytest.raises(ValueError, match=r"expected a field of shape \(4, 2\), found \(4,\)"):
+    with pytest.raises(ValueError, match=r"field: expected shape \(4, 2\), found \(4,\)"):
         value_and_divergence(lambda x, t: x.sum(1), x, 0.1)
 
 
@@ -247,13 +248,17 @@ def test_dispersion_of_every_rank():
     g = torch.Generator().manual_seed(0)
     v, G = torch.randn(5, 2, generator=g), torch.randn(5, 2, 3, generator=g)
     expected = torch.stack([M @ M.T @ row for M, row in zip(G, v, strict=True)])
-    torch.testing.assert_close(apply_covariance_rate(G, v), expected)
-    torch.testing.assert_close(apply_covariance_rate(G[0], v), v @ (G[0] @ G[0].T))
+
+    def rate(G):
+        return G.gram() @ v
+
+    torch.testing.assert_close(rate(Dense(G)), expected)
+    torch.testing.assert_close(rate(Dense(G[0])), v @ (G[0] @ G[0].T))
     rows = torch.arange(5.0)
-    torch.testing.assert_close(apply_covariance_rate(rows, v), rows[:, None] ** 2 * v)
-    torch.testing.assert_close(apply_covariance_rate(3.0, v), 9 * v)
+    torch.testing.assert_close(rate(Scalar(rows[:, None])), rows[:, None] ** 2 * v)
+    torch.testing.assert_close(rate(Scalar(torch.tensor(3.0))), 9 * v)
     z = torch.randn(5, 3, generator=g)
-    torch.testing.assert_close(apply_dispersion(G[0], z), z @ G[0].T)
+    torch.testing.assert_close(Dense(G[0]) @ z, z @ G[0].T)
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ def process_time(t: Time, y: Tensor) -> Tensor:
     """``t`` as a process gets it, 0-dim or ``(B, 1)``, dtype and device of ``y`` ``(B, d)``."""
     if (
         isinstance(t, Tensor)
-        and t.shape in ((), (len(y), 1))
-        and (t.dtype, t.device) == (y.dtype, y.device)
+        and t.dtype == y.dtype
+        and t.device == y.device
+        and (t.ndim == 0 or (t.ndim == 2 and t.shape == (len(y), 1)))
     ):
-        return t
+        return t  # as it comes at each step of a simulation
     t = check_time(t, len(y), like=y)
     return t if t.ndim == 0 else t[:, None]
 
@@ -42,16 +43,14 @@ def ask(method: Callable[..., Any], name: str, y: Tensor, t: Time, *others: Tens
     Raises:
         ValueError: the method does not broadcast ``t`` against ``y``.
     """
-    t, square = process_time(t, y), len(y) == y.shape[1] > 1
-    if square:
-        y, *others = (torch.cat([v, v[-1:]]) for v in (y, *others))  # type: ignore[assignment]
-        t = torch.cat([t, t[-1:]]) if t.ndim else t
+    t = process_time(t, y)
     try:
-        value = method(y, t, *others)
+        if not len(y) == y.shape[1] > 1:
+            return method(y, t, *others)
+        more = [torch.cat([v, v[-1:]]) for v in (y, *others)]
+        value = method(more[0], torch.cat([t, t[-1:]]) if t.ndim else t, *more[1:])
     except RuntimeError as error:
         raise _explained(error, name, t) from error
-    if not square:
-        return value
     return tuple(v[:-1] for v in value) if isinstance(value, tuple) else _without_last(value)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._fields import noise_at
 from ._validate import check_number
-from .linear_maps import Scalar
+from .linear_maps import Diagonal, Scalar
 
 KINDS = ("uniform", "log", "importance")
 # Pieces of the table behind "importance": over seven decades each is 1.6% long in t.
@@ -98,10 +98,10 @@ class TimeSampler:
         rows = t.new_zeros(()).expand(_PIECES, getattr(diffusion, "dim", 1))
         G = noise_at(diffusion, rows, t)
         if not isinstance(G, Scalar):
+            kind = "diagonal" if isinstance(G, Diagonal) else "matrix"
             raise ValueError(
                 "times: 'importance' expected a scalar dispersion, found "
-                f"{type(diffusion).__name__} with a {type(G).__name__.lower()} one: use 'uniform' "
-                "or 'log'"
+                f"{type(diffusion).__name__} with a {kind}: use 'uniform' or 'log'"
             )
         mass = t * (G.rows / torch.as_tensor(diffusion.std(t), dtype=torch.float64)).square()
         good = torch.isfinite(mass) & (mass > 0)

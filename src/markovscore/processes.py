@@ -62,14 +62,10 @@ class Langevin(Diffusion):
             return torch.tensor(rate, dtype=torch.float64, device="cpu")
         return self.clock.rate(_time(t).double())
 
-    def _half_rate(self, t: Time, y: Tensor) -> Time:
-        """``beta(t) / 2``: a number for a number, else of the rank, dtype and device of ``y``.
-
-        A simulation asks for it at every step, and a tensor costs as much as the arithmetic of a
-        step on a few points.
-        """
+    def _half_rate(self, t: Time, y: Tensor) -> Tensor:
+        """``beta(t) / 2``: 0-dim, which promotes nothing, or of the rank and dtype of ``y``."""
         half = 0.5 * self.beta(t)
-        return float(half) if isinstance(t, float) else expand_like(half, y)
+        return half if half.ndim == 0 else expand_like(half, y)
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``beta(t) / 2 grad log pi(y)``, shape ``(B, d)``."""
