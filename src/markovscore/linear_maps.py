@@ -172,7 +172,10 @@ def read_noise(value: Any, y: Tensor, rows: int | None, dtype: torch.dtype) -> N
             return Diagonal(sigma)
         raise _no_noise(f"ms.Diagonal with sigma of shape {tuple(sigma.shape)}", d, rows)
     try:
-        G = torch.as_tensor(value)
+        if type(value) in (int, float):  # in double precision, on no device
+            G = torch.tensor(value, dtype=torch.float64, device="cpu")
+        else:
+            G = as_tensor(value, "dispersion")
     except (TypeError, ValueError, RuntimeError):
         raise _no_noise(type(value).__name__, d, rows) from None
     if G.ndim == 0:  # promotes nothing, whatever its dtype, and is on no device

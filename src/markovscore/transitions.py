@@ -109,7 +109,9 @@ def window_start(diffusion: Any, window: float | Schedule, t: Tensor) -> Tensor:
     if callable(window):
         s = check_window(diffusion, window(t), t, len(t))[0]
         return s.expand(len(t)).to(t)
-    return torch.as_tensor(clock_window(diffusion, t, window))
+    start = clock_window(diffusion, t, window)
+    assert isinstance(start, Tensor)  # as t is
+    return start
 
 
 # Local linearisation
