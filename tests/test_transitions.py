@@ -260,9 +260,9 @@ def test_windows():
         LANGEVIN.clock.between(tiny, t) / 1e-12, torch.ones(3).double(), rtol=1e-2, atol=0
     )
     for bad in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="positive window"):
+        with pytest.raises(ValueError, match="width: expected a positive number"):
             ms.clock_window(LANGEVIN, t, bad)
-        with pytest.raises(ValueError, match="positive window"):
+        with pytest.raises(ValueError, match="width: expected a positive number"):
             ms.fixed_window(t, bad)
 
 
