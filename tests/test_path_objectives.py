@@ -83,8 +83,8 @@ CASES = {
     "local": (FULL, LocalDSM, {"window": 0.3, "steps": 150}),
     "local-whole": (FULL, LocalDSM, {"window": 9.0}),
     "local-singular": (SINGULAR, LocalDSM, {"window": 0.5, "steps": 150}),
-    "shift": (FULL, PathShiftDSM, {"window": 0.3, "steps": 150}),
-    "shift-whole": (FULL, PathShiftDSM, {"window": 9.0, "steps": 150}),
+    "shift": (FULL, PathShiftDSM, {"window": 0.3, "steps": 150, "weight": "linear"}),
+    "shift-whole": (FULL, PathShiftDSM, {"window": 9.0, "steps": 150, "weight": "linear"}),
     "exact": (FULL, ImplicitSM, {}),
     "exact-singular": (SINGULAR, ImplicitSM, {}),
     "hutchinson": (FULL, ImplicitSM, {"trace": "hutchinson"}),
@@ -114,7 +114,8 @@ def test_implicit_loss_is_the_explicit_one_less_the_fisher_information(name):
 @pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM])
 def test_over_all_times_the_difference_is_that_of_plain_dsm(kind, times):
     diffusion, span = LinearSDE(F, FULL), {"t_min": 0.05, "t_max": 1.5, "times": times}
-    mine = paired(kind(diffusion, 0.4, 100, **span), data(3), 4)
+    given = {"weight": "linear"} if kind is PathShiftDSM else {}
+    mine = paired(kind(diffusion, 0.4, 100, **given, **span), data(3), 4)
     plain = paired(DenoisingSM(diffusion, **span), data(5), 6)
     assert sigmas((mine[0] - mine[1]) - (plain[0] - plain[1])) < 6
 
@@ -125,7 +126,8 @@ def test_perceptual_weighting_is_the_covariance_of_the_window():
     P = covariance(FULL, 0.3)
     expected = explicit(FULL, *SCORES[0], P) - explicit(FULL, *SCORES[1], P)
     assert sigmas(gaps[0] - gaps[1], expected) < 6
-    shifted = paired(PathShiftDSM(diffusion, 0.3, 150, "perceptual", **AT), data())
+    shift = PathShiftDSM(diffusion, 0.3, 150, "perceptual", weight="linear", **AT)
+    shifted = paired(shift, data())
     first_order = 0.3 * FULL @ FULL.T
     expected = explicit(FULL, *SCORES[0], first_order) - explicit(FULL, *SCORES[1], first_order)
     assert sigmas(shifted[0] - shifted[1], expected) < 6
@@ -150,7 +152,7 @@ def test_perceptual_shift_counts_the_window_in_the_clock():
     """beta = 0.1 + 9.9 t: ``int_s^t beta = 0.4`` over ``beta(t)`` times the likelihood's loss."""
     x0 = data()[:50]
     like, perceptual = (
-        PathShiftDSM(Langevin(WELLS, (0.1, 10.0)), 0.4, 5, weighting, **AT).losses(
+        PathShiftDSM(Langevin(WELLS, (0.1, 10.0)), 0.4, 5, weighting, weight="linear", **AT).losses(
             linear(0), x0, generator()
         )
         for weighting in ("likelihood", "perceptual")
@@ -162,6 +164,7 @@ def test_perceptual_shift_counts_the_window_in_the_clock():
 def test_minimiser_on_gaussian_data_is_the_gaussian_score(kind):
     """The loss of ``A y + b`` is quadratic: one Newton step, on ten independent parts."""
     settings = {} if kind is ImplicitSM else {"window": 0.3, "steps": 150}
+    settings |= {"weight": "linear"} if kind is PathShiftDSM else {}
     objective, x0 = kind(LinearSDE(F, FULL), **settings, **AT), data(7)
     found = []
     for part in x0.chunk(10):
@@ -189,8 +192,11 @@ def test_minimiser_on_gaussian_data_is_the_gaussian_score(kind):
 NONLINEAR = {
     "local": (LocalDSM, {"window": 0.02}),
     "local-perceptual": (LocalDSM, {"window": 0.02, "weighting": "perceptual"}),
-    "shift": (PathShiftDSM, {"window": 1.0}),
-    "shift-perceptual": (PathShiftDSM, {"window": 0.5, "weighting": "perceptual"}),
+    "shift": (PathShiftDSM, {"window": 1.0, "weight": "linear"}),
+    "shift-perceptual": (
+        PathShiftDSM,
+        {"window": 0.5, "weighting": "perceptual", "weight": "quadratic"},
+    ),
     "shift-adaptive": (PathShiftDSM, {"window": 1.0, "weight": "adaptive"}),
     "exact": (ImplicitSM, {}),
     "hutchinson": (ImplicitSM, {"trace": "hutchinson"}),
@@ -246,7 +252,8 @@ class Cubic:
 @pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
 def test_a_users_own_class_and_the_buffered_loss(kind):
     """``loss`` has the mean of ``losses``, though its rows come from a buffer."""
-    objective = kind(Cubic(), steps=20, t_min=0.2, reuse=2, ahead=3)
+    given = {"window": 1.0, "weight": "linear"} if kind is PathShiftDSM else {}
+    objective = kind(Cubic(), steps=20, t_min=0.2, reuse=2, ahead=3, **given)
     draws = generator(1)
 
     def batch():

@@ -96,8 +96,10 @@ def _on_cpu(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def describe_objective(objective: object) -> str:
-    """Its ``repr``, without the address that an object without its own prints."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(objective))
+    """Its ``description()`` or ``repr``, without the address that an object without its own
+    prints."""
+    text = objective.description() if hasattr(objective, "description") else repr(objective)
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def describe_network(net: nn.Module) -> str:

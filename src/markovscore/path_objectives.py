@@ -17,6 +17,8 @@ from torch import Tensor
 from ._clock import clock_of
 from ._fields import check_field, noise_at
 from ._identity import check_drift, check_score, wrapped
+from ._jacobian import drift_jacobian
+from ._pilot import SEED, WEIGHTS, WIDEST, Choice, candidates, choose, pilot_rows
 from ._states import draw_state as draw_state
 from ._states import score_and_trace as score_and_trace
 from ._times import TimeSampler
@@ -68,6 +70,10 @@ class _PathObjective:
         self.buffer = PathBuffer(reuse, ahead)
 
     def __repr__(self) -> str:
+        return self.description()
+
+    def description(self) -> str:
+        """The settings, of which a checkpoint is."""
         d = self.diffusion
         process = f"{type(d).__name__}(dim={getattr(d, 'dim', None)}, "
         process += f"horizon={getattr(d, 'horizon', None)})"
@@ -83,6 +89,7 @@ class _PathObjective:
         ``x0`` is as in :meth:`losses`; fresh paths start there where some are due.
         """
         x0 = check_data(self.diffusion, x0)
+        self._prepare(x0)
         rows = self.buffer.draw(lambda start: self._blocks(start, generator), x0, generator)
         return self._terms(score, generator, *rows).mean()
 
@@ -93,6 +100,7 @@ class _PathObjective:
         dtype and device, and ``generator`` must be on that device.
         """
         x0 = check_data(self.diffusion, x0)
+        self._prepare(x0)
         return self._terms(score, generator, *self._blocks(x0, generator))
 
     def state(self) -> dict[str, Tensor]:
@@ -102,6 +110,9 @@ class _PathObjective:
     def restore(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
         """Continue from ``state``; an empty one forgets all paths."""
         self.buffer.restore(state, device)
+
+    def _prepare(self, x0: Tensor) -> None:
+        """What must be known before the first batch."""
 
     def _blocks(self, x0: Tensor, generator: torch.Generator) -> Rows:
         """``_paths`` from all rows of ``x0``; on a CPU a block after the other."""
@@ -208,19 +219,29 @@ class PathShiftDSM(_PathObjective):
               \| s_\theta(Y_t, t) - \text{target} \|^2_\Lambda\, dt,
               \qquad E[\text{target} | Y_t] = \nabla \log \rho_t(Y_t)
 
-    (:func:`path_shift_target`; Driver 1997, Wang 2014). No linearisation: the window may be as long
-    as ``[0, t]``, and the longer, the smaller the target's variance. Points and targets come from
-    the buffer.
+    (:func:`path_shift_target`; Driver 1997, Wang 2014). No linearisation, so the window may be as
+    long as ``[0, t]``; which length is best depends on the process: the variance of the target
+    first falls with it and then grows with the squared Jacobian along the path. Points and targets
+    come from the buffer.
+
+    **The pilot.** What is not given of ``window`` and ``weight`` is chosen before the first batch
+    (of every run of ``train``) by the measured variance of a few hundred targets from its points,
+    in the loss's own norm and over its own times: five windows, the whole clock and its thirds to
+    1/81, and three weights, ``"linear"``, ``"quadratic"`` and, where Jacobians are diagonal or at
+    most 64 wide, ``"adaptive"``, which costs more a step and is taken only where it saves a fifth
+    of the variance beyond doubt. The pilot has a generator of its own; ``choice``, the ``repr`` and
+    the logger ``markovscore.pilot`` show what it found; checkpoints hold it.
 
     Args:
         diffusion: as in :func:`path_shift_target`: ``G G^T`` invertible, or a ``shift_target``.
-        window: as in :class:`LocalDSM`; windows that would start before 0 start there.
+        window: as in :class:`LocalDSM`; windows that would start before 0 start there. None: by
+            the pilot.
         steps: Euler steps from 0 to ``s``, and as many on the window.
         weighting: ``"likelihood"`` for ``Lambda = G G^T``; ``"perceptual"`` for
             ``G(t) G(t)^T int_s^t beta / beta(t)``, the local covariance to first order. Both are
             functions of ``t`` alone, so neither moves the minimiser. ``times="importance"`` with
             the likelihood weighting weighs by ``std(t)^2``, as in :class:`LocalDSM`.
-        weight: the path of the shift, as in :func:`path_shift_target`.
+        weight: the path of the shift, as in :func:`path_shift_target`. None: by the pilot.
         reuse, ahead: uses of a path, and batches simulated at a time (:class:`PathBuffer`).
         t_min, t_max, times: as in :class:`DenoisingSM`.
         check_derivative: as in :func:`path_shift_target`.
@@ -233,7 +254,7 @@ class PathShiftDSM(_PathObjective):
     def __init__(
         self,
         diffusion: Any,
-        window: float | Schedule = 1.0,
+        window: float | Schedule | None = None,
         steps: int = 20,
         weighting: str = "likelihood",
         *,
@@ -246,29 +267,114 @@ class PathShiftDSM(_PathObjective):
         check_derivative: bool = True,
     ) -> None:
         super().__init__(diffusion, steps, reuse, ahead, t_min, t_max, times, check_derivative)
-        self.window, self.weighting = check_schedule(window), _check_weighting(weighting)
-        self.weight = weight
+        self.window = None if window is None else check_schedule(window)
+        self.weight, self.weighting = weight, _check_weighting(weighting)
+        self.choice: Choice | None = None
 
     def _settings(self) -> dict[str, Any]:
-        return {"window": self.window, "weighting": self.weighting, "weight": self.weight}
+        window, weight = ("pilot" if v is None else v for v in (self.window, self.weight))
+        return {"window": window, "weighting": self.weighting, "weight": weight}
 
-    def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
+    def __repr__(self) -> str:
+        if self.choice is None:
+            return self.description()
+        chosen = f"chosen window={self.choice.window!r}, weight={self.choice.weight!r}"
+        return f"{self.description()[:-1]}, {chosen})"
+
+    def state(self) -> dict[str, Tensor]:
+        """The buffer and the pilot's choice as named tensors, for a checkpoint."""
+        if self.choice is None:
+            return super().state()
+        c = self.choice
+        place = torch.tensor([c.windows.index(c.window), c.weights.index(c.weight)])
+        tables = torch.stack([c.variance, c.error])
+        return super().state() | {"choice": place, "choice.tables": tables}
+
+    def restore(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
+        """Continue from ``state``; an empty one forgets all paths, and the choice."""
+        named, self.choice = dict(state), None
+        if "choice" in named:
+            i, k = named.pop("choice").tolist()
+            variance, error = named.pop("choice.tables").cpu()
+            windows, weights = self._candidates(variance.shape[1])
+            self.choice = Choice(windows[i], weights[k], variance, error, windows, weights)
+        super().restore(named, device)
+
+    def _prepare(self, x0: Tensor) -> None:
+        """The pilot, where something is to be chosen and nothing is yet."""
+        if self.choice is not None or None not in (self.window, self.weight):
+            return
+        if hasattr(self.diffusion, "shift_target") and self.window is not None:
+            return  # one rule, one window
+        full = not self._diagonal(x0)
+        wide = full and x0.shape[1] > WIDEST
+        windows, weights = self._candidates(
+            1 if hasattr(self.diffusion, "shift_target") else 2 if wide else 3
+        )
+        count = pilot_rows(x0.shape[1], full and "adaptive" in weights)
+        start = x0[torch.arange(count, device=x0.device) % len(x0)].detach()
+
+        def squares(window: Any, weight: Any) -> Tensor:
+            generator = torch.Generator(device=x0.device).manual_seed(SEED)
+            _, s, t, importance = self._times_of(start, generator, window)
+            _, target = self._shifted(start, s, t, generator, weight, False)
+            if self.weighting == "perceptual":  # by that of the longest window: common to all
+                importance = importance * self._length(torch.zeros_like(t), t).to(importance)
+            return importance * noise_norm(self.diffusion, target, t)
+
+        self.choice = choose(windows, weights, squares)
+
+    def _candidates(self, weights: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Windows, and so many weights, of which the given ones are the only ones."""
+        windows = candidates(self.diffusion, self.t_max) if self.window is None else (self.window,)
+        return windows, WEIGHTS[:weights] if self.weight is None else (self.weight,)
+
+    def _diagonal(self, x0: Tensor) -> bool:
+        d = self.diffusion
+        if getattr(d, "elementwise", False) or not hasattr(d, "drift_jacobian"):
+            return bool(getattr(d, "elementwise", False))
+        return drift_jacobian(d, x0[:1].detach(), x0.new_full((1,), self.t_max)).ndim == 2
+
+    def _times_of(
+        self, x0: Tensor, generator: torch.Generator, window: Any
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         t, importance = self._times.draw(x0, generator)
-        s = window_start(self.diffusion, self.window, t)
+        return x0, window_start(self.diffusion, window, t), t, importance
+
+    def _length(self, s: Tensor, t: Tensor) -> Tensor:
+        """``int_s^t beta / beta(t)``."""
+        clock, start, end = clock_of(self.diffusion), s.double().cpu(), t.double().cpu()
+        return clock.between(start, end) / clock.rate(end)
+
+    def _shifted(
+        self,
+        x0: Tensor,
+        s: Tensor,
+        t: Tensor,
+        generator: torch.Generator,
+        weight: Weight,
+        check_derivative: bool,
+    ) -> tuple[Tensor, Tensor]:
         y_s = simulate(self.diffusion, x0, s, self.steps, generator)
-        y_t, target = path_shift_target(
+        return path_shift_target(
             self.diffusion,
             y_s,
             s,
             t,
             steps=self.steps,
             generator=generator,
-            weight=self.weight,
-            check_derivative=self.check_derivative,
+            weight=weight,
+            check_derivative=check_derivative,
         )
+
+    def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
+        window, weight = self.window, self.weight
+        if self.choice is not None:
+            window, weight = self.choice.window, self.choice.weight
+        x0, s, t, importance = self._times_of(x0, generator, window)
+        y_t, target = self._shifted(x0, s, t, generator, weight, self.check_derivative)
         if self.weighting == "perceptual":
-            clock, start, end = clock_of(self.diffusion), s.double().cpu(), t.double().cpu()
-            importance = importance * (clock.between(start, end) / clock.rate(end)).to(importance)
+            importance = importance * self._length(s, t).to(importance)
         return y_t, target, t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
