@@ -192,6 +192,7 @@ def test_levels_too_coarse_and_first_times_too_late_are_named():
         ms.elbo(even, OU, x[:2], samples=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        ms.log_likelihood(even, OU, x[:2], times=[0.0125, 6.0])  # past the coarse levels
         fine = ms.fit_spectral(50 * x, OU, features="additive", order=2)
         ms.sample_ode(ms.ResidualScore(fine, ms.ScoreMLP(2).double()), OU, 2, steps=2)
 

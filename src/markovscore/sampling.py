@@ -260,7 +260,11 @@ def _time_grid(
         raise ValueError(f"times: expected two or more, found {len(grid)}: the grid needs a step")
     if finest is not None:
         first = 0.0 if times is not None else float(grid[0])  # who gives times knows the first
-        warn_if_coarse(diffusion, finest, first, own_grid)
+        levels = None
+        if own_grid is not None and fitted is not None and float(fitted[0]) == 0:
+            used = int(torch.searchsorted(fitted, grid[0], right=True)) - 1
+            levels = fitted[used:]
+        warn_if_coarse(diffusion, finest, first, levels)
     return grid if fitted is None else _within(grid, float(fitted[0]), float(fitted[-1]))
 
 
@@ -286,12 +290,12 @@ def _steps(fitted: Tensor | None, diffusion: Any, count: int, finest: float | No
 def warn_if_coarse(
     diffusion: Any, finest: float, first: float, levels: Tensor | None = None
 ) -> None:
-    """Say where a first time, or the fitted levels from 0 on, miss the data's smallest scale."""
+    """Say where a first time, or the fitted levels that are used, miss the smallest scale."""
     found = ""
     if first > finest:
         found = f"the first time {first:g}, whose noise is wider: the law is smoothed by it"
-    elif levels is not None and len(levels) > 1 and float(levels[0]) == 0:
-        gaps = log_clock(diffusion, torch.as_tensor(levels).cpu(), finest).diff()
+    elif levels is not None and len(levels) > 1:
+        gaps = log_clock(diffusion, levels, finest).diff()
         at = int(gaps.argmax())
         if float(gaps[at]) > _WIDEST_GAP:
             found = (
