@@ -183,8 +183,8 @@ def test_dtype_follows_the_points(basis, dtype):
     ("make", "message"),
     [
         (lambda: ms.Fourier(2, 201), "use 202"),
-        (lambda: ms.Hermite(2, 0), "n_functions >= 1"),
-        (lambda: ms.Cosine(0, 5), "dim >= 1"),
+        (lambda: ms.Hermite(2, 0), "n_functions: expected an integer >= 1"),
+        (lambda: ms.Cosine(0, 5), "dim: expected an integer >= 1"),
         (lambda: ms.Cosine(1, 5, 2.0, 1.0), "low < high"),
         (lambda: ms.Fourier(20, 1000), "use fewer functions or fewer dimensions"),
     ],
