@@ -217,7 +217,7 @@ def test_samplers_draw_the_data(sampler):
         (
             lambda: VariancePreserving(2).log_transition(points(), points(), 0.0),
             ValueError,
-            "expected t > 0",
+            "expected finite times > 0",
         ),
     ],
 )

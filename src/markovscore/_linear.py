@@ -24,6 +24,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from ._validate import check_precision
+
 # A pivot of the Cholesky factor below this share of its variance is rounding, not noise.
 SINGULAR = 1e-13
 # The longest step that the series is asked for, in units of 1 / |F|.
@@ -170,7 +172,7 @@ def _congruence(times: Callable[[Tensor], Tensor], P: Tensor) -> Tensor:
 
 def first_silent(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Cholesky factors ``(N, d, d)`` and, ``(N, d)``, the axes that get no noise of their own."""
-    factor, info = torch.linalg.cholesky_ex(covariance)
+    factor, info = torch.linalg.cholesky_ex(check_precision(covariance, "points"))
     variance = covariance.diagonal(dim1=-2, dim2=-1)
     pivots = factor.diagonal(dim1=-2, dim2=-1)
     failed = torch.arange(1, variance.shape[-1] + 1, device=info.device) == info[..., None]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ._modes import remembered
-from ._validate import as_tensor, check_integer
+from ._validate import as_tensor, check_generator, check_integer
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -19,6 +19,7 @@ Parameter = float | Tensor
 
 def _placement(generator: Source, dtype: Type, device: Device) -> dict[str, Any]:
     """Keyword arguments of torch's random functions: the generator decides where none is named."""
+    check_generator(generator)
     if device is None and generator is not None:
         device = generator.device
     return {"generator": generator, "dtype": dtype, "device": device}

@@ -20,14 +20,12 @@ Projection = Callable[[Tensor], Tensor]
 
 def solver(method: str, rtol: float, atol: float) -> Callable[..., tuple[Tensor, Tensor]]:
     """The solver named "heun" or "adaptive", as ``solve(rates, x, times, project)``."""
+    rtol = check_number(rtol, "rtol", positive=True)
+    atol = check_number(atol, "atol", positive=True)
     if method == "heun":
         return heun
     if method != "adaptive":
         raise ValueError(f'method: expected "heun" or "adaptive", found {method!r}')
-    rtol, atol = (
-        check_number(rtol, "rtol", positive=True),
-        check_number(atol, "atol", positive=True),
-    )
 
     def solve(
         rates: Rates, x: Tensor, times: list[float], project: Projection

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._fields import noise_at
-from ._validate import check_number
+from ._validate import check_generator, check_number
 from .linear_maps import Diagonal, Scalar
 
 KINDS = ("uniform", "log", "importance")
@@ -64,6 +64,7 @@ class TimeSampler:
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A time and its weight ``1 / ((t_max - t_min) q(t))`` for each row, ``(B,)`` each, with
         the dtype and device of ``x0``."""
+        check_generator(generator, x0.device)
         span = self.high - self.low
         if self.kind == "importance":
             log_t, density = self._invert(len(x0), generator)

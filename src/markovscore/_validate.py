@@ -29,7 +29,7 @@ def as_tensor(x: Any, name: str = "x", dtype: torch.dtype | None = None) -> Tens
     """
     if isinstance(x, Tensor):
         if x.layout == torch.strided and not x.is_meta:
-            return x if dtype is None else x.to(dtype)
+            return x if dtype is None else _real(x, name).to(dtype)
         if x.is_meta:
             kind, fix = "one on the device meta, which holds none", "move the data to cpu or cuda"
         else:
@@ -53,6 +53,13 @@ def as_tensor(x: Any, name: str = "x", dtype: torch.dtype | None = None) -> Tens
         ) from error
 
 
+def _real(x: Tensor, name: str) -> Tensor:
+    if x.is_complex() or x.dtype == torch.bool:
+        kind = str(x.dtype).removeprefix("torch.")
+        raise TypeError(f"{name}: expected real numbers, found {kind}: pass {name}.real, or floats")
+    return x
+
+
 def as_floats(x: Any, name: str = "x") -> Tensor:
     """:func:`as_tensor` of what is floating point.
 
@@ -68,9 +75,13 @@ def as_floats(x: Any, name: str = "x") -> Tensor:
 
 
 def as_input(x: Any, like: Tensor, name: str = "x") -> Tensor:
-    """``x``, a tensor; anything else as floating points with the dtype and device of ``like``."""
+    """``x``, a tensor; anything else as floating points with the dtype and device of ``like``.
+
+    A tensor made in inference mode is copied outside of it, where parameters need their gradients.
+    """
     if isinstance(x, Tensor):
-        return as_tensor(x, name)
+        left_over = x.is_inference() and not torch.is_inference_mode_enabled()
+        return as_tensor(x.clone() if left_over else x, name)
     x = as_tensor(x, name)
     return x.to(like) if x.is_floating_point() else x
 
@@ -246,6 +257,30 @@ def expand_like(t: Any, x: Tensor) -> Tensor:
     return check_time(t, len(x), like=x).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def check_from_start(t: Tensor, name: str = "t", *, after: bool = False) -> Tensor:
+    """``t``, after a check that all times are finite and ``>= 0``, or ``> 0`` where ``after``.
+
+    Times on a device are not looked at, which would make the caller wait for it, nor those of
+    ``torch.vmap``.
+
+    Raises:
+        ValueError: one is not.
+    """
+    seen = t.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not seen or torch._C._functorch.is_batchedtensor(t):
+        return t
+    bad = ~(torch.isfinite(t) & ((t > 0) if after else (t >= 0)))
+    if bool(bad.any()):
+        reason = (
+            ": at t = 0 the transition is a point mass" if after else ": time runs from the data"
+        )
+        raise ValueError(
+            f"{name}: expected finite times {'>' if after else '>='} 0, found "
+            f"{float(t[bad].reshape(-1)[0]):g}{reason}"
+        )
+    return t
+
+
 def check_integer(value: Any, name: str, low: int = 1, high: int | None = None) -> int:
     """``value`` as an ``int`` in ``low..high``: an integer of Python, numpy or torch (0-dim), or a
     float that is one, such as ``1e4``; no bool.
@@ -306,6 +341,58 @@ def check_steps(steps: Any) -> int:
     return check_integer(steps, "steps")
 
 
+def check_precision(x: Tensor, name: str = "x") -> Tensor:
+    """``x``, float32 or float64: there is no factorisation in less.
+
+    Raises:
+        TypeError: half precision.
+    """
+    if x.element_size() < 4:
+        kind = str(x.dtype).removeprefix("torch.")
+        raise TypeError(f"{name}: expected float32 or float64, found {kind}: pass {name}.float()")
+    return x
+
+
+def check_generator(generator: Any, device: torch.device | None = None) -> None:
+    """Raise where ``generator`` is not a ``torch.Generator`` (on ``device``), or None.
+
+    Raises:
+        TypeError: something else, a seed for instance.
+        ValueError: one of another device.
+    """
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator: expected a torch.Generator, found {type(generator).__name__}: pass "
+            "torch.Generator().manual_seed(seed)"
+        )
+    if device is not None and generator.device.type != device.type:
+        raise ValueError(
+            f"generator: expected one on {device.type}, where the points are, found one on "
+            f"{generator.device.type}: pass torch.Generator({device.type!r}).manual_seed(seed)"
+        )
+
+
+def check_process(diffusion: Any) -> None:
+    """Raise ``TypeError`` where ``diffusion`` has no ``drift`` or no ``dispersion``."""
+    for method in ("drift", "dispersion"):
+        if not callable(getattr(diffusion, method, None)):
+            raise TypeError(
+                "diffusion: expected drift(y, t) and dispersion(t), found "
+                f"{type(diffusion).__name__} without {method}: define it"
+            )
+
+
+def check_callable(score: Any) -> None:
+    """Raise ``TypeError`` where ``score`` cannot be called."""
+    if not callable(score):
+        raise TypeError(
+            f"score: expected a function (x, t) -> (B, d), found {type(score).__name__}: pass a "
+            "network, a fitted score or a function of your own"
+        )
+
+
 def check_window(
     diffusion: Any, s: Any, t: Any, rows: int, *, empty: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -347,38 +434,75 @@ def check_window(
     return s, t.clamp(max=horizon)
 
 
-# Parameters that are points, and the public methods of laws and processes that take them.
+# Parameters that are points, and the public methods of laws and processes that take them: those
+# that act on numbers of any shape, and those on rows of ``dim`` coordinates.
 _POINTS = ("x", "y", "x0", "v")
-_METHODS: tuple[str, ...] = (
-    *("log_prob", "score", "hessian", "score_and_hessian_product", "project", "contains"),
+_ELEMENTWISE = ("project", "contains")
+_BY_ROWS = (
+    *("log_prob", "score", "hessian", "score_and_hessian_product"),
     *("drift", "drift_divergence", "drift_jacobian", "drift_and_vjp"),
-    *("sample_transition", "log_transition", "transition_score"),
+    *(_TRANSITIONS := ("sample_transition", "log_transition", "transition_score")),
 )
 Class = TypeVar("Class", bound=type)
 
 
 def takes_arrays(cls: Class) -> Class:
-    """Decorates a law or process: its methods take points as :func:`as_floats` does. A tensor of
-    integers would pass unseen, and round the parameters that take its dtype."""
-    for name in _METHODS:
+    """Decorates a law or process: its methods take points as :func:`as_floats` does, and those that
+    act on rows check that there are ``dim`` columns and as many rows of each argument. A tensor of
+    integers would pass unseen, and round the parameters that take its dtype; one of another shape
+    might broadcast. What is not finite has a value that is not."""
+    for name in (*_ELEMENTWISE, *_BY_ROWS):
         method = vars(cls).get(name)
         if inspect.isfunction(method):
-            setattr(cls, name, _taking_arrays(method))
+            setattr(cls, name, _taking_arrays(method, name in _BY_ROWS))
     return cls
 
 
-def _taking_arrays(method: Callable) -> Callable:
+def _taking_arrays(method: Callable, by_rows: bool) -> Callable:
     names = list(inspect.signature(method).parameters)[1:]
-    alone = sum(name in _POINTS for name in names) == 1
+    places = [place for place, name in enumerate(names) if name in _POINTS]
+    last, random, of_time = max(places), "generator" in names, method.__name__ in _TRANSITIONS
 
     @functools.wraps(method)
     def taking(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if alone and args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+        if not of_time and len(args) > last and _fit(self, [args[i] for i in places], by_rows):
             return method(self, *args, **kwargs)
         named = dict(zip(names, args, strict=False)) | kwargs
+        if random:
+            check_generator(named.get("generator"))
         points = {k: as_floats(v, k) for k, v in named.items() if k in _POINTS}
+        if by_rows and not _fit(self, list(points.values()), True):
+            _check_rows(self, points)
+        if of_time:
+            rows = max(len(x) for x in points.values())
+            check_from_start(check_time(named.get("t"), rows), after=not random)
         given = [points.get(k, v) for k, v in zip(names, args, strict=False)]
         rest = {k: points.get(k, v) for k, v in kwargs.items()}
         return method(self, *given, *args[len(names) :], **rest)
 
     return taking
+
+
+def _fit(owner: Any, points: list[Any], by_rows: bool) -> bool:
+    """Whether all are dense floating-point tensors, and with ``by_rows`` of rows that go together;
+    the usual case, at a microsecond."""
+    dim, rows = getattr(owner, "dim", None), {1}
+    for x in points:
+        if not (isinstance(x, Tensor) and x.is_floating_point() and x.layout == torch.strided):
+            return False
+        if x.is_meta or (by_rows and (x.ndim != 2 or x.shape[1] != dim)):
+            return False
+        rows.add(len(x) if by_rows else 1)
+    return len(rows) <= 2
+
+
+def _check_rows(owner: Any, points: dict[str, Tensor]) -> None:
+    for name, x in points.items():
+        check_points(x, getattr(owner, "dim", None), name, finite=False)
+    sizes = {name: len(x) for name, x in points.items()}
+    if len({1, *sizes.values()}) > 2:
+        counts = " and ".join(f"{size} of {name}" for name, size in sizes.items())
+        raise ValueError(
+            f"{', '.join(sizes)}: expected as many rows of each, found {counts}: pass one row for "
+            "each pair, or a single one for all"
+        )

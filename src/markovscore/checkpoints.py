@@ -172,6 +172,7 @@ def load(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Tensor], in
     ]
     if different:
         raise ValueError(
-            f"checkpoint: {path} is of a run with other settings, {'; '.join(different)}: {REMEDY}"
+            f"checkpoint: expected {path} to be of a run with these settings, found one with other "
+            f"settings, {'; '.join(different)}: {REMEDY}"
         )
     return named, int(metadata["step"])

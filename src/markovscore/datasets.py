@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from ._modes import lasting
-from ._validate import as_tensor, check_integer, check_points, check_time
+from ._validate import (
+    as_tensor,
+    check_from_start,
+    check_generator,
+    check_integer,
+    check_points,
+    check_time,
+)
 from .images import load_cifar10 as load_cifar10
 from .images import load_digits as load_digits
 
@@ -67,6 +74,7 @@ class _Draw:
         dtype: torch.dtype | None,
         device: torch.device | str | None,
     ):
+        check_generator(generator)
         if device is None and generator is not None:
             device = generator.device
         self.n, self.generator = check_integer(n, "n"), generator
@@ -204,7 +212,7 @@ class DiffusedMixture:
             self.weights.to(z.device), draw.n, replacement=True, generator=generator
         )
         x0 = self.diffusion.project(self.means.to(z)[m] + self.scales.to(z)[m, None] * z)
-        later = bool((check_time(t, n, "t") > 0).any())
+        later = bool((check_from_start(check_time(t, n, "t")) > 0).any())
         return self.diffusion.sample_transition(x0, t, generator) if later else x0
 
     def log_prob(self, x: Tensor, t: float | Tensor = 0.0) -> Tensor:
@@ -224,7 +232,7 @@ class DiffusedMixture:
 
     def _components(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """Means ``([B or 1,] M, d)`` and variances ``([B,] M)`` at ``t``, dtype of ``x``."""
-        t = check_time(t, len(x), like=x)
+        t = check_from_start(check_time(t, len(x), like=x))
         means, variances = self.means.to(x), self.scales.to(x).square()
         if t.ndim:  # one row of components for each time
             means, variances = means[None], variances[None]

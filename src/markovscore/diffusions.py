@@ -34,7 +34,15 @@ from ._fields import Time, drift_at, value_and_divergence
 from ._linear import cholesky, linear_transition, stationary_factor
 from ._modes import full_precision, lasting
 from ._prior_tools import inner_bounds, with_rounding
-from ._validate import as_tensor, check_number, check_time, expand_like, takes_arrays
+from ._validate import (
+    as_tensor,
+    check_from_start,
+    check_number,
+    check_precision,
+    check_time,
+    expand_like,
+    takes_arrays,
+)
 from .eigenbasis import Cosine, Fourier, Hermite
 from .priors import Gaussian, Source, UniformBox, UniformTorus
 
@@ -44,14 +52,6 @@ SQRT2 = math.sqrt(2.0)
 def _time(t: Time) -> Tensor:
     """``t`` as a tensor; a number becomes 0-dim float64, which promotes no tensor it meets."""
     return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
-
-
-def _check_after_start(t: Time) -> None:
-    t = _time(t)
-    if not bool((t > 0).all()):
-        raise ValueError(
-            f"t: expected t > 0, found {float(t.min()):g}: at t = 0 the transition is a point mass"
-        )
 
 
 def _times_of(t: Time, var: Tensor) -> Tensor:
@@ -143,7 +143,6 @@ class _Separable(Diffusion):
     def _transition_moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         start = torch.zeros_like(x0[:, 0])
         t = expand_like(t, start)
-        _check_after_start(t)
         return self.evolve_gaussian(x0, start, t)
 
     def _noise(self, x0: Tensor, t: Time, generator: Source) -> Tensor:
@@ -339,8 +338,9 @@ class LinearSDE(Diffusion):
 
     def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """Mean ``(B, d)`` and Cholesky factor of the covariance, ``(1 or B, d, d)``."""
+        check_precision(x0, "x0")
         t = check_time(t, len(x0)).reshape(-1).cpu()
-        _check_after_start(t)
+        check_from_start(t, after=True)
         distinct, row = torch.unique(t, return_inverse=True)
         mean_map, covariance = linear_transition(self.F, self.G @ self.G.T, distinct)
         factor = cholesky(covariance, distinct)[row].to(x0)

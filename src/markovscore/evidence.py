@@ -33,7 +33,7 @@ from ._blocks import (
 )
 from ._fields import drift_divergence, noise_at, pull_back
 from ._identity import wrapped
-from ._validate import check_integer, check_points, check_steps
+from ._validate import check_callable, check_generator, check_integer, check_points, check_steps
 from .linear_maps import Scalar
 from .objectives import Score, check_time_range, noise_norm, noise_part
 from .path_objectives import draw_state, score_and_trace
@@ -96,6 +96,8 @@ def elbo(
     x = check_points(x, getattr(diffusion, "dim", None))
     _check_inside(diffusion, x)
     check_walls(diffusion)
+    check_callable(score)
+    check_generator(generator, x.device)
     t_min, horizon = check_time_range(diffusion, t_min, None, "log")
     if form not in ("trace", "local"):
         raise ValueError(f"form: expected 'trace' or 'local', found {form!r}")

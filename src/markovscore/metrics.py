@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from ._modes import full_precision
-from ._validate import as_tensor, check_integer, check_number, check_points, check_time
+from ._validate import (
+    as_tensor,
+    check_generator,
+    check_integer,
+    check_number,
+    check_points,
+    check_time,
+)
 
 Score = Callable[[Tensor, Any], Tensor]
 
@@ -63,7 +70,7 @@ def fisher_divergence(
     error, _ = _squared_errors(score, truth, x, t)
     if weights is not None:
         return Estimate(float(_check_weights(weights, x) @ error))
-    return Estimate(float(error.mean()), _stderr(error))
+    return Estimate(float(error.mean()), _stderr(_two_or_more(error)))
 
 
 def relative_fisher_divergence(
@@ -80,7 +87,7 @@ def relative_fisher_divergence(
     if weights is not None:
         weights = _check_weights(weights, x)
         return Estimate(float(weights @ error) / float(weights @ size))
-    ratio = error.mean() / size.mean()
+    ratio = _two_or_more(error).mean() / size.mean()
     return Estimate(float(ratio), _stderr(error - ratio * size) / float(size.mean()))
 
 
@@ -165,6 +172,7 @@ def sliced_wasserstein(
     dtype = as_tensor(x).dtype
     x, y = _check_samples(x, y, periodic)
     n_projections = check_integer(n_projections, "n_projections", 2)
+    check_generator(generator, x.device)
     direction = torch.randn(
         n_projections, x.shape[1], generator=generator, dtype=dtype, device=x.device
     ).double()
@@ -176,6 +184,15 @@ def sliced_wasserstein(
         squares[k] = width @ gap.square()
     value = math.sqrt(float(squares.mean()))
     return Estimate(value, _stderr(squares) / (2 * value) if value > 0 else 0.0)
+
+
+def _two_or_more(terms: Tensor) -> Tensor:
+    if len(terms) < 2:
+        raise ValueError(
+            "x: expected two or more draws, found one: a standard error needs more; pass weights "
+            "for the nodes of a quadrature"
+        )
+    return terms
 
 
 def _stderr(terms: Tensor) -> float:

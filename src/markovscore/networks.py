@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from ._modes import ordinary_tensors
-from ._validate import as_input, check_integer, expand_like
+from ._validate import as_input, check_from_start, check_integer, expand_like
 
 # log(t + T_FLOOR) is finite at t = 0 and equal to log(t), nearly, at the times used in training.
 T_FLOOR = 1e-6
@@ -86,7 +86,7 @@ class ScoreMLP(nn.Module):
         """Score ``(B, d)`` at ``x`` ``(B, d)`` and ``t``: one, ``(B,)`` or ``(B, 1)``."""
         x = self._checked(x)
         # One time for all points stays one row: its features are then computed once.
-        t = expand_like(t, x)
+        t = check_from_start(expand_like(t, x))
         shifts = self.time(time_features(t, self.frequencies)).chunk(len(self.hidden), dim=-1)
         h = torch.cat([x.cos(), x.sin()], dim=-1) if self.periodic else x
         for layer, shift in zip(self.hidden, shifts, strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor
 from ._fields import noise_at
 from ._times import TimeSampler
 from ._times import check_time_range as check_time_range
-from ._validate import check_points, expand_like
+from ._validate import check_callable, check_points, expand_like
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -106,6 +106,7 @@ class DenoisingSM:
         ``x0`` is ``(B, d)``, floating point, finite, in the diffusion's domain; the result has its
         dtype and device, and ``generator`` must be on that device.
         """
+        check_callable(score)
         x0 = check_data(self.diffusion, x0)
         t, importance = self._times.draw(x0, generator)
         y = self.diffusion.sample_transition(x0, t, generator)

@@ -22,7 +22,7 @@ from ._pilot import SEED, WEIGHTS, WIDEST, Choice, candidates, choose, pilot_row
 from ._states import draw_state as draw_state
 from ._states import score_and_trace as score_and_trace
 from ._times import TimeSampler
-from ._validate import check_steps
+from ._validate import check_callable, check_process, check_steps
 from .objectives import Score, check_data, noise_norm
 from .path_buffer import PathBuffer, Rows
 from .path_shift import Weight, path_shift_target
@@ -56,12 +56,7 @@ class _PathObjective:
         times: str,
         check_derivative: bool,
     ) -> None:
-        for method in ("drift", "dispersion"):
-            if not callable(getattr(diffusion, method, None)):
-                raise TypeError(
-                    "diffusion: expected drift(y, t) and dispersion(t), found "
-                    f"{type(diffusion).__name__} without {method}: define it"
-                )
+        check_process(diffusion)
         check_walls(diffusion)
         self.check_derivative = check_derivative
         self._times = TimeSampler(diffusion, t_min, t_max, times)
@@ -88,6 +83,7 @@ class _PathObjective:
 
         ``x0`` is as in :meth:`losses`; fresh paths start there where some are due.
         """
+        check_callable(score)
         x0 = check_data(self.diffusion, x0)
         self._prepare(x0)
         rows = self.buffer.draw(lambda start: self._blocks(start, generator), x0, generator)
@@ -99,6 +95,7 @@ class _PathObjective:
         ``x0`` is ``(B, d)``, floating point, finite, in the diffusion's domain; the result has its
         dtype and device, and ``generator`` must be on that device.
         """
+        check_callable(score)
         x0 = check_data(self.diffusion, x0)
         self._prepare(x0)
         return self._terms(score, generator, *self._blocks(x0, generator))

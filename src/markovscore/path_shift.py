@@ -34,7 +34,14 @@ from ._jacobian import drift_and_vjp, drift_jacobian
 from ._kernel_paths import shifted
 from ._modes import full_precision
 from ._steering import between, first_step, first_step_diagonal, flow
-from ._validate import check_finite, check_points, check_steps, check_window
+from ._validate import (
+    check_finite,
+    check_generator,
+    check_points,
+    check_process,
+    check_steps,
+    check_window,
+)
 from .linear_maps import Dense, Noise
 from .simulation import Grid, Watch, euler_step, make_grid, noise_like
 from .stein import stein_scores
@@ -102,6 +109,7 @@ def path_shift_target(
     """
     y, start, end = check_request(diffusion, y_s, s, t)
     steps = check_steps(steps)
+    check_generator(generator, y.device)
     if check_derivative:
         _check_source(diffusion, y, start, end, steps, weight)
     y, target, time = shift(diffusion, y, start, end, steps, generator, weight)
@@ -112,6 +120,7 @@ def path_shift_target(
 
 def check_request(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor, Tensor]:
     """Points and window of :func:`path_shift_target`, checked."""
+    check_process(diffusion)
     y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     start, end = check_window(diffusion, s, t, len(y))
     check_walls(diffusion)

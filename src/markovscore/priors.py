@@ -201,7 +201,7 @@ class GaussianMixture:
         n = check_integer(n, "n", 0)
         z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
         weights = self.weights.to(z.device)
-        component = torch.multinomial(weights, n, replacement=True, generator=generator)
+        component = torch.multinomial(weights, max(n, 1), replacement=True, generator=generator)[:n]
         return self.means.to(z)[component] + self.scale.to(z)[component, None] * z
 
 
@@ -226,8 +226,9 @@ class UniformTorus(_Uniform):
         self.dim = _check_dim(dim)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """``-d log 2 pi`` everywhere, shape ``(B,)``."""
-        return torch.full_like(x[:, 0], -self.dim * LOG_2PI)
+        """``-d log 2 pi`` everywhere, shape ``(B,)``; NaN where ``x`` is not finite."""
+        value = torch.full_like(x[:, 0], -self.dim * LOG_2PI)
+        return torch.where(torch.isfinite(x).all(1), value, torch.nan)
 
     def sample(
         self, n: int, generator: Source = None, dtype: Type = None, device: Device = None

@@ -17,8 +17,8 @@ from ._fields import Time, pull_back
 from ._jacobian import field_jacobian, times_vector
 from ._kernel_paths import PathDrift, offered
 from ._modes import full_precision, lasting
-from ._validate import check_number, expand_like, takes_arrays
-from .diffusions import Diffusion, _check_after_start, _check_horizon, _time
+from ._validate import check_from_start, check_number, expand_like, takes_arrays
+from .diffusions import Diffusion, _check_horizon, _time
 from .priors import Gaussian, _check_dim
 
 
@@ -365,7 +365,7 @@ class TrappedParticles(Diffusion):
     def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
         """Mean ``(B, 2 N)``, and ``a``, ``b``, each ``(1 or B, 1, 1)``."""
         t = expand_like(t, self._particles(x0))
-        _check_after_start(t)
+        check_from_start(t, after=True)
         centred = self._scaled(x0, torch.exp(-0.5 * t), torch.exp(-t))
         pulled = torch.view_as_real(self._centre(torch.zeros_like(t), t)[:, :, 0])
         mean = (self._particles(centred) + pulled).flatten(1)

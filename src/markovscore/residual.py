@@ -121,7 +121,13 @@ class ResidualScore(nn.Module):
 
     def _points(self, x: Tensor) -> Tensor:
         parameter = next(self.network.parameters(), None)
-        return as_tensor(x) if parameter is None else as_input(x, parameter)
+        x = as_tensor(x) if parameter is None else as_input(x, parameter)
+        if x.ndim < 2 or 0 in x.shape[1:]:
+            raise ValueError(
+                f"x: expected points (B, d) or images (B, C, H, W), found shape {tuple(x.shape)}: "
+                "one point is x[None]"
+            )
+        return x
 
     def _add(self, x: Tensor, t: float | Tensor, signs: Tensor | None) -> tuple[Tensor, Tensor]:
         t = check_time(t, len(x), like=x)

@@ -46,7 +46,15 @@ from ._blocks import (
 from ._clock import LONGEST_STEP, graded_times, log_clock, refined_times
 from ._fields import Field, Time, drift_at, drift_divergence, noise_at
 from ._solvers import Projection, check_state, solver
-from ._validate import check_integer, check_points, check_steps, check_time, check_times
+from ._validate import (
+    check_callable,
+    check_generator,
+    check_integer,
+    check_points,
+    check_steps,
+    check_time,
+    check_times,
+)
 from .linear_maps import Noise, Scalar
 from .moments import SpectralWarning
 from .simulation import noise_like
@@ -240,6 +248,7 @@ def _time_grid(
     score: Any, diffusion: Any, times: Any, steps: int | None, longest: float = LONGEST_STEP
 ) -> Tensor:
     """The increasing time grid that the arguments ask for, 1-D float64."""
+    check_callable(score)
     own_grid = getattr(score, "times", None)
     fitted = getattr(score, "time_range", None) if own_grid is None else own_grid
     if fitted is not None:
@@ -337,6 +346,7 @@ def _start(
 ) -> Tensor:
     """The points at the last time: ``x_T`` as given, else draws of the prior."""
     n = check_integer(n, "n")
+    check_generator(generator)
     if x_T is not None:
         x_T = check_points(x_T, diffusion.dim, "x_T")
         if x_T.shape[0] != n:

@@ -25,7 +25,7 @@ from ._fields import Time, drift_at, noise_at
 from ._jacobian import drift_jacobian
 from ._kernel_paths import simulated
 from ._modes import full_precision, remembered
-from ._validate import check_points, check_steps, check_window
+from ._validate import check_generator, check_points, check_process, check_steps, check_window
 from .linear_maps import Dense, Noise, Scalar
 
 # Growth in two steps in a row that only an unstable scheme shows, whatever the units.
@@ -206,7 +206,9 @@ def simulate(
             ``steps < 1``; a drift of the wrong shape or that is not finite (time and first bad
             row); particles that diverge (time, and the step to try).
     """
+    check_process(diffusion)
     y = check_points(x0, getattr(diffusion, "dim", None), "x0")
+    check_generator(generator, y.device)
     s, t = check_window(diffusion, s, t, len(y), empty=True)
     steps = check_steps(steps)
     if not keep and torch.equal(s, t):  # the start of a window that reaches back to 0

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ._fields import check_field
-from ._validate import check_points, check_steps
+from ._validate import check_generator, check_number, check_points, check_steps
 
 Target = Callable[..., tuple[Tensor, Tensor]]
 Field = Callable[[Tensor], Tensor]
@@ -130,7 +130,8 @@ def stein_check(
     from .simulation import simulate
 
     x0 = check_points(x0, getattr(process, "dim", None), "x0")
-    paths = check_steps(paths)
+    check_generator(generator, x0.device)
+    s, t, paths = check_number(s, "s"), check_number(t, "t", positive=True), check_steps(paths)
     if weight is not None and target is not None:
         raise ValueError("expected weight or target, found both: a target has its own weight")
     if generator is None:

@@ -27,8 +27,11 @@ from ._linear import first_silent
 from ._modes import full_precision
 from ._validate import (
     check_finite,
+    check_from_start,
+    check_generator,
     check_number,
     check_points,
+    check_process,
     check_time,
     check_window,
     expand_like,
@@ -48,9 +51,9 @@ def fixed_window(t: Time, width: float) -> Time:
         ValueError: a width that is not positive.
     """
     width = _check_width(width, "width")
+    check_from_start(check_time(t, None))
     if isinstance(t, float | int):
         return max(t - width, 0.0)
-    check_time(t, None)
     return (torch.as_tensor(t) - width).clamp(min=0)
 
 
@@ -71,7 +74,7 @@ def clock_window(diffusion: Any, t: Time, width: float) -> Time:
         ValueError: a width that is not positive.
     """
     width = _check_width(width, "width")
-    clock, end = clock_of(diffusion), check_time(t, None).cpu()
+    clock, end = clock_of(diffusion), check_from_start(check_time(t, None).cpu())
     start = clock.inverse((clock.elapsed(end) - width).clamp(min=0))
     start = torch.minimum(start, end)
     if isinstance(t, float | int):
@@ -185,6 +188,7 @@ def local_draw(
 ) -> LocalDraw:
     """:func:`local_target` with the factor and the noise."""
     y_s, parts, diagonal = _window(diffusion, y_s, s, t)
+    check_generator(generator, y_s.device)
     if diagonal:
         m, P = _diagonal_law(y_s, *parts)
         z = torch.randn(m.shape, generator=generator, dtype=m.dtype, device=m.device)
@@ -217,6 +221,7 @@ def _window(
 
     Then ``J`` is ``(B, d)`` and ``G G^T`` broadcasts against it.
     """
+    check_process(diffusion)
     y_s = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     start, end = check_window(diffusion, s, t, len(y_s))
     check_walls(diffusion)

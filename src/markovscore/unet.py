@@ -8,8 +8,14 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
 from ._modes import ordinary_tensors
-from ._validate import as_input, check_integer, expand_like
-from .networks import N_FREQUENCIES, initialise, linear, time_features, time_frequencies
+from ._validate import as_input, check_from_start, check_integer, expand_like
+from .networks import (
+    N_FREQUENCIES,
+    initialise,
+    linear,
+    time_features,
+    time_frequencies,
+)
 
 Shifts = Iterator[Tensor]
 
@@ -111,7 +117,7 @@ class ScoreUNet(nn.Module):
         its shape. It can be differentiated twice, with respect to ``x`` and the parameters.
         """
         x = self._checked(x)
-        t = expand_like(t, x.flatten(1))
+        t = check_from_start(expand_like(t, x.flatten(1)))
         with torch.autocast("cuda", torch.bfloat16, enabled=self.bf16 and x.is_cuda):
             y = self._net(x.reshape(-1, *self.shape), t, x.requires_grad)
         y = y.to(x.dtype).reshape(x.shape)

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from .._modes import lasting
-from .._validate import as_tensor, check_integer, check_points
+from .._validate import as_tensor, check_integer, check_points, check_precision
 from ..kernels.dispatch import recorded
 from ..moments import Moments
 
@@ -154,20 +154,23 @@ class Eigenbasis(ABC):
         """Products over the axes ``(M, B)`` -> real functions ``(B, K)``."""
         return product.T
 
+    def _points(self, x: Tensor) -> Tensor:
+        return check_precision(check_points(x, self.dim))
+
     def __call__(self, x: Tensor) -> Tensor:
         """``phi_k(x)``: ``(B, d)`` -> ``(B, K)``, by definition; the fast path is ``contract``."""
-        values, _, _ = self._jet(check_points(x, self.dim))
+        values, _, _ = self._jet(self._points(x))
         return self._functions(values.prod(0))
 
     def gradient(self, x: Tensor) -> Tensor:
         """``grad phi_k(x)``: ``(B, d)`` -> ``(B, K, d)``."""
-        values, first, _ = self._jet(check_points(x, self.dim))
+        values, first, _ = self._jet(self._points(x))
         parts = [self._functions(_swap(values, first, i).prod(0)) for i in range(self.dim)]
         return torch.stack(parts, dim=-1)
 
     def laplacian(self, x: Tensor) -> Tensor:
         """``Laplacian phi_k(x)``: ``(B, d)`` -> ``(B, K)``."""
-        values, _, second = self._jet(check_points(x, self.dim))
+        values, _, second = self._jet(self._points(x))
         parts = [self._functions(_swap(values, second, i).prod(0)) for i in range(self.dim)]
         return torch.stack(parts).sum(0)
 
