@@ -261,13 +261,13 @@ def check_from_start(t: Tensor, name: str = "t", *, after: bool = False) -> Tens
     """``t``, after a check that all times are finite and ``>= 0``, or ``> 0`` where ``after``.
 
     Times on a device are not looked at, which would make the caller wait for it, nor those of
-    ``torch.vmap``.
+    ``torch.func``.
 
     Raises:
         ValueError: one is not.
     """
     seen = t.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not seen or torch._C._functorch.is_batchedtensor(t):
+    if not seen or torch._C._functorch.is_functorch_wrapped_tensor(t):
         return t
     bad = ~(torch.isfinite(t) & ((t > 0) if after else (t >= 0)))
     if bool(bad.any()):
