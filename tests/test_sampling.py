@@ -564,7 +564,14 @@ def test_grid():
     assert inside[0] == torch.tensor(0.1).item() > 0.1
 
 
-FITTED = SimpleNamespace(times=torch.tensor([0.1, 1.0]))
+class Fitted:
+    times = torch.tensor([0.1, 1.0])
+
+    def __call__(self, x, t):
+        return -x
+
+
+FITTED = Fitted()
 
 
 @pytest.mark.parametrize(

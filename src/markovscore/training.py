@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from . import checkpoints
 from ._distributed import World, joined
-from ._files import output_path
+from ._files import output_path, user_path
 from ._modes import ordinary_tensors
 from ._termination import Termination
 from ._training_log import TrainingLog
@@ -151,8 +151,7 @@ def train(
     minutes = checkpoint_minutes
     if minutes is not None:
         minutes = check_number(minutes, "checkpoint_minutes", positive=True)
-    place = None if checkpoint is None else output_path(checkpoint, "checkpoint")
-    lines = None if log is None else output_path(log, "log")
+    place = None if checkpoint is None else user_path(checkpoint, "checkpoint")
     device = check_network(net)
     device = data.device if isinstance(data, Tensor) else device
     data = check_data(data, net, device)
@@ -164,11 +163,15 @@ def train(
         if checkpoint is not None or world.size > 1:
             settings = plan.describe(net, objective) | {"device": device.type}
             world.agree(settings, "pass the same arguments in every process")
+        lines = None
+        if world.rank == 0:  # which alone writes; better refused before the work
+            place = None if place is None else output_path(place, "checkpoint")
+            lines = None if log is None else output_path(log, "log")
         world.broadcast(net)
         run = _start(net, objective, plan, world, device)
         keeper = _Keeper(world, place, settings, every, minutes)
         keeper.resume(run)
-        if lines is not None and world.rank == 0:
+        if lines is not None:
             keeper.log = TrainingLog(lines, log_every, run.step)
         stopped = _loop(run, plan, keeper, termination, progress, callback)
         world.wait()  # for what rank 0 writes
