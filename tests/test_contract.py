@@ -185,6 +185,29 @@ def test_bound_on_the_likelihood(form, kind):
     assert ((found - right).abs() < 5 * error + 0.05).all()  # and Euler's own error
 
 
+class WithDivergence(Exact):
+    def divergence(self, x, t):
+        v = law(self.process.sigma, t)[1]
+        return (-self.factor / v).to(x).sum(1).expand(len(x))
+
+
+@form
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+def test_bound_by_the_score_s_own_divergence(form, n, trace):
+    """The noise differs from row to row with the time; signs of a diagonal trace cancel."""
+    process, x = Tide(3, form), 0.4 + 0.3 * normal(n, 3)
+    settings = {"samples": 4, "steps": 5, "t_min": 0.2, "trace": trace}
+    bounds = [
+        ms.elbo(score(process), process, x, generator=rng(3), **settings)
+        for score in (Exact, WithDivergence)
+    ]
+    if trace == "exact" or form != "number":
+        torch.testing.assert_close(*bounds)
+    else:  # the own divergence draws no signs, so that other paths follow
+        assert bool(bounds[1].isfinite().all())
+
+
 @form
 def test_implicit_loss(form):
     """At the exact score, ``-E |G^T s|^2``, the average over time of ``tr(G G^T / v)``."""
@@ -390,6 +413,16 @@ def test_a_drift_of_another_shape_is_named(n):
             ):
                 with pytest.raises(ValueError, match=r"drift: expected shape \(\d+, 3\), found"):
                     function(t)
+
+
+def test_a_drift_that_holds_its_own_rows_is_named():
+    """The check of a derivative asks it at other rows; where ``B = d`` one row more is asked."""
+    process, own = Noise(lambda t: 1.0), normal(70, 3)
+    process.drift = lambda y, t: own - y
+    with pytest.raises(ValueError, match=r"drift: expected a function of each row.*found.*check_d"):
+        ms.path_shift_target(process, normal(70, 3), 0.1, 0.5)
+    y, _ = ms.path_shift_target(process, normal(70, 3), 0.1, 0.5, check_derivative=False)
+    assert y.shape == (70, 3)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

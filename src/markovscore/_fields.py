@@ -41,7 +41,7 @@ def ask(method: Callable[..., Any], name: str, y: Tensor, t: Time, *others: Tens
     that is right by accident, such as ``t * A`` for a matrix ``A``, would be a wrong number.
 
     Raises:
-        ValueError: the method does not broadcast ``t`` against ``y``.
+        ValueError: the method does not broadcast against ``y``, whatever its number of rows.
     """
     t = process_time(t, y)
     try:
@@ -50,7 +50,7 @@ def ask(method: Callable[..., Any], name: str, y: Tensor, t: Time, *others: Tens
         more = [torch.cat([v, v[-1:]]) for v in (y, *others)]
         value = method(more[0], torch.cat([t, t[-1:]]) if t.ndim else t, *more[1:])
     except RuntimeError as error:
-        raise _explained(error, name, t) from error
+        raise _explained(error, name, y, t) from error
     return tuple(v[:-1] for v in value) if isinstance(value, tuple) else _without_last(value)
 
 
@@ -58,9 +58,16 @@ def _without_last(value: Any) -> Any:
     return value[:-1] if isinstance(value, Tensor) and value.ndim else value
 
 
-def _explained(error: RuntimeError, name: str, t: Tensor) -> Exception:
-    if t.ndim == 0 or "must match" not in str(error):
+def _explained(error: RuntimeError, name: str, y: Tensor, t: Tensor) -> Exception:
+    if "must match" not in str(error):
         return error
+    if t.ndim == 0:
+        return ValueError(
+            f"{name}: expected a function of each row of y by itself, found that it does not "
+            f"broadcast against y of shape {tuple(y.shape)} ({error}): it is asked at other rows "
+            "than yours too, so that it must hold no tensor with one entry for each row; where the "
+            "check of its derivative asks, check_derivative=False"
+        )
     return ValueError(
         f"{name}: expected a result for times t of shape (B, 1), one for each row of y (B, d), "
         f"found that it does not broadcast ({error}): t * y and torch.cos(t) - y do; for a matrix "
@@ -107,7 +114,7 @@ def noise_at(diffusion: Any, y: Tensor, t: Time, dtype: torch.dtype | None = Non
     try:
         value = diffusion.dispersion(t)
     except RuntimeError as error:
-        raise _explained(error, "dispersion", t) from error
+        raise _explained(error, "dispersion", y, t) from error
     G = read_noise(value, y, len(t) if t.ndim else None, dtype or y.dtype)
     return G.first(rows) if t.ndim else G
 
