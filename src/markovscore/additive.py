@@ -292,8 +292,9 @@ class AdditiveScore:
 
     @cached_property
     def finest_time(self) -> float:
-        r"""When the noise is as wide as the smallest scale of the data: in the process's time,
-        ``1 - a^2 = v``, where ``v`` is the least of the variances ``s_i^2`` and, at the first
+        r"""The process's time at which the noise is as wide as the smallest scale of the data.
+
+        There ``1 - a^2 = v``, where ``v`` is the least of the variances ``s_i^2`` and, at the first
         level, ``1 / |\partial_i s_i|`` of a pull over the range of the data.
 
         Samplers grade their steps by it; so do the default levels.
