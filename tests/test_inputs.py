@@ -233,6 +233,7 @@ def test_additive_fits_read_loaders_and_lists():
         BASE.tolist(),
         [BASE],
         (batch for batch in [BASE.astype(">f8")]),
+        (list(batch) for batch in [T]),  # rows one by one, not (points, labels)
     ):
         found = ms.fit_spectral(given, OU, order=2, **ADDITIVE).table
         tolerance = 1e-5 if isinstance(given, list) and given is not None else 1e-12

@@ -121,6 +121,14 @@ def test_state_round_trip(tmp_path):
     assert torch.equal(net(points(), 0.1), again(points(), 0.1))
 
 
+def test_autocast_keeps_the_dtype_of_the_points():
+    net, x = trained(ScoreMLP(2, width=16)), points(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = net(x, 0.1)
+    assert found.dtype == x.dtype
+    torch.testing.assert_close(found, net(x, 0.1), rtol=0.1, atol=0.1)
+
+
 def test_rejects_bad_input():
     net = ScoreMLP(2, width=16)
     with pytest.raises(ValueError, match="width: expected"):
