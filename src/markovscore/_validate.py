@@ -266,8 +266,8 @@ def check_from_start(t: Tensor, name: str = "t", *, after: bool = False) -> Tens
     Raises:
         ValueError: one is not.
     """
-    seen = t.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not seen or torch._C._functorch.is_functorch_wrapped_tensor(t):
+    hidden = t.device.type != "cpu" or torch.compiler.is_compiling()
+    if hidden or torch._C._functorch.is_functorch_wrapped_tensor(t):
         return t
     bad = ~(torch.isfinite(t) & ((t > 0) if after else (t >= 0)))
     if bool(bad.any()):
@@ -333,11 +333,7 @@ def _number(value: Any, finite: bool = True) -> float | None:
 
 
 def check_steps(steps: Any) -> int:
-    """``steps`` as an integer >= 1.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """``steps`` as an integer >= 1; ``ValueError`` where it is not."""
     return check_integer(steps, "steps")
 
 
@@ -354,12 +350,8 @@ def check_precision(x: Tensor, name: str = "x") -> Tensor:
 
 
 def check_generator(generator: Any, device: torch.device | None = None) -> None:
-    """Raise where ``generator`` is not a ``torch.Generator`` (on ``device``), or None.
-
-    Raises:
-        TypeError: something else, a seed for instance.
-        ValueError: one of another device.
-    """
+    """Raise ``TypeError`` where ``generator`` is neither a ``torch.Generator`` nor None, a seed for
+    instance, and ``ValueError`` where it is not on ``device``."""
     if generator is None:
         return
     if not isinstance(generator, torch.Generator):
@@ -411,10 +403,8 @@ def check_window(
         # The usual case, without the dozen tensors of the general one.
         both = torch.tensor([[s], [t]], dtype=torch.float64, device="cpu")
         return both[0], both[1]
-    ends = []
-    for name, time in (("s", s), ("t", t)):
-        ends.append(check_time(time, rows, name).detach().cpu().reshape(-1))
-    s, t = ends
+    named = (("s", s), ("t", t))
+    s, t = (check_time(v, rows, name).detach().cpu().reshape(-1) for name, v in named)
     if len(s) != len(t):
         s, t = (end.contiguous() for end in torch.broadcast_tensors(s, t))
     # The slack is the rounding of a horizon that went through float32.
@@ -484,13 +474,13 @@ def _taking_arrays(method: Callable, by_rows: bool) -> Callable:
 
 
 def _fit(owner: Any, points: list[Any], by_rows: bool) -> bool:
-    """Whether all are dense floating-point tensors, and with ``by_rows`` of rows that go together;
-    the usual case, at a microsecond."""
+    """Whether all are dense tensors of floats, and with ``by_rows`` of rows that go together."""
     dim, rows = getattr(owner, "dim", None), {1}
     for x in points:
-        if not (isinstance(x, Tensor) and x.is_floating_point() and x.layout == torch.strided):
+        dense = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_meta
+        if not (dense and x.is_floating_point()):
             return False
-        if x.is_meta or (by_rows and (x.ndim != 2 or x.shape[1] != dim)):
+        if by_rows and (x.ndim != 2 or x.shape[1] != dim):
             return False
         rows.add(len(x) if by_rows else 1)
     return len(rows) <= 2
