@@ -9,8 +9,7 @@ import torch
 from markovscore.datasets import toy
 from markovscore.diffusions import OrnsteinUhlenbeck, TorusBrownian
 from markovscore.networks import ScoreMLP
-from markovscore.objectives import DenoisingSM
-from markovscore.path_buffer import PathBuffer
+from markovscore.objectives import DenoisingSM, PathBuffer
 from markovscore.training import train
 
 STEPS, EVERY = 40, 7

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore._fields import value_and_divergence
-from markovscore.additive_moments import AdditiveMoments, Covariance
+from markovscore.core import value_and_divergence
 from markovscore.datasets import load_digits
+from markovscore.spectral import AdditiveMoments, Covariance
 
 TIMES = [0.0, 0.01, 0.1, 0.4, 1.0]
 

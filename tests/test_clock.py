@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from markovscore._clock import IdentityClock, LinearClock, QuadratureClock, clock_of, make_clock
+from markovscore.core import IdentityClock, clock_of
+from markovscore.diffusions import LinearClock, QuadratureClock, make_clock
 
 T = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -12,9 +12,15 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore._fields import drift_at, drift_divergence, noise_at
-from markovscore._jacobian import drift_and_vjp, drift_jacobian
-from markovscore.linear_maps import Dense, Scalar
+from markovscore.core import (
+    Dense,
+    Scalar,
+    drift_and_vjp,
+    drift_at,
+    drift_divergence,
+    drift_jacobian,
+    noise_at,
+)
 
 F64 = torch.float64
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(40))

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from markovscore._fields import value_and_divergence
-from markovscore._validate import expand_like
+from markovscore.core import Dense, Scalar, expand_like, value_and_divergence
 from markovscore.diffusions import (
     BoxBrownian,
     Diffusion,
@@ -14,7 +13,6 @@ from markovscore.diffusions import (
     OrnsteinUhlenbeck,
     TorusBrownian,
 )
-from markovscore.linear_maps import Dense, Scalar
 
 SWIMMER = LinearSDE([[-1.0, 1.0], [0.0, -0.1]], [[0.0], [0.45]])
 DENSE = LinearSDE([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]])

@@ -145,7 +145,7 @@ def test_singular_noise_and_determinism():
 
 def test_number_of_rows_held_does_not_change_the_law(monkeypatch):
     process = Exact()
-    monkeypatch.setattr("markovscore.evidence._ROWS", 2 * COPIES * 5)
+    monkeypatch.setattr("markovscore.sampling.elbo._ROWS", 2 * COPIES * 5)
     found = estimates(process.score, process, t_min=0.3)
     assert bool((sigmas(found, process.start(0.3)) < 6).all())
 
@@ -224,8 +224,8 @@ def test_score_sees_blocks_of_rows(settings, monkeypatch):
     whole = bound()
     assert max(rows) == 80
     rows.clear()
-    monkeypatch.setattr("markovscore._blocks._VALUES", 2 * 9)
-    monkeypatch.setattr("markovscore._blocks._TRACE_VALUES", 2 * 9)
+    monkeypatch.setattr("markovscore.core.blocks._VALUES", 2 * 9)
+    monkeypatch.setattr("markovscore.core.blocks._TRACE_VALUES", 2 * 9)
     torch.testing.assert_close(bound(), whole)
     assert max(rows) == 9
 

@@ -97,7 +97,7 @@ def test_home_is_written_out(monkeypatch, tmp_path):
     ms.train(small(), objective(), moons(), 2, batch_size=8, progress=False,
              checkpoint="~/run", log="~/log")  # fmt: skip
     monkeypatch.setenv("MARKOVSCORE_CACHE", "~/cache")
-    assert ms.images._image_store.cache_folder() == (tmp_path / "cache").resolve()
+    assert ms.datasets.cifar10.cache_folder() == (tmp_path / "cache").resolve()
     (tmp_path / "claims.yml").write_text("[]")
     (tmp_path / "built").mkdir()
     assert claims.load_claims("~/claims.yml") == ()

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from markovscore._finite_volume import (
-    bernoulli,
-    between_centres,
-    diffusive_sweep,
-    transport_sweep,
-)
+from markovscore.reference import bernoulli, between_centres, diffusive_sweep, transport_sweep
 
 
 def test_transport_round_a_ring_returns_and_stays_positive():

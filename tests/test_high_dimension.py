@@ -15,10 +15,9 @@ from markovscore import (
     ProductMixture,
     VariancePreserving,
     local_target,
-    path_objectives,
     path_shift_target,
 )
-from markovscore.transitions import local_moments, window_start
+from markovscore.targets import local_moments, window_start
 
 D = 3072
 MIXTURE = ProductMixture(D, [-0.6, 0.0, 0.7], 0.3, [1.0, 2.0, 1.0])
@@ -97,7 +96,7 @@ def test_a_loss_of_images_is_finite_and_its_blocks_are_small(kind, prior, monkey
     if kind is PathShiftDSM:
         settings |= {"window": 1.0, "weight": "linear"}
     objective = kind(Watched(prior), steps=3, times="importance", **settings)
-    monkeypatch.setattr(path_objectives, "_BLOCK", 10 * D)
+    monkeypatch.setattr("markovscore.objectives.path._BLOCK", 10 * D)
     loss = objective.loss(lambda y, t: -y, images(16), generator())
     assert loss.shape == () and bool(torch.isfinite(loss))
     assert max(rows[:-1]) == 10  # 8 batches of 16 in blocks of 10; the last call may be the loss's
@@ -109,5 +108,5 @@ def test_blocks_are_the_same_paths_one_after_the_other(monkeypatch):
     objective = PathShiftDSM(Langevin(MIXTURE), steps=3)
     one = generator()
     parts = [objective.losses(lambda y, t: -y, part, one) for part in x0.split(3)]
-    monkeypatch.setattr(path_objectives, "_BLOCK", 3 * D + 1)
+    monkeypatch.setattr("markovscore.objectives.path._BLOCK", 3 * D + 1)
     assert torch.equal(objective.losses(lambda y, t: -y, x0, generator()), torch.cat(parts))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore import _identity
+from markovscore.targets import identity as _identity
 
 DTYPES = [torch.float32, torch.float64]
 

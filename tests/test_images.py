@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 import markovscore as ms
-from markovscore import _image_store
+from markovscore.datasets import cifar10 as _image_store
 from markovscore.datasets import load_cifar10, load_digits
 
 REAL = os.environ.get("MARKOVSCORE_CIFAR10")

@@ -11,8 +11,8 @@ from runs import data as moons
 from runs import objective, small
 
 import markovscore as ms
-from markovscore._prior_tools import inner_bounds
-from markovscore._validate import as_tensor, check_integer, check_number, check_points, check_times
+from markovscore.core import as_tensor, check_integer, check_number, check_points, check_times
+from markovscore.diffusions import inner_bounds
 
 try:
     import pandas

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from markovscore import _kernels1d as kernels
+from markovscore.diffusions import axis_laws as kernels
 
 EPS = torch.finfo(torch.float64).eps
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import markovscore as ms
-from markovscore import _modes
-from markovscore.kernels.expm import expm
-from markovscore.simulation import _shares
+from markovscore.core import modes as _modes
+from markovscore.core.walk import _shares
+from markovscore.kernels import expm
 
 MODES = {
     "inference": torch.inference_mode,
@@ -59,7 +59,8 @@ BASES = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", BASES)
 def test_a_basis_first_used_in_a_mode_serves_derivatives(mode, name):
-    from markovscore.eigenbasis import hermite, trigonometric
+    from markovscore.core import hermite
+    from markovscore.eigenbasis import trigonometric
 
     for cached in (hermite._derivative, trigonometric._derivative, trigonometric._speeds):
         cached.cache_clear()

@@ -7,14 +7,20 @@ import pytest
 import scipy.stats
 import torch
 
-from markovscore import _times
-from markovscore._times import TimeSampler
 from markovscore.datasets import DiffusedMixture, mixture_1d
-from markovscore.diffusions import BoxBrownian, LinearSDE, OrnsteinUhlenbeck, TorusBrownian
-from markovscore.objectives import DenoisingSM
-from markovscore.priors import Gaussian, ProductMixture
-from markovscore.processes import DoubleWell, Langevin
-from markovscore.variance_preserving import VariancePreserving
+from markovscore.diffusions import (
+    BoxBrownian,
+    DoubleWell,
+    Gaussian,
+    Langevin,
+    LinearSDE,
+    OrnsteinUhlenbeck,
+    ProductMixture,
+    TorusBrownian,
+    VariancePreserving,
+)
+from markovscore.objectives import DenoisingSM, TimeSampler
+from markovscore.objectives import draws as _times
 
 N = 20_000
 CHOICES = [(w, t) for w in ("likelihood", "variance") for t in ("uniform", "log", "importance")]

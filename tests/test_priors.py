@@ -6,17 +6,18 @@ import pytest
 import scipy.stats
 import torch
 
-from markovscore import Langevin, local_transition, product_priors
-from markovscore._jacobian import drift_jacobian, field_jacobian
-from markovscore.priors import (
+from markovscore import Langevin, local_transition
+from markovscore.core import drift_jacobian, field_jacobian
+from markovscore.diffusions import (
     Gaussian,
     GaussianMixture,
     Logistic,
     ProductMixture,
     UniformBox,
     UniformTorus,
+    product_priors,
 )
-from markovscore.transitions import local_moments
+from markovscore.targets import local_moments
 
 FACTOR = torch.tensor([[1.5, 0.0], [-0.7, 0.4]], dtype=torch.float64)
 MEANS = torch.tensor([[2.0, -1.0], [-1.0, 0.5], [0.0, 3.0]], dtype=torch.float64)

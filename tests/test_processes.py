@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore._fields import value_and_divergence
-from markovscore._jacobian import drift_and_vjp, drift_jacobian, field_jacobian
+from markovscore.core import drift_and_vjp, drift_jacobian, field_jacobian, value_and_divergence
 
 MEANS = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
 MIXTURE = ms.GaussianMixture(MEANS, torch.tensor([0.8, 0.5, 1.1]), torch.tensor([0.5, 0.2, 0.3]))

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import markovscore as ms
-from markovscore._fields import value_and_divergence
+from markovscore.core import value_and_divergence
 
 F64 = torch.float64
 TIMES = torch.cat([torch.zeros(1), torch.logspace(-3, 0.7, 80)])

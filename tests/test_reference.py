@@ -9,7 +9,7 @@ import scipy.linalg
 import torch
 
 from markovscore import BoxBrownian, DiffusedMixture, LinearSDE, TorusBrownian
-from markovscore.priors import Gaussian, GaussianMixture, Logistic
+from markovscore.diffusions import Gaussian, GaussianMixture, Logistic
 from markovscore.reference import fokker_planck
 
 F64 = torch.float64

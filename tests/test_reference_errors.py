@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from markovscore import LinearSDE, TorusBrownian
-from markovscore.priors import Gaussian
+from markovscore.diffusions import Gaussian
 from markovscore.reference import fokker_planck
 
 STANDARD = Gaussian(1).log_prob

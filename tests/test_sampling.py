@@ -8,17 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from markovscore._blocks import block_rows, trace_rows
-from markovscore._fields import value_and_divergence
-from markovscore._linear import linear_transition
+from markovscore.core import (
+    Diagonal,
+    block_rows,
+    linear_transition,
+    trace_rows,
+    value_and_divergence,
+)
 from markovscore.diffusions import (
     BoxBrownian,
+    Gaussian,
     LinearSDE,
     OrnsteinUhlenbeck,
     TorusBrownian,
 )
-from markovscore.linear_maps import Diagonal
-from markovscore.priors import Gaussian
 from markovscore.sampling import log_likelihood, sample_ode, sample_sde
 
 F64 = torch.float64
@@ -483,8 +486,8 @@ def test_blocks_of_rows_bound_what_the_score_sees_and_change_nothing(monkeypatch
 
     whole = list(results())
     assert [rows for _, rows in whole] == [50] * 4
-    monkeypatch.setattr("markovscore._blocks._VALUES", 2 * 20)
-    monkeypatch.setattr("markovscore._blocks._TRACE_VALUES", 2 * 7)
+    monkeypatch.setattr("markovscore.core.blocks._VALUES", 2 * 20)
+    monkeypatch.setattr("markovscore.core.blocks._TRACE_VALUES", 2 * 7)
     blocks = list(results())
     assert [rows for _, rows in blocks] == [20, 20, 7, 7]
     for (expected, _), (found, _) in zip(whole, blocks, strict=True):

@@ -130,7 +130,9 @@ def test_strong_order_one_and_the_package_is_that_scheme(monkeypatch):
     for count in counts:
         coarse = dW.reshape(count, fine // count, n, 1).sum(1)
         noise = iter(coarse / math.sqrt(t / count))
-        monkeypatch.setattr("markovscore.simulation.noise_like", lambda *_, z=noise: next(z))
+        monkeypatch.setattr(
+            "markovscore.diffusions.simulation.noise_like", lambda *_, z=noise: next(z)
+        )
         y = ms.simulate(ms.DoubleWell(), x0, t, count)
         torch.testing.assert_close(y, Replayed(coarse).run(x0, t))
         errors.append(float((y - truth).abs().mean()))

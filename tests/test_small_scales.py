@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore._clock import LONGEST_STEP, clock_of, graded_times, log_clock, refined_times
-from markovscore.sampling import _time_grid
+from markovscore.core import clock_of
+from markovscore.diffusions import LONGEST_STEP, graded_times, log_clock, refined_times
+from markovscore.sampling.flow import _time_grid
 
 F64 = torch.float64
 OU, VP = ms.OrnsteinUhlenbeck(2, horizon=6.0), ms.VariancePreserving(2)

@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import roots_hermitenorm
 
 import markovscore as ms
-from markovscore.selection import greedy
-from markovscore.shrinkage import heat_kernel, heat_risk, james_stein, shrink
-from markovscore.spectral import solve
+from markovscore.spectral import greedy, heat_kernel, heat_risk, james_stein, shrink, solve
 
 F64 = torch.float64
 PROCESSES = [
@@ -385,7 +383,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     score.save(path)
     before = path.read_bytes()
     monkeypatch.setattr(
-        "markovscore._files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk"))
+        "markovscore.core.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk"))
     )
     with pytest.raises(OSError, match="disk"):
         score.save(path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore import _steering
+from markovscore.targets import steering as _steering
 
 SHARP = ms.Langevin(ms.GaussianMixture([[-2.0, 0.0], [2.0, 0.0]], 0.3), beta=1.0, horizon=2.0)
 

@@ -6,8 +6,8 @@ import torch
 
 import markovscore as ms
 from markovscore import metrics
-from markovscore._validate import check_number, check_time
-from markovscore.kernels.paths import PathDrift, Steps, euler_paths
+from markovscore.core import check_number, check_time
+from markovscore.kernels import PathDrift, Steps, euler_paths
 
 F64 = torch.float64
 SHARE = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)

@@ -10,8 +10,8 @@ import torch
 from numpy.polynomial import Polynomial
 
 import markovscore as ms
-from markovscore._linear import window_moments
-from markovscore.transitions import covariance_factor, phi1, phi2
+from markovscore.core import window_moments
+from markovscore.targets import covariance_factor, phi1, phi2
 
 MIXTURE = ms.GaussianMixture(torch.tensor([[2.0, 2.0], [-2.0, 1.0]]), 0.8)
 LANGEVIN = ms.Langevin(MIXTURE)

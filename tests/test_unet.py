@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import conv2d, group_norm, interpolate, silu
 
 from markovscore import DenoisingSM, ImplicitSM, OrnsteinUhlenbeck, ScoreUNet, train
-from markovscore._fields import pull_back, value_and_divergence
+from markovscore.core import pull_back, value_and_divergence
 
 F64 = torch.float64
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from markovscore._validate import check_points, check_times, expand_like
+from markovscore.core import check_points, check_times, expand_like
 
 
 def test_points_pass_unchanged():

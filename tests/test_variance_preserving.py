@@ -24,8 +24,7 @@ from markovscore import (
     sample_sde,
     simulate,
 )
-from markovscore._fields import value_and_divergence
-from markovscore._jacobian import drift_jacobian
+from markovscore.core import drift_jacobian, value_and_divergence
 
 N = 20_000
 BETAS = [(0.1, 20.0), 2.0, (3.0, 0.5)]

@@ -1,31 +1,48 @@
 """Scores of Markov diffusions: in closed form from the generator's spectrum, or by regression."""
 
-from . import claims, datasets, figures, metrics
-from .additive import AdditiveScore
-from .additive_moments import AdditiveMoments
-from .datasets import DiffusedMixture, mixture_1d, toy
-from .diffusions import BoxBrownian, Diffusion, LinearSDE, OrnsteinUhlenbeck, TorusBrownian
-from .eigenbasis import Cosine, Fourier, Hermite
-from .evidence import elbo
-from .images import Images
-from .linear_maps import Diagonal
-from .networks import ScoreMLP
-from .objectives import DenoisingSM
-from .path_buffer import PathBuffer
-from .path_objectives import ImplicitSM, LocalDSM, PathShiftDSM
-from .path_shift import linearised_weight, path_shift_target
-from .priors import Gaussian, GaussianMixture, Logistic, ProductMixture, UniformBox, UniformTorus
-from .processes import ActiveSwimmer, DoubleWell, Langevin, TrappedParticles
+import importlib
+from types import ModuleType
+
+from . import datasets, metrics
+from .core import Diagonal
+from .datasets import DiffusedMixture, Images, mixture_1d, toy
+from .diffusions import (
+    ActiveSwimmer,
+    BoxBrownian,
+    Diffusion,
+    DoubleWell,
+    Gaussian,
+    GaussianMixture,
+    Langevin,
+    LinearSDE,
+    Logistic,
+    OrnsteinUhlenbeck,
+    ProductMixture,
+    TorusBrownian,
+    Trajectory,
+    TrappedParticles,
+    UniformBox,
+    UniformTorus,
+    VariancePreserving,
+    simulate,
+)
+from .eigenbasis import Cosine, Fourier, Hermite, SpectralWarning
+from .networks import ResidualScore, ScoreMLP, ScoreUNet
+from .objectives import DenoisingSM, ImplicitSM, LocalDSM, PathBuffer, PathShiftDSM
 from .reference import FokkerPlanck, fokker_planck
-from .residual import ResidualScore
-from .sampling import log_likelihood, sample_ode, sample_sde
-from .simulation import Trajectory, simulate
-from .spectral import SpectralScore, SpectralWarning, fit_spectral
-from .stein import SteinCheck, stein_check
+from .sampling import elbo, log_likelihood, sample_ode, sample_sde
+from .spectral import AdditiveMoments, AdditiveScore, SpectralScore, fit_spectral
+from .targets import (
+    SteinCheck,
+    clock_window,
+    fixed_window,
+    linearised_weight,
+    local_target,
+    local_transition,
+    path_shift_target,
+    stein_check,
+)
 from .training import TrainResult, train
-from .transitions import clock_window, fixed_window, local_target, local_transition
-from .unet import ScoreUNet
-from .variance_preserving import VariancePreserving
 
 __version__ = "0.1.0"
 
@@ -90,3 +107,21 @@ __all__ = [
     "toy",
     "train",
 ]
+
+# For the book alone, with libraries of their own (matplotlib, IPython): imported when first used.
+_LAZY = ("claims", "figures")
+
+for _name in __all__:  # one address for every public name, wherever it is defined
+    if hasattr(_thing := globals().get(_name), "__module__"):
+        _thing.__module__ = __name__
+del _name, _thing
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,24 +4,22 @@ A ``score`` or ``truth`` is a callable ``(x (B, d), t) -> (B, d)``.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._modes import full_precision
-from ._validate import (
+from .core import (
+    Score,
     as_tensor,
     check_generator,
     check_integer,
     check_number,
     check_points,
     check_time,
+    full_precision,
 )
-
-Score = Callable[[Tensor, Any], Tensor]
 
 # Rows per block: a block of the Gram matrix against 10^5 points in float64 stays under 1 GB.
 CHUNK = 1024

@@ -7,7 +7,7 @@ import torch
 from lib.timing import median, paired, ratio, report
 
 import markovscore as ms
-from markovscore._linear import window_moments
+from markovscore.core import window_moments
 
 BATCH = 512
 

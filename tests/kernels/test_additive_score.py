@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore.kernels import dispatch
-from markovscore.kernels.additive_score import additive_score
+from markovscore.kernels import additive_score, dispatch
 
 from .compiled import resources
 

@@ -8,8 +8,7 @@ import sys
 import pytest
 import torch
 
-from markovscore.kernels import dispatch
-from markovscore.kernels.dispatch import VARIABLE, row_blocks, unsupported, use_triton
+from markovscore.kernels import VARIABLE, dispatch, row_blocks, unsupported, use_triton
 
 X = torch.ones(3, 2)
 

@@ -8,8 +8,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from markovscore.kernels import dispatch
-from markovscore.kernels.expm import _DEGREE, expm
+from markovscore.kernels import dispatch, expm
+from markovscore.kernels.expm import _DEGREE
 
 from .compiled import resources
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from markovscore.additive_moments import AdditiveMoments
-from markovscore.kernels import dispatch
-from markovscore.kernels.hermite_moments import hermite_moments
+from markovscore.kernels import dispatch, hermite_moments
+from markovscore.spectral import AdditiveMoments
 
 from .compiled import resources
 

@@ -9,9 +9,8 @@ import scipy.linalg
 import torch
 
 import markovscore as ms
-from markovscore.kernels import dispatch
-from markovscore.kernels.local_transition import SingularCovarianceError, local_transition
-from markovscore.path_objectives import LocalDSM
+from markovscore.kernels import SingularCovarianceError, dispatch, local_transition
+from markovscore.objectives import LocalDSM
 
 from .compiled import resources
 

@@ -1,17 +1,19 @@
 """Whole paths in a kernel: against the twin path by path, the eager loops on the same noise, the
 exact law of a linear chain, and Stein's identity for the targets."""
 
+import importlib
 import math
 
 import pytest
 import torch
 
 import markovscore as ms
-from markovscore import _kernel_paths, path_shift, simulation
-from markovscore.kernels import dispatch
-from markovscore.kernels.paths import PathDrift, Steps, euler_paths
-from markovscore.kernels.philox import philox_normals
+from markovscore.core.types import clock_of
+from markovscore.diffusions import kernel_paths as _kernel_paths
+from markovscore.kernels import PathDrift, Steps, dispatch, euler_paths, philox_normals
 
+simulation = importlib.import_module("markovscore.diffusions.simulation")
+path_shift = importlib.import_module("markovscore.targets.path_shift")
 CORNERS = torch.tensor([[1.5, 1.0], [-1.0, 0.5], [0.2, -1.3]], dtype=torch.float64)
 LARGE = torch.linspace(-1, 1, 45, dtype=torch.float64).reshape(9, 5).sin() * 2
 SCALES, WEIGHTS = torch.tensor([0.6, 0.9, 1.2]), torch.tensor([0.5, 0.2, 0.3])
@@ -101,7 +103,7 @@ def test_the_eager_loops_on_the_same_noise(name, monkeypatch):
     y0, columns = points(9, d), 1 if name == "swimmer" else d
     t = torch.linspace(0.3, 0.9, 9, dtype=torch.float64)
     s = 0.4 * t
-    clock = simulation.clock_of(process)
+    clock = clock_of(process)
     first, second = (
         Steps(steps, clock.between(a, b) / steps) for a, b in ((torch.zeros_like(s), s), (s, t))
     )
@@ -292,7 +294,7 @@ def test_malformed_steps_and_points(device):
 @pytest.mark.parametrize("name", ["double well", "mixture", "swimmer"])
 def test_simulate_and_path_shift_target_use_it(name, device):
     process, d = PROCESSES[name]
-    y0, clock = points(6, d).to(device), simulation.clock_of(process)
+    y0, clock = points(6, d).to(device), clock_of(process)
     t = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.8, 1.0], dtype=torch.float64)
     seed = int(torch.randint(2**63 - 1, (1,), generator=rng(device), device=device))
     found = ms.simulate(process, y0, t, 5, rng(device))

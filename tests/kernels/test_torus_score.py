@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore.kernels import dispatch
-from markovscore.kernels.torus_score import MAX_COORDINATE, torus_score
+from markovscore.kernels import MAX_COORDINATE, dispatch, torus_score
 
 from .compiled import resources
 

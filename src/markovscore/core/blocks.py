@@ -12,8 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fields import Field, Time, value_and_divergence, value_and_probe
-from ._fields import check_field as same_shape
+from .fields import (
+    Field,
+    Time,
+    check_field,
+    noise_at,
+    pull_back,
+    value_and_divergence,
+    value_and_probe,
+)
+from .types import Score
+from .walk import noise_like
 
 _VALUES = 2**19
 # Derivatives keep every activation. 2^17 values are 42 images of 3 x 32 x 32: 2 GB for the network
@@ -54,7 +63,7 @@ def by_blocks(
 
 def score_values(score: Callable[..., Tensor], x: Tensor, t: Time) -> Tensor:
     """``score(x, t)``, shape ``(B, d)``."""
-    return by_blocks(lambda x, t: (same_shape(score(x, t), x, "score"),), block_rows(x), x, t)[0]
+    return by_blocks(lambda x, t: (check_field(score(x, t), x, "score"),), block_rows(x), x, t)[0]
 
 
 def score_and_divergence(
@@ -123,3 +132,22 @@ def explain_memory(knob: str) -> Iterator[None]:
         raise torch.OutOfMemoryError(
             f"out of memory: {knob}, or use a smaller network ({error})"
         ) from error
+
+
+def score_and_trace(
+    diffusion: Any, score: Score, y: Tensor, t: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``; with a generator, by one random probe."""
+    s, vjp = pull_back(lambda x, _: score(x, t), y, t)
+    G = noise_at(diffusion, y, t)
+    if generator is not None:
+        u = G @ noise_like(G, y, generator).sign()
+        return s, (vjp(u) * u).sum(1)
+    trace = torch.zeros_like(y[:, 0])
+    columns = G.columns(y.shape[1])
+    for column in range(columns):
+        one_hot = y.new_zeros(len(y), columns)
+        one_hot[:, column] = 1
+        u = G @ one_hot
+        trace = trace + (vjp(u) * u).sum(1)
+    return s, trace

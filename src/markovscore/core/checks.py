@@ -332,6 +332,17 @@ def _number(value: Any, finite: bool = True) -> float | None:
     return number if math.isfinite(number) or (not finite and number == number) else None
 
 
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is one real number, infinity included, of Python, numpy or torch."""
+    return _number(value, finite=False) is not None
+
+
+def is_integer(value: Any) -> bool:
+    """Whether ``value`` is a number that :func:`check_integer` would take."""
+    number = _number(value)
+    return number is not None and number == math.floor(number)
+
+
 def check_steps(steps: Any) -> int:
     """``steps`` as an integer >= 1; ``ValueError`` where it is not."""
     return check_integer(steps, "steps")
@@ -496,3 +507,27 @@ def _check_rows(owner: Any, points: dict[str, Tensor]) -> None:
             f"{', '.join(sizes)}: expected as many rows of each, found {counts}: pass one row for "
             "each pair, or a single one for all"
         )
+
+
+TIME_LAWS = ("uniform", "log", "importance")
+
+
+def check_time_range(
+    diffusion: Any, t_min: float, t_max: float | None, times: str
+) -> tuple[float, float]:
+    """``t_min`` and ``t_max``, the diffusion's horizon where that is None.
+
+    Raises:
+        ValueError: not ``0 < t_min < t_max <= horizon``, or an unknown time sampler.
+    """
+    horizon = float(getattr(diffusion, "horizon", math.inf))
+    t_min = check_number(t_min, "t_min")
+    high = horizon if t_max is None else check_number(t_max, "t_max", finite=False)
+    if not 0 < t_min < high < math.inf:
+        raise ValueError(
+            f"expected 0 < t_min < t_max < inf, found t_min = {t_min}, t_max = {high}: "
+            "t_max=None takes the diffusion's horizon"
+        )
+    if times not in TIME_LAWS:
+        raise ValueError(f"times: expected 'uniform', 'log' or 'importance', found {times!r}")
+    return t_min, high

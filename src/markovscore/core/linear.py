@@ -24,7 +24,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from ._validate import check_precision
+from .checks import check_precision
 
 # A pivot of the Cholesky factor below this share of its variance is rounding, not noise.
 SINGULAR = 1e-13

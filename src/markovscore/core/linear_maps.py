@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._linear import first_silent
-from ._modes import full_precision
-from ._validate import as_tensor
+from .checks import as_tensor
+from .linear import first_silent
+from .modes import full_precision
 
 
 @dataclass(frozen=True, eq=False)

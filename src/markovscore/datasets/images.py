@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _image_store
-from ._validate import check_integer, check_points
+from ..core import check_integer, check_points
+from .cifar10 import SHAPE, checksum, open_split
 
 SPLITS = ("train", "test")
 DIGITS_TRAIN = 1500
@@ -203,15 +203,15 @@ def load_cifar10(split: str) -> Images:
         PermissionError: the cache cannot be written.
     """
     _check_split(split)
-    pixels, labels, checksum = _image_store.open_split(split)
+    pixels, labels, found = open_split(split)
     return Images(
         torch.from_numpy(pixels),
         torch.from_numpy(labels),
-        _image_store.SHAPE,
+        SHAPE,
         256,
         "cifar10",
         split,
-        checksum,
+        found,
     )
 
 
@@ -225,5 +225,4 @@ def _images(
 ) -> Images:
     """Images with the checksum of their content."""
     crc = zlib.crc32(pixels.contiguous().cpu().numpy().data)
-    checksum = _image_store.checksum(labels.cpu().numpy(), crc)
-    return Images(pixels, labels, shape, levels, name, split, checksum)
+    return Images(pixels, labels, shape, levels, name, split, checksum(labels.cpu().numpy(), crc))

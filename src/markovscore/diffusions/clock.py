@@ -8,52 +8,15 @@ All methods take and return float64 tensors of any shape.
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._modes import lasting, remembered
-from ._validate import as_tensor
+from ..core import as_tensor, clock_of, lasting, remembered
 
 Beta = float | tuple[float, float] | Callable[[Tensor], Tensor]
-
-
-class Clock(Protocol):
-    """What a diffusion's ``clock`` must be able to do."""
-
-    def rate(self, t: Tensor) -> Tensor:
-        """``beta(t)``, positive."""
-
-    def elapsed(self, t: Tensor) -> Tensor:
-        """``tau(t) = int_0^t beta``."""
-
-    def between(self, s: Tensor, t: Tensor) -> Tensor:
-        """``int_s^t beta`` for ``s <= t``, to full relative accuracy however close they are."""
-
-    def inverse(self, tau: Tensor) -> Tensor:
-        """The ``t`` with ``tau(t) = tau``."""
-
-
-class IdentityClock:
-    """``tau = t``: the clock of a process that has none."""
-
-    def rate(self, t: Tensor) -> Tensor:
-        """One."""
-        return torch.ones_like(t)
-
-    def elapsed(self, t: Tensor) -> Tensor:
-        """``t``."""
-        return t
-
-    def between(self, s: Tensor, t: Tensor) -> Tensor:
-        """``t - s``."""
-        return t - s
-
-    def inverse(self, tau: Tensor) -> Tensor:
-        """``tau``."""
-        return tau
 
 
 class LinearClock:
@@ -220,14 +183,6 @@ def make_clock(beta: Beta, horizon: float) -> LinearClock | QuadratureClock:
             "pass for instance beta=(0.1, 10.0)"
         )
     return LinearClock(first, last, horizon)
-
-
-_IDENTITY = IdentityClock()
-
-
-def clock_of(diffusion: Any) -> Clock:
-    """The diffusion's ``clock``, or ``tau = t``."""
-    return getattr(diffusion, "clock", _IDENTITY)
 
 
 LONGEST_STEP = 0.05  # of :func:`log_clock`: steps of a second-order method lose about 1e-3

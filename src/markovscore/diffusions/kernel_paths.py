@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._clock import clock_of
-from .kernels import dispatch
-from .kernels.paths import PathDrift as PathDrift
-from .kernels.paths import Steps, euler_paths, kernel_limit
+from ..core import clock_of
+from ..kernels import VARIABLE, PathDrift, Steps, euler_paths, kernel_limit, use_triton
 
 
 def offered(owner: Any, method: str, *fields: str) -> PathDrift | None:
@@ -56,14 +54,14 @@ def _drift(diffusion: Any, y: Tensor) -> PathDrift | None:
     if not hasattr(diffusion, "euler_kernel"):
         return None
     # Where the answer is PyTorch in any case, no parameters are gathered: 70 us of a short call.
-    if not y.is_cuda and os.environ.get(dispatch.VARIABLE) != "interpret":
-        dispatch.use_triton("euler_paths", y)  # logs it, and refuses where Triton is forced
+    if not y.is_cuda and os.environ.get(VARIABLE) != "interpret":
+        use_triton("euler_paths", y)  # logs it, and refuses where Triton is forced
         return None
     fields = ("drift", "dispersion", "shift_target", "project")
     drift = offered(diffusion, "euler_kernel", *fields)
     if drift is None:
         return None
-    return drift if dispatch.use_triton("euler_paths", y, limit=kernel_limit(drift, y)) else None
+    return drift if use_triton("euler_paths", y, limit=kernel_limit(drift, y)) else None
 
 
 def _seed(y: Tensor, generator: torch.Generator | None) -> Tensor:

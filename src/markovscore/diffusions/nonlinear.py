@@ -11,15 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._clock import Beta, make_clock
-from ._constants import Constants
-from ._fields import Time, pull_back
-from ._jacobian import field_jacobian, times_vector
-from ._kernel_paths import PathDrift, offered
-from ._modes import full_precision, lasting
-from ._validate import check_from_start, check_number, expand_like, takes_arrays
-from .diffusions import Diffusion, _check_horizon, _time
-from .priors import Gaussian, _check_dim
+from ..core import (
+    Constants,
+    Time,
+    check_number,
+    expand_like,
+    field_jacobian,
+    full_precision,
+    lasting,
+    pull_back,
+    takes_arrays,
+    times_vector,
+)
+from ..kernels import PathDrift
+from .base import Diffusion, _check_horizon, _time
+from .clock import Beta, make_clock
+from .kernel_paths import offered
+from .priors import _check_dim
 
 
 @takes_arrays
@@ -237,136 +245,3 @@ class ActiveSwimmer(Diffusion):
             targets.append(-(force * noise[:, :, 0]).sum(0) / (self._sigma * h.sqrt()))
         along_v, along_x = targets
         return torch.stack([along_x - slope[-1] * along_v, along_v], 1)
-
-
-@takes_arrays
-class TrappedParticles(Diffusion):
-    r"""``N`` particles in a moving harmonic trap; exactly Gaussian, at any size.
-
-    .. math:: dx_i = (-\tfrac12 x_i + \mu_t - \tfrac12 \bar x)\, dt + \sqrt{2D}\, dW_i, \qquad
-              \mu_t = R\,(\cos \omega t, \sin \omega t), \qquad x_i \in \mathbb R^2
-
-    (Boffi and Vanden-Eijnden 2023, arXiv:2206.04642). The drift is ``mu_t - x_i`` plus
-    ``(x_i - xbar) / 2``: the particles repel each other. The centre ``xbar`` relaxes at rate 1
-    towards the trap and the deviations from it at rate 1/2, so that from an isotropic start the
-    covariance is ``a(t)`` on the deviations and ``b(t)`` on the centre.
-    A row holds ``x_1, y_1, x_2, y_2, ...``.
-
-    Args:
-        n_particles: ``N``; the dimension is ``2 N``.
-        D: noise strength.
-        radius, omega: of the trap's circle; one turn in two units of time (our choice).
-        start_scale: standard deviation around the trap at ``t = 0`` of ``initial`` (our choice).
-        horizon: end of the time interval; ``prior`` is the exact law there.
-    """
-
-    @lasting
-    def __init__(
-        self,
-        n_particles: int = 50,
-        D: float = 0.25,
-        radius: float = 2.0,
-        omega: float = math.pi,
-        start_scale: float = 0.5,
-        horizon: float = 5.0,
-    ) -> None:
-        self.n_particles, self.dim = _check_dim(n_particles), 2 * _check_dim(n_particles)
-        self.D, self.radius = check_number(D, "D", positive=True), check_number(radius, "radius")
-        self.omega, self.horizon = check_number(omega, "omega"), _check_horizon(horizon)
-        self.start_scale = check_number(start_scale, "start_scale", positive=True)
-        self.initial, self.prior = self.law(0.0), self.law(self.horizon)
-
-    def trap(self, t: Time) -> Tensor:
-        """``mu_t``, shape ``(..., 2)`` for ``t`` of shape ``(...)``."""
-        angle = self.omega * _time(t)
-        return self.radius * torch.stack([angle.cos(), angle.sin()], -1)
-
-    def drift(self, y: Tensor, t: Time) -> Tensor:
-        """``-x_i / 2 + mu_t - xbar / 2``, shape ``(B, 2 N)``."""
-        x = self._particles(y)
-        pull = self.trap(expand_like(t, y)[:, 0])[:, None] - 0.5 * x.mean(1, keepdim=True)
-        return (pull - 0.5 * x).flatten(1)
-
-    def dispersion(self, t: Time) -> Tensor:
-        """``sqrt(2 D)``, 0-dim."""
-        return torch.tensor(math.sqrt(2 * self.D), dtype=torch.float64, device="cpu")
-
-    def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
-        """``-(I + 1 1^T / N) / 2`` for each axis of the plane, shape ``(B, 2 N, 2 N)``."""
-        n, eye = self.n_particles, torch.eye(2, dtype=y.dtype, device=y.device)
-        couple = torch.eye(n, dtype=y.dtype, device=y.device) + 1 / n
-        return (-0.5 * torch.kron(couple, eye)).expand(len(y), -1, -1)
-
-    def drift_and_vjp(self, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
-        """``f(y, t)`` and ``J^T v`` at a cost linear in ``N``."""
-        u = self._particles(v)
-        return self.drift(y, t), -0.5 * (u + u.mean(1, keepdim=True)).flatten(1)
-
-    def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
-        """``-(N + 1)``, shape ``(B,)``."""
-        return torch.full_like(y[:, 0], -(self.n_particles + 1.0))
-
-    @lasting
-    def law(self, t: float) -> Gaussian:
-        """The exact law at time ``t`` of a start from ``initial``, in ``R^{2N}``."""
-        t = check_number(t, "t")
-        mean = self._centre(torch.tensor(self.radius + 0j, dtype=torch.complex128), _time(t))
-        a, b = self._variances(_time(t), self.start_scale**2)
-        n, eye = self.n_particles, torch.eye(2, dtype=torch.float64)
-        block = a * torch.eye(n, dtype=torch.float64) + (b - a) / n
-        factor = torch.kron(torch.linalg.cholesky(block).contiguous(), eye)
-        return Gaussian(self.dim, torch.view_as_real(mean).repeat(n), factor)
-
-    def std(self, t: Time) -> Tensor:
-        """Root mean square of the transition's standard deviations, the shape of ``t``."""
-        a, b = self._variances(_time(t), 0.0)
-        return (a + (b - a) / self.n_particles).sqrt()
-
-    def sample_transition(
-        self, x0: Tensor, t: Time, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, 2 N)``; ``t > 0``."""
-        mean, a, b = self._moments(x0, t)
-        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        return mean + self._scaled(z, a.sqrt(), b.sqrt())
-
-    def log_transition(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
-        """``log p(Y_t = y | Y_0 = x0)``, shape ``(B,)``; ``t > 0``."""
-        mean, a, b = self._moments(x0, t)
-        z = self._scaled(y - mean, a.rsqrt(), b.rsqrt())
-        log_det = (self.n_particles - 1) * a.log() + b.log()  # half of it: the plane has two axes
-        return -0.5 * z.square().sum(1) - log_det[:, 0, 0] - self.n_particles * math.log(math.tau)
-
-    def transition_score(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
-        """``grad_y log p(Y_t = y | Y_0 = x0)``, shape ``(B, 2 N)``; ``t > 0``."""
-        mean, a, b = self._moments(x0, t)
-        return -self._scaled(y - mean, 1 / a, 1 / b)
-
-    def _particles(self, y: Tensor) -> Tensor:
-        return y.reshape(len(y), self.n_particles, 2)
-
-    def _scaled(self, z: Tensor, deviation: Tensor, centre: Tensor) -> Tensor:
-        """``z`` with its deviations and its centre multiplied by different factors."""
-        z = self._particles(z)
-        mean = z.mean(1, keepdim=True)
-        return (deviation * (z - mean) + centre * mean).flatten(1)
-
-    def _variances(self, t: Tensor, start: float) -> tuple[Tensor, Tensor]:
-        """``a(t)`` and ``b(t)``, from ``a' = -a + 2 D`` and ``b' = -2 b + 2 D``."""
-        grown, centre = -torch.expm1(-t), -torch.expm1(-2 * t)
-        return start * (1 - grown) + 2 * self.D * grown, start * (1 - centre) + self.D * centre
-
-    def _centre(self, start: Tensor, t: Tensor) -> Tensor:
-        """``xbar(t)`` without noise, in the complex plane, from ``xbar' = -xbar + R e^{i w t}``."""
-        decay = torch.exp(-t)
-        driven = (torch.exp(1j * self.omega * t) - decay) / (1 + 1j * self.omega)
-        return decay * start + self.radius * driven
-
-    def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean ``(B, 2 N)``, and ``a``, ``b``, each ``(1 or B, 1, 1)``."""
-        t = expand_like(t, self._particles(x0))
-        check_from_start(t, after=True)
-        centred = self._scaled(x0, torch.exp(-0.5 * t), torch.exp(-t))
-        pulled = torch.view_as_real(self._centre(torch.zeros_like(t), t)[:, :, 0])
-        mean = (self._particles(centred) + pulled).flatten(1)
-        return mean, *self._variances(t, 0.0)

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._modes import full_precision, lasting
-from ._prior_tools import (
+from ..core import as_tensor, check_integer, check_number, full_precision, lasting, takes_arrays
+from ..kernels import PathDrift
+from .priors import (
     LOG_2PI,
     Device,
     Parameter,
@@ -20,8 +21,6 @@ from ._prior_tools import (
     _check_positive,
     _placement,
 )
-from ._validate import as_tensor, check_integer, check_number, takes_arrays
-from .kernels.paths import PathDrift
 
 
 @takes_arrays

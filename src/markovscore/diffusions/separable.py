@@ -29,79 +29,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _kernels1d as kernels
-from ._fields import Time, drift_at, value_and_divergence
-from ._linear import cholesky, linear_transition, stationary_factor
-from ._modes import full_precision, lasting
-from ._prior_tools import inner_bounds, with_rounding
-from ._validate import (
-    as_tensor,
-    check_from_start,
-    check_number,
-    check_precision,
-    check_time,
-    expand_like,
-    takes_arrays,
+from ..core import Time, expand_like, lasting, takes_arrays
+from ..eigenbasis import Cosine, Fourier, Hermite
+from .axis_laws import (
+    normal_log_prob,
+    normal_score,
+    reflected_normal_log_prob,
+    reflected_normal_score,
+    wrapped_normal_log_prob,
+    wrapped_normal_score,
 )
-from .eigenbasis import Cosine, Fourier, Hermite
-from .priors import Gaussian, Source, UniformBox, UniformTorus
-
-SQRT2 = math.sqrt(2.0)
-
-
-def _time(t: Time) -> Tensor:
-    """``t`` as a tensor; a number becomes 0-dim float64, which promotes no tensor it meets."""
-    return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
-
-
-def _times_of(t: Time, var: Tensor) -> Tensor:
-    """``t``: 0-dim, or one for each row of ``var`` ``(B or 1, ...)``, of its rank."""
-    t = check_time(t, len(var) if var.ndim and len(var) > 1 else None, like=var)
-    return t.reshape(-1, *[1] * (var.ndim - 1)) if t.ndim and var.ndim else t
-
-
-def _check_horizon(horizon: float) -> float:
-    return check_number(horizon, "horizon", positive=True)
-
-
-@takes_arrays
-class Diffusion:
-    """Base class: ``drift`` and ``dispersion`` are the model, the rest has exact defaults.
-
-    The package calls both with ``t`` as a tensor, 0-dim or ``(B, 1)``, dtype and device of ``y``
-    ``(B, d)``; a score it calls with ``t`` 0-dim or ``(B,)``. The methods of the classes here also
-    take a float and ``(B,)``.
-
-    Attributes:
-        dim: number of coordinates ``d``.
-        horizon: end of the time interval, in the process's clock.
-        prior: law at the horizon (``markovscore.priors``), None where it is not known.
-    """
-
-    dim: int
-    horizon: float
-    prior: Any = None
-
-    def drift(self, y: Tensor, t: Time) -> Tensor:
-        """``f(y, t)``, shape ``(B, d)``, for ``t`` 0-dim or ``(B, 1)``."""
-        raise NotImplementedError(f"{type(self).__name__} needs drift(y, t) -> (B, d)")
-
-    def dispersion(self, t: Time) -> Tensor:
-        """``G(t)``: a number, 0-dim or ``(B, 1)``; a matrix, ``(d, m)`` or ``(B, d, m)``; or
-        :class:`Diagonal`. The second forms are for ``t`` ``(B, 1)``."""
-        raise NotImplementedError(f"{type(self).__name__} needs dispersion(t)")
-
-    def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
-        """``div f(y, t)``, shape ``(B,)``, exact by ``torch.func``."""
-        return value_and_divergence(lambda y, t: drift_at(self, y, t), y, t)[1]
-
-    def project(self, y: Tensor) -> Tensor:
-        """Bring points back into the state space; the identity on ``R^d``."""
-        return y
-
-    def contains(self, x: Tensor) -> Tensor:
-        """True for the rows of ``x`` in the state space, shape ``(B,)``."""
-        return torch.isfinite(x).all(dim=1)
+from .base import SQRT2, Diffusion, _check_horizon, _time, _times_of
+from .clock import make_clock
+from .priors import Gaussian, Source, UniformBox, UniformTorus, inner_bounds, with_rounding
 
 
 @takes_arrays
@@ -213,8 +153,8 @@ class OrnsteinUhlenbeck(_Separable):
         noise = -torch.expm1(-2 * t)
         return torch.exp(-t).unsqueeze(-1) * mean, torch.exp(-2 * t) * var + noise
 
-    _axis_log_prob = staticmethod(kernels.normal_log_prob)
-    _axis_score = staticmethod(kernels.normal_score)
+    _axis_log_prob = staticmethod(normal_log_prob)
+    _axis_score = staticmethod(normal_score)
 
     def eigenbasis(self, n_functions: int) -> Hermite:
         """The ``n_functions`` slowest non-constant eigenfunctions: normalised Hermite products."""
@@ -243,8 +183,8 @@ class TorusBrownian(_Driftless):
         """True for rows in ``[-pi, pi]^d``, to the rounding of float32; shape ``(B,)``."""
         return (x.abs() <= with_rounding(-math.pi, math.pi)[1]).all(dim=1)
 
-    _axis_log_prob = staticmethod(kernels.wrapped_normal_log_prob)
-    _axis_score = staticmethod(kernels.wrapped_normal_score)
+    _axis_log_prob = staticmethod(wrapped_normal_log_prob)
+    _axis_score = staticmethod(wrapped_normal_score)
 
     def eigenbasis(self, n_functions: int) -> Fourier:
         """The ``n_functions`` slowest non-constant eigenfunctions: real Fourier modes."""
@@ -280,10 +220,10 @@ class BoxBrownian(_Driftless):
         return ((x >= low) & (x <= high)).all(dim=1)
 
     def _axis_log_prob(self, y: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        return kernels.reflected_normal_log_prob(y, mean, var, self.low, self.high)
+        return reflected_normal_log_prob(y, mean, var, self.low, self.high)
 
     def _axis_score(self, y: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        return kernels.reflected_normal_score(y, mean, var, self.low, self.high)
+        return reflected_normal_score(y, mean, var, self.low, self.high)
 
     def eigenbasis(self, n_functions: int) -> Cosine:
         """The ``n_functions`` slowest non-constant eigenfunctions: products of cosines."""
@@ -291,94 +231,96 @@ class BoxBrownian(_Driftless):
 
 
 @takes_arrays
-class LinearSDE(Diffusion):
-    r"""Linear time-invariant SDE ``dY = F Y dt + G dW``.
+class VariancePreserving(_Separable):
+    r"""``dY = -beta(t) / 2 Y dt + sqrt(beta(t)) dW``, stationary law ``N(0, I)``, linear ``beta``.
 
-    The transition is :math:`\mathcal N(e^{Ft} x_0, \int_0^t e^{Fu} G G^T e^{F^T u} du)`, both
-    matrices in float64 by series and doubling, once for each distinct time of the batch. ``G`` may
-    be rank-deficient as long as its noise reaches every direction through ``F``.
+    .. math:: Y_t \mid Y_0 = x_0 \sim \mathcal N\big(e^{-\tau / 2} x_0,\ (1 - e^{-\tau}) I\big),
+              \qquad \tau(t) = \int_0^t \beta
+
+    (Song et al. 2021, arXiv:2011.13456, section 3.4 and appendix C, with their default ``beta``
+    from 0.1 to 20 on the normalised time ``[0, 1]``; Ho et al. 2020, arXiv:2006.11239, in the limit
+    of many steps). It is :class:`OrnsteinUhlenbeck` at the time ``tau(t) / 2``, which is what
+    :meth:`ou_time` returns: whatever is known in closed form there, such as an OISM fit at the time
+    ``u``, holds here at the ``t`` with ``ou_time(t) = u``, that is ``clock.inverse(2 u)``.
+
+    Times are turned into ``tau`` in float64 by a product, never a difference, and
+    ``1 - e^{-tau}`` by ``expm1``: a float32 ``t`` is as good down to ``1e-6`` as at 1.
 
     Args:
-        F: drift matrix ``(d, d)``.
-        G: dispersion matrix ``(d, m)``.
+        dim: number of coordinates ``d``.
+        beta: a positive number, or a pair ``(beta(0), beta(horizon))`` for a linear function.
         horizon: end of the time interval.
 
-    The prior is the stationary Gaussian where ``F`` is stable, else None: assign your own.
+    Attributes:
+        clock: ``tau``; simulation, windows and linearisation count in it, as for ``Langevin``.
 
     Raises:
-        ValueError: shapes that do not fit, or non-finite entries.
+        TypeError: ``beta`` is a function: ``Langevin(Gaussian(dim), beta)`` takes one.
+        ValueError: ``beta`` not finite and positive, ``dim < 1``, or a bad horizon.
     """
 
-    @lasting
-    def __init__(self, F: Tensor, G: Tensor, horizon: float = 5.0) -> None:
-        F, G = as_tensor(F, "F", torch.float64), as_tensor(G, "G", torch.float64)
-        if F.ndim != 2 or F.shape[0] != F.shape[1] or G.ndim != 2 or G.shape[0] != F.shape[0]:
-            raise ValueError(
-                f"expected F (d, d) and G (d, m), found {tuple(F.shape)} and {tuple(G.shape)}"
-            )
-        if not bool(torch.isfinite(F).all() and torch.isfinite(G).all()):
-            raise ValueError("expected finite F and G, found NaN or inf")
-        self.F, self.G, self.dim = F, G, F.shape[0]
-        self.horizon = _check_horizon(horizon)
-        factor = stationary_factor(F, G @ G.T)
-        self.prior = None if factor is None else Gaussian(self.dim, scale=factor)
+    autonomous = True
 
-    @full_precision
+    @lasting
+    def __init__(
+        self, dim: int, beta: float | tuple[float, float] = (0.1, 20.0), horizon: float = 1.0
+    ) -> None:
+        if callable(beta):
+            raise TypeError(
+                "beta: expected a number or a pair (beta(0), beta(horizon)), found a function: "
+                "Langevin(Gaussian(dim), beta) takes one, and simulates"
+            )
+        self.horizon = _check_horizon(horizon)
+        self.clock = make_clock(beta, self.horizon)
+        self._unit = OrnsteinUhlenbeck(dim, float(self.ou_time(self.horizon)))
+        self.dim, self.prior = self._unit.dim, self._unit.prior
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this process, for a file."""
+        beta = self.clock.rate(torch.tensor([0.0, self.horizon], dtype=torch.float64)).tolist()
+        return {"dim": self.dim, "beta": beta, "horizon": self.horizon}
+
+    def beta(self, t: Time) -> Tensor:
+        """``beta(t)``, float64, the shape of ``t``."""
+        return self.clock.rate(_time(t).double())
+
+    def ou_time(self, t: Time) -> Tensor:
+        """``int_0^t beta / 2``, the time of ``OrnsteinUhlenbeck``; float64, the shape of ``t``."""
+        return 0.5 * self.clock.elapsed(_time(t).double())
+
     def drift(self, y: Tensor, t: Time) -> Tensor:
-        """``F y``, shape ``(B, d)``."""
-        return y @ self.F.to(y).T
+        """``-beta(t) / 2 y``, shape ``(B, d)``."""
+        return expand_like(-0.5 * self.beta(t), y) * y
 
     def dispersion(self, t: Time) -> Tensor:
-        """``G``, shape ``(d, m)``; as ``t`` where it is a tensor, else float64."""
-        return self.G.to(t) if isinstance(t, Tensor) and t.is_floating_point() else self.G
+        """``sqrt(beta(t))``, float64, the shape of ``t``."""
+        return self.beta(t).sqrt()
+
+    def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
+        """The diagonal, ``-beta(t) / 2`` everywhere, shape ``(B, d)``."""
+        return expand_like(-0.5 * self.beta(t), y).expand_as(y)
+
+    def drift_and_vjp(self, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
+        """``f(y, t)`` and ``J^T v``, ``(B, d)`` each."""
+        slope = expand_like(-0.5 * self.beta(t), y)
+        return slope * y, slope * v
 
     def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
-        """``tr F``, shape ``(B,)``."""
-        return torch.full_like(y[:, 0], float(self.F.trace()))
+        """``-d beta(t) / 2``, shape ``(B,)``."""
+        return expand_like(-0.5 * self.dim * self.beta(t), y[:, 0]).expand(len(y))
 
-    def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """Mean ``(B, d)`` and Cholesky factor of the covariance, ``(1 or B, d, d)``."""
-        check_precision(x0, "x0")
-        t = check_time(t, len(x0)).reshape(-1).cpu()
-        check_from_start(t, after=True)
-        distinct, row = torch.unique(t, return_inverse=True)
-        mean_map, covariance = linear_transition(self.F, self.G @ self.G.T, distinct)
-        factor = cholesky(covariance, distinct)[row].to(x0)
-        mean = (mean_map[row].to(x0) @ x0.unsqueeze(-1)).squeeze(-1)
-        return mean, factor
-
-    @full_precision
     def std(self, t: Time) -> Tensor:
-        """Root mean square of the transition's standard deviations, ``sqrt(tr P / d)``."""
-        t = _time(t)
-        covariance = linear_transition(self.F, self.G @ self.G.T, t.reshape(-1).double().cpu())[1]
-        variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
-        return variance.sqrt().reshape(t.shape).to(t)
+        """``sqrt(1 - e^{-tau(t)})``, dtype and shape of ``t``."""
+        return self._unit.std(self.ou_time(t)).to(_time(t))
 
-    @full_precision
-    def sample_transition(
-        self, x0: Tensor, t: Time, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, d)``, shape ``(B, d)``; ``t > 0``."""
-        mean, factor = self._moments(x0, t)
-        z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        return mean + (factor @ z.unsqueeze(-1)).squeeze(-1)
+    def sample_transition(self, x0: Tensor, t: Time, generator: Source = None) -> Tensor:
+        """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, d)``, shape ``(B, d)``; ``t >= 0``."""
+        return self._unit.sample_transition(x0, self.ou_time(t), generator)
 
-    @full_precision
-    def _whiten(self, y: Tensor, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """``z`` ``(B, d, 1)`` with ``y = mean + factor z``, and the factor."""
-        mean, factor = self._moments(x0, t)
-        factor = factor.expand(y.shape[0], -1, -1)
-        centred = (y - mean).unsqueeze(-1)
-        return torch.linalg.solve_triangular(factor, centred, upper=False), factor
+    def evolve_gaussian(self, mean: Tensor, var: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """``e^{-tau/2} mean`` ``(..., d)`` and ``e^{-tau} var + 1 - e^{-tau}`` ``(...)``."""
+        return self._unit.evolve_gaussian(mean, var, self.ou_time(t))
 
-    def log_transition(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
-        """``log p(Y_t = y | Y_0 = x0)``, shape ``(B,)``; ``t > 0``."""
-        z, factor = self._whiten(y, x0, t)
-        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * z.square().sum((1, 2)) - log_det - 0.5 * self.dim * math.log(2 * math.pi)
-
-    def transition_score(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
-        """``grad_y log p(Y_t = y | Y_0 = x0)``, shape ``(B, d)``; ``t > 0``."""
-        z, factor = self._whiten(y, x0, t)
-        return -torch.linalg.solve_triangular(factor.mT, z, upper=True).squeeze(-1)
+    _axis_log_prob = staticmethod(OrnsteinUhlenbeck._axis_log_prob)
+    _axis_score = staticmethod(OrnsteinUhlenbeck._axis_score)

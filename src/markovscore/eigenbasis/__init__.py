@@ -1,7 +1,22 @@
-"""Eigenfunctions of the generators: Hermite (Ornstein-Uhlenbeck), Fourier (torus), cosine (box)."""
+"""Eigenfunctions of generators, their index sets and averages."""
 
-from .base import Eigenbasis, index_set
+from .base import Eigenbasis, index_set, quadrature_weights
 from .hermite import Hermite
+from .moments import JITTER, MIN_SCALE, POLYNOMIAL_JITTER, Moments, SpectralWarning, warn_if_flat
 from .trigonometric import Cosine, Fourier, Trigonometric
 
-__all__ = ["Cosine", "Eigenbasis", "Fourier", "Hermite", "Trigonometric", "index_set"]
+__all__ = [
+    "JITTER",
+    "MIN_SCALE",
+    "POLYNOMIAL_JITTER",
+    "Cosine",
+    "Eigenbasis",
+    "Fourier",
+    "Hermite",
+    "Moments",
+    "SpectralWarning",
+    "Trigonometric",
+    "index_set",
+    "quadrature_weights",
+    "warn_if_flat",
+]

@@ -32,10 +32,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from .._modes import lasting
-from .._validate import as_tensor, check_integer, check_points, check_precision
-from ..kernels.dispatch import recorded
-from ..moments import Moments
+from ..core import as_tensor, check_integer, check_points, check_precision, lasting
+from ..kernels import recorded
+from .moments import Moments
 
 _MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision
 _CACHE_ENTRIES = 2**16  # a working block of 512 KiB in double precision stays in a core's L2 cache

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._modes import remembered
-from ..moments import PolynomialMoments
+from ..core import remembered
 from .base import (
     Eigenbasis,
     index_set,
@@ -18,6 +17,7 @@ from .base import (
     select,
     squared_errors,
 )
+from .moments import PolynomialMoments
 
 
 class Hermite(Eigenbasis):

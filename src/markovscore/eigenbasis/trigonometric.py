@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._modes import remembered
-from .._validate import check_integer, check_number
-from ..moments import ProductMoments
+from ..core import check_integer, check_number, remembered
 from .base import Eigenbasis, along, index_set, quadrature_weights, scatter, squared_errors
+from .moments import ProductMoments
 
 
 class Trigonometric(Eigenbasis):

@@ -5,12 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._hermite import between, series, standard_scale
-from .._validate import check_finite, expand_like
+from ..core import between, check_finite, expand_like, series, standard_scale
+from .constants import REACH
 from .dispatch import recorded, unsupported, use_triton
 
-# Noise reaches this many standard deviations beyond the data: once in 16,000 times more.
-REACH = 4.0
 MAX_FUNCTIONS = 9  # coefficients of a column stay in registers
 _BLOCK = 2**16  # numbers at a time on a CPU: the dozen arrays of a block stay in the cache
 MAX_TABLE = 2**31 - 1  # entries: offsets in the kernel are 32-bit

@@ -6,9 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._linear import multiplier
-from .._modes import remembered
-from .._validate import check_finite
+from ..core import check_finite, multiplier, remembered
 from .dispatch import FLOATS, recorded, unsupported, use_triton
 
 # The kernel holds a matrix in registers; beyond this size it would not fit.

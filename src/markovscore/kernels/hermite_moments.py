@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._validate import check_finite, check_integer
+from ..core import check_finite, check_integer
 from .dispatch import unsupported, use_triton
 
 MAX_DEGREE = 18

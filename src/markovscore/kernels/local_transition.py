@@ -5,8 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._linear import SINGULAR, first_silent, window_moments
-from .._validate import check_finite
+from ..core import SINGULAR, check_finite, first_silent, window_moments
 from .dispatch import FLOATS, unsupported, use_triton
 
 # Beyond this size four matrices of doubles do not fit in the registers of the threads.

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .constants import DIVERGED
 from .philox import four_normals
 
-# h y^2 of a coordinate with a cubic drift: a step that ends there grew it a thousandfold, for then
-# y = h y_0^3, and h y_0^2 = (h y^2)^(1/3). A stable step has h y^2 < 2.
-DIVERGED = 1e9
 Lengths = tuple[int, Tensor]  # number of steps; their length, and sqrt of it times sigma, (n, 2)
 Step = tuple[int, Tensor, Tensor, Tensor, Tensor | None]
 

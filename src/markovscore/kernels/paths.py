@@ -21,9 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .._validate import check_finite, check_points, check_steps, check_time
-from . import dispatch
-from ._path_twins import Drift, Lengths, follow, walk
+from ..core import check_finite, check_points, check_steps, check_time
+from .dispatch import unsupported, use_triton
+from .path_twins import Drift, Lengths, follow, walk
 from .philox import seed_tensor
 
 MAX_COORDINATES = 8
@@ -85,7 +85,7 @@ def kernel_limit(drift: PathDrift, y0: Tensor) -> str | None:
     """Why the kernel cannot take this drift and these points, None if it can."""
     if drift.coordinates > MAX_COORDINATES:
         return f"expected at most {MAX_COORDINATES} coordinates, found {drift.coordinates}"
-    return dispatch.unsupported(y0)
+    return unsupported(y0)
 
 
 def euler_paths(
@@ -122,7 +122,7 @@ def euler_paths(
     first = _lengths(drift, before, y0, "before")
     second = _lengths(drift, window, y0, "window")
     key = seed_tensor(seed, y0.device)
-    if dispatch.use_triton("euler_paths", y0, limit=kernel_limit(drift, y0)):
+    if use_triton("euler_paths", y0, limit=kernel_limit(drift, y0)):
         from ._triton import paths
 
         start, table = y0.contiguous(), drift.table.to(y0)

@@ -19,21 +19,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import dispatch
+from .constants import COS, LN2, LOG, MULTIPLIERS, ROUNDS, SIN, WEYL
+from .dispatch import MAX_ELEMENTS, use_triton
 
-ROUNDS = 10
-MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-WEYL = (0x9E3779B9, 0xBB67AE85)
 _WORD = 0xFFFFFFFF
 
-# Minimax polynomials, lowest power first. (ln(1 + f) - f) / f^2 on [sqrt(1/2) - 1, sqrt(2) - 1],
-# relative error of the logarithm 3e-8:
-LOG = (-0.4999999106, 0.3333395123, -0.2500175536, 0.1996207237,
-       -0.1657050848, 0.1491797417, -0.1430751830, 0.0873483644)  # fmt: skip
-# sin(pi s / 4) / s and cos(pi s / 4) in s^2 for |s| <= 1, errors 2.4e-9 and 2.8e-8:
-SIN = (0.7853981853, -0.0807454363, 0.0024900071, -3.5954534e-05)
-COS = (1.0, -0.3084242642, 0.0158499163, -3.1888081e-04)
-LN2 = 0.6931471806
 _HALF_ROOT_BITS = 0x3F3504F3  # of float32(sqrt(1/2))
 
 
@@ -56,12 +46,12 @@ def philox_normals(
         TypeError, ValueError: a seed that is not one int64; more than ``2**31 - 1`` numbers.
     """
     key = seed_tensor(seed, device)
-    if steps * rows * columns > dispatch.MAX_ELEMENTS:
+    if steps * rows * columns > MAX_ELEMENTS:
         raise ValueError(
-            f"expected at most {dispatch.MAX_ELEMENTS} normals, found {steps} x {rows} x "
+            f"expected at most {MAX_ELEMENTS} normals, found {steps} x {rows} x "
             f"{columns}: draw them in several streams"
         )
-    if dispatch.use_triton("philox_normals", key):
+    if use_triton("philox_normals", key):
         from ._triton import philox
 
         return philox.fill(key, steps, rows, columns, stream)

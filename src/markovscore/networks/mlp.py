@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from ._modes import ordinary_tensors
-from ._validate import as_input, check_from_start, check_integer, expand_like
+from ..core import as_input, check_from_start, check_integer, expand_like, ordinary_tensors
 
 # log(t + T_FLOOR) is finite at t = 0 and equal to log(t), nearly, at the times used in training.
 T_FLOOR = 1e-6

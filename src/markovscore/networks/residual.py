@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._blocks import field_and_divergence, same_shape, score_and_divergence
-from ._validate import as_input, as_tensor, check_time
+from ..core import (
+    as_input,
+    as_tensor,
+    check_field,
+    check_time,
+    field_and_divergence,
+    score_and_divergence,
+)
 
 
 class ResidualScore(nn.Module):
@@ -97,8 +103,8 @@ class ResidualScore(nn.Module):
         """Score ``(B, d)`` at ``x`` ``(B, d)`` and ``t``: one, ``(B,)`` or ``(B, 1)``."""
         x = self._points(x)
         t = check_time(t, len(x), like=x)
-        base = same_shape(self.base(x, t), x, "base")
-        return base + same_shape(self.network(x, t), x, "network")
+        base = check_field(self.base(x, t), x, "base")
+        return base + check_field(self.network(x, t), x, "network")
 
     def score_and_divergence(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """Score ``(B, d)`` and its exact divergence ``(B,)``: ``d`` backward passes of the network.
@@ -117,7 +123,7 @@ class ResidualScore(nn.Module):
         form is estimated by the same probe.
         """
         x = self._points(x)
-        return self._add(x, t, same_shape(probe, x, "probe")[:, None])
+        return self._add(x, t, check_field(probe, x, "probe")[:, None])
 
     def _points(self, x: Tensor) -> Tensor:
         parameter = next(self.network.parameters(), None)

@@ -7,15 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, scaled_dot_product_attention, silu
 
-from ._modes import ordinary_tensors
-from ._validate import as_input, check_from_start, check_integer, expand_like
-from .networks import (
-    N_FREQUENCIES,
-    initialise,
-    linear,
-    time_features,
-    time_frequencies,
-)
+from ..core import as_input, check_from_start, check_integer, expand_like, ordinary_tensors
+from .mlp import N_FREQUENCIES, initialise, linear, time_features, time_frequencies
 
 Shifts = Iterator[Tensor]
 

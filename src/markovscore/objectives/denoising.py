@@ -4,18 +4,13 @@ An objective has two methods, ``losses(score, x0, generator) -> (B,)`` and its m
 ``loss(score, x0, generator) -> ()``; ``score`` is any callable ``(x (B, d), t (B,)) -> (B, d)``.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._fields import noise_at
-from ._times import TimeSampler
-from ._times import check_time_range as check_time_range
-from ._validate import check_callable, check_points, expand_like
-
-Score = Callable[[Tensor, Tensor], Tensor]
+from ..core import Score, check_callable, check_points, expand_like, noise_norm
+from .draws import TimeSampler
 
 
 class DenoisingSM:
@@ -139,13 +134,3 @@ def check_data(diffusion: Any, x0: Tensor) -> Tensor:
             f"{row} = {x0[row].tolist()}: scale the data, or use diffusion.project(x0)"
         )
     return x0
-
-
-def noise_part(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:
-    """``G(t)^T v`` for rows ``v``, ``(B, m)``."""
-    return noise_at(diffusion, v, t).T @ v
-
-
-def noise_norm(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:
-    """``|G(t)^T v|^2`` for rows ``v``, ``(B,)``."""
-    return noise_part(diffusion, v, t).square().sum(-1)

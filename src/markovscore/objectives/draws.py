@@ -5,39 +5,16 @@ Every objective is an average over ``t`` uniform on ``[t_min, t_max]``. Drawn wi
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._fields import noise_at
-from ._validate import check_generator, check_number
-from .linear_maps import Diagonal, Scalar
+from ..core import Diagonal, Scalar, check_generator, check_integer, check_time_range, noise_at
 
-KINDS = ("uniform", "log", "importance")
 # Pieces of the table behind "importance": over seven decades each is 1.6% long in t.
 _PIECES = 1024
-
-
-def check_time_range(
-    diffusion: Any, t_min: float, t_max: float | None, times: str
-) -> tuple[float, float]:
-    """``t_min`` and ``t_max``, the diffusion's horizon where that is None.
-
-    Raises:
-        ValueError: not ``0 < t_min < t_max <= horizon``, or an unknown time sampler.
-    """
-    horizon = float(getattr(diffusion, "horizon", math.inf))
-    t_min = check_number(t_min, "t_min")
-    high = horizon if t_max is None else check_number(t_max, "t_max", finite=False)
-    if not 0 < t_min < high < math.inf:
-        raise ValueError(
-            f"expected 0 < t_min < t_max < inf, found t_min = {t_min}, t_max = {high}: "
-            "t_max=None takes the diffusion's horizon"
-        )
-    if times not in KINDS:
-        raise ValueError(f"times: expected 'uniform', 'log' or 'importance', found {times!r}")
-    return t_min, high
 
 
 class TimeSampler:
@@ -114,3 +91,86 @@ class TimeSampler:
                 "or 'log'"
             )
         return mass / mass.sum()
+
+
+Rows = tuple[Tensor, ...]
+
+
+class PathBuffer:
+    """``ahead`` batches of simulated rows, handed out in random order, ``reuse`` times each.
+
+    A call of :meth:`draw` returns as many rows as the batch ``x0`` has, ``B``. Where none are left
+    it first simulates ``ahead * B`` rows, ``ahead`` of them from every point of that ``x0``, and
+    puts them in ``reuse`` random orders, one after the other. So, per ``ahead * reuse`` calls,
+
+    * one simulation of ``ahead * B`` rows: the refresh rate is ``1 / reuse`` fresh rows per row;
+    * every row is drawn exactly ``reuse`` times, and the ``x0`` of the other calls is not used.
+
+    **Unbiased.** Which rows are drawn does not depend on what is in them, so every row of every
+    batch has exactly the law of a freshly simulated one, and the mean of any function of it (a loss
+    at fixed weights) is the same with the buffer as without. What changes is the dependence:
+    batches of one filling share starting points and, where ``reuse > 1``, paths. An average over
+    many calls has the variance of the fresh rows, not of all draws.
+
+    **Reuse is not harmless where a network trains**, which has seen the rows before. Measured on
+    the checkerboard with a mixture prior (2,000 steps, mean log-likelihood, optimum -2.08; the
+    book's chapter on priors): eight uses took implicit score matching with the exact trace from
+    -2.74 to -3.50, since a loss without targets is unbounded below on a finite set of points,
+    path-shift DSM from -2.68 to -2.78, and local-DSM, which draws the noise of the window anew,
+    from -2.87 to -2.86. Simulating ahead costs nothing of the kind.
+
+    Args:
+        reuse: uses of a row; 1 makes every path a fresh one.
+        ahead: batches simulated at a time.
+
+    Raises:
+        ValueError: ``reuse`` or ``ahead`` is not an integer >= 1.
+    """
+
+    def __init__(self, reuse: int = 1, ahead: int = 8) -> None:
+        self.reuse, self.ahead = check_integer(reuse, "reuse"), check_integer(ahead, "ahead")
+        self._rows: Rows = ()
+        self._order = torch.zeros(0, dtype=torch.int64)  # of the rows still to be handed out,
+        self._left = 0  # and how many orders are to come after this one
+
+    def __repr__(self) -> str:
+        return f"PathBuffer(reuse={self.reuse}, ahead={self.ahead})"
+
+    def draw(
+        self, simulate: Callable[[Tensor], Rows], x0: Tensor, generator: torch.Generator
+    ) -> Rows:
+        """As many rows as ``x0`` ``(B, d)`` has, of every tensor that ``simulate(x0)`` returns.
+
+        ``simulate`` makes a row from every point it is given, the first tensor of the kind of
+        ``x0``; ``generator`` orders the rows, on their device. Rows of another dtype, device or
+        dimension than ``x0``, and a rest smaller than a batch, are forgotten.
+        """
+        if self.reuse == self.ahead == 1:
+            return simulate(x0)
+        if self._rows and _kind(self._rows[0]) != _kind(x0):
+            self.restore({})
+        held = len(self._rows[0]) if self._rows else 0
+        if len(self._order) + self._left * held < len(x0):
+            self._rows = simulate(x0.repeat(self.ahead, *[1] * (x0.ndim - 1)))
+            self._order, self._left = self._order[:0], self.reuse
+        while len(self._order) < len(x0):
+            count, device = len(self._rows[0]), self._rows[0].device
+            again = torch.randperm(count, generator=generator, device=device)
+            self._order, self._left = torch.cat([self._order.to(device), again]), self._left - 1
+        chosen, self._order = self._order[: len(x0)], self._order[len(x0) :]
+        return tuple(field[chosen] for field in self._rows)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that :meth:`restore` needs to go on as if nothing had happened, as named tensors."""
+        named = {str(i): field for i, field in enumerate(self._rows)}
+        return named | {"order": self._order, "left": torch.tensor(self._left)}
+
+    def restore(self, state: dict[str, Tensor], device: torch.device | None = None) -> None:
+        """Continue from a :meth:`state`; an empty one empties the buffer."""
+        self._order = state.get("order", self._order[:0]).to(device)
+        self._left = int(state.get("left", 0))
+        self._rows = tuple(state[str(i)].to(device) for i in range(len(state) - 2))
+
+
+def _kind(y: Tensor) -> tuple[torch.dtype, torch.device, torch.Size]:
+    return y.dtype, y.device, y.shape[1:]

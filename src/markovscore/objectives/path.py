@@ -14,26 +14,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._clock import clock_of
-from ._fields import check_field, noise_at
-from ._identity import check_drift, check_score, wrapped
-from ._jacobian import drift_jacobian
-from ._pilot import SEED, WEIGHTS, WIDEST, Choice, candidates, choose, pilot_rows
-from ._states import draw_state as draw_state
-from ._states import score_and_trace as score_and_trace
-from ._times import TimeSampler
-from ._validate import check_callable, check_process, check_steps
-from .objectives import Score, check_data, noise_norm
-from .path_buffer import PathBuffer, Rows
-from .path_shift import Weight, path_shift_target
-from .simulation import simulate
-from .transitions import (
+from ..core import (
+    Score,
+    check_callable,
+    check_field,
+    check_process,
+    check_steps,
+    clock_of,
+    drift_jacobian,
+    noise_at,
+    noise_norm,
+    score_and_trace,
+)
+from ..diffusions import draw_state, simulate
+from ..targets import (
     Schedule,
+    Weight,
+    check_drift,
     check_schedule,
+    check_score,
     check_walls,
     local_draw,
+    path_shift_target,
     window_start,
+    wrapped,
 )
+from .denoising import check_data
+from .draws import PathBuffer, Rows, TimeSampler
+from .pilot import SEED, WEIGHTS, WIDEST, Choice, candidates, choose, pilot_rows
 
 # Numbers in a block of paths. A CPU's cache holds the few arrays of this size that a step touches:
 # 512 images of 3 x 32 x 32 take half the time in blocks of 85 that they take at once.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._clock import clock_of
+from ..core import clock_of
 
 # Shares of the clock of the whole time interval.
 SHARES = tuple(3.0**-k for k in range(5))

@@ -28,11 +28,8 @@ import scipy.interpolate
 import torch
 from torch import Tensor
 
-from ._fields import Time, drift_at, noise_at
-from ._finite_volume import Array
-from ._modes import lasting
-from ._splitting import Scheme, diffusivity, mesh
-from ._validate import (
+from ..core import (
+    Time,
     as_tensor,
     check_integer,
     check_number,
@@ -40,7 +37,12 @@ from ._validate import (
     check_steps,
     check_time,
     check_times,
+    drift_at,
+    lasting,
+    noise_at,
 )
+from .finite_volume import Array
+from .splitting import Scheme, diffusivity, mesh
 
 # How log rho is padded before the splines are fitted.
 BOUNDARIES = {"open": "reflect", "reflecting": "symmetric", "periodic": "wrap"}

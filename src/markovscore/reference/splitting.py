@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._fields import drift_at, noise_at
-from ._finite_volume import Array, Sweep, between_centres, diffusive_sweep, transport_sweep
-from ._modes import lasting
-from ._validate import check_finite
+from ..core import check_finite, drift_at, lasting, noise_at
+from .finite_volume import Array, Sweep, between_centres, diffusive_sweep, transport_sweep
 
 GRADING = 5  # the first step is halved so many times
 NEGATIVE = 1e-12  # of the maximum: rounding

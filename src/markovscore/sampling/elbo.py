@@ -23,23 +23,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._blocks import (
+from ..core import (
+    Scalar,
+    Score,
     by_blocks,
+    check_callable,
+    check_generator,
+    check_integer,
+    check_points,
+    check_steps,
+    check_time_range,
+    drift_divergence,
     explain_memory,
+    noise_at,
+    noise_norm,
+    noise_part,
+    pull_back,
     random_signs,
     score_and_divergence,
+    score_and_trace,
     score_values,
     trace_rows,
 )
-from ._fields import drift_divergence, noise_at, pull_back
-from ._identity import wrapped
-from ._validate import check_callable, check_generator, check_integer, check_points, check_steps
-from .linear_maps import Scalar
-from .objectives import Score, check_time_range, noise_norm, noise_part
-from .path_objectives import draw_state, score_and_trace
-from .sampling import T_MIN, _check_inside, _prior, check_trace, warn_if_coarse
-from .simulation import simulate
-from .transitions import Schedule, check_schedule, check_walls, local_target, window_start
+from ..diffusions import draw_state, simulate
+from ..targets import Schedule, check_schedule, check_walls, local_target, window_start, wrapped
+from .flow import T_MIN, _check_inside, _prior, check_trace, warn_if_coarse
 
 # Rows, and values, held at once; a network sees fewer (``_blocks``).
 _ROWS, _VALUES = 16_384, 2**21

@@ -35,29 +35,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._blocks import (
-    explain_memory,
-    field_and_divergence,
-    random_signs,
-    same_shape,
-    score_and_divergence,
-    score_values,
-)
-from ._clock import LONGEST_STEP, graded_times, log_clock, refined_times
-from ._fields import Field, Time, drift_at, drift_divergence, noise_at
-from ._solvers import Projection, check_state, solver
-from ._validate import (
+from ..core import (
+    Field,
+    Noise,
+    Scalar,
+    Time,
     check_callable,
+    check_field,
     check_generator,
     check_integer,
     check_points,
     check_steps,
     check_time,
     check_times,
+    drift_at,
+    drift_divergence,
+    explain_memory,
+    field_and_divergence,
+    noise_at,
+    noise_like,
+    random_signs,
+    score_and_divergence,
+    score_values,
 )
-from .linear_maps import Noise, Scalar
-from .moments import SpectralWarning
-from .simulation import noise_like
+from ..diffusions import LONGEST_STEP, graded_times, log_clock, refined_times
+from ..eigenbasis import SpectralWarning
+from .solvers import Projection, check_state, solver
 
 T_MIN = 1e-3
 DEFAULT_STEPS = 200
@@ -226,7 +229,7 @@ def _flow_and_divergence(
         # tr(G G^T Ds) is not a multiple of div s, so the flow itself is differentiated.
         return field_and_divergence(lambda x, t: _flow(score, diffusion, x, t), x, t, signs)
     s, s_divergence = score_and_divergence(score, x, t, signs)
-    same_shape(s, x, "score")
+    check_field(s, x, "score")
     if hasattr(diffusion, "drift_divergence"):
         f, f_divergence = drift_at(diffusion, x, t), drift_divergence(diffusion, x, t)
     else:

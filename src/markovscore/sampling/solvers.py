@@ -12,7 +12,7 @@ import scipy.integrate
 import torch
 from torch import Tensor
 
-from ._validate import check_finite, check_number
+from ..core import check_finite, check_number
 
 Rates = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 Projection = Callable[[Tensor], Tensor]

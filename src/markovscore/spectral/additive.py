@@ -29,14 +29,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._clock import LONGEST_STEP, clock_of, graded_times, log_clock
-from ._hermite import between, hermite, series, standard_scale
-from ._modes import full_precision, lasting
-from ._score_files import read_score, write_score
-from ._validate import as_tensor, check_points, check_time, check_times
+from ..core import (
+    as_tensor,
+    between,
+    check_points,
+    check_time,
+    check_times,
+    clock_of,
+    full_precision,
+    hermite,
+    lasting,
+    series,
+    standard_scale,
+)
+from ..diffusions import LONGEST_STEP, graded_times, log_clock
+from ..eigenbasis import MIN_SCALE, SpectralWarning, warn_if_flat
+from ..kernels import additive_score
 from .additive_moments import AdditiveMoments, Covariance, check_order, solve_additive
-from .kernels.additive_score import additive_score
-from .moments import MIN_SCALE, SpectralWarning, warn_if_flat
+from .fitted import read_score, write_score
 
 DEFAULT_LEVELS = 1001
 _TENSORS = ("times", "table", "centre", "scale", "low", "high", "rotation")

@@ -14,11 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ._hermite import standard_scale
-from ._modes import lasting
-from ._validate import check_finite, check_integer, check_points
-from .kernels.hermite_moments import hermite_moments
-from .moments import MIN_SCALE
+from ..core import check_finite, check_integer, check_points, lasting, standard_scale
+from ..eigenbasis import MIN_SCALE
+from ..kernels import hermite_moments
 
 MAX_ORDER = 9  # beyond, moments in double precision no longer determine the score at small noise
 # A pivot below this share of its diagonal is rounding: the data do not determine that function.

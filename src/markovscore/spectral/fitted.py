@@ -8,15 +8,15 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from . import diffusions, variance_preserving
-from ._files import output_path, user_path, write_whole
+from ..core import output_path, user_path, write_whole
+from ..diffusions import BoxBrownian, OrnsteinUhlenbeck, TorusBrownian, VariancePreserving
 
-_HOMES = (diffusions, variance_preserving)
+_CLASSES = (OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian)
 
 
 def _known(name: str) -> Any:
     """The package's own class of that name, or None."""
-    return next((getattr(home, name) for home in _HOMES if hasattr(home, name)), None)
+    return next((made for made in _CLASSES if made.__name__ == name), None)
 
 
 def write_score(path: Any, kind: str, diffusion: Any, tensors: dict[str, Tensor]) -> None:

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._fields import Field, pull_back
-from .kernels.additive_score import REACH
-from .moments import Moments
+from ..core import Field, pull_back
+from ..eigenbasis import Moments
+from ..kernels import REACH
 
 # Nodes of a quadrature that weigh less than this share of the heaviest are beyond the data.
 _LIGHT = 1e-6

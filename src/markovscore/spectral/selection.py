@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .eigenbasis import Eigenbasis
-from .moments import Moments
+from ..eigenbasis import Eigenbasis, Moments
 
 _TIMES = 6  # noise levels at which the gain is judged
 _RIDGE = 1e-6  # share of the stationary energy: a direction that the data do not fill is no gain

@@ -14,7 +14,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from .moments import Moments
+from ..eigenbasis import Moments
 
 
 def james_stein(mean: Tensor, variance: Tensor) -> float:

@@ -27,11 +27,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._fields import Time, drift_at, noise_at, pull_back
-from ._jacobian import drift_and_vjp, drift_jacobian
-from ._validate import check_window
-from .linear_maps import Noise
-from .simulation import euler_step, make_grid, noise_like
+from ..core import (
+    Noise,
+    Time,
+    check_window,
+    drift_and_vjp,
+    drift_at,
+    drift_jacobian,
+    euler_step,
+    make_grid,
+    noise_at,
+    noise_like,
+    pull_back,
+)
 
 # Up to this share of a field's change may stay unexplained: what a target loses is less.
 SHARE = 0.01

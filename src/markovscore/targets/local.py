@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ._clock import Clock, IdentityClock, clock_of
-from ._fields import Time, drift_at, noise_at
-from ._jacobian import drift_jacobian
-from ._linear import first_silent
-from ._modes import full_precision
-from ._validate import (
+from ..core import (
+    Clock,
+    Dense,
+    IdentityClock,
+    Noise,
+    Scalar,
+    Time,
     check_finite,
     check_from_start,
     check_generator,
@@ -34,10 +35,16 @@ from ._validate import (
     check_process,
     check_time,
     check_window,
+    clock_of,
+    drift_at,
+    drift_jacobian,
     expand_like,
+    first_silent,
+    full_precision,
+    noise_at,
 )
-from .kernels import local_transition as fused
-from .linear_maps import Dense, Noise, Scalar
+from ..kernels import TOO_LONG, SingularCovarianceError
+from ..kernels import local_transition as window_law
 
 Schedule = Callable[[Tensor], Tensor]
 
@@ -196,8 +203,8 @@ def local_draw(
         return LocalDraw((m + C * z).to(y_s), (-z / C).to(y_s), C, z)
     z = torch.randn(y_s.shape, generator=generator, dtype=torch.float64, device=y_s.device)
     try:
-        _, _, factor, sample, target = fused.local_transition(*parts, y_s, z)
-    except fused.SingularCovarianceError as error:
+        _, _, factor, sample, target = window_law(*parts, y_s, z)
+    except SingularCovarianceError as error:
         raise _no_noise(error.row, error.axis, s, t) from None
     assert factor is not None and sample is not None and target is not None
     return LocalDraw(sample, target, factor, z)
@@ -211,7 +218,7 @@ def local_moments(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor
     y_s, parts, diagonal = _window(diffusion, y_s, s, t)
     if diagonal:
         return _diagonal_law(y_s, *parts)
-    return fused.local_transition(*parts, y_s)[:2]
+    return window_law(*parts, y_s)[:2]
 
 
 def _window(
@@ -249,7 +256,7 @@ def _diagonal_law(
 ) -> tuple[Tensor, Tensor]:
     """Mean and variances for diagonal ``J`` and ``Q``."""
     shift, P = _diagonal_moments(J, Q, f, f_dot, length)
-    check_finite(torch.cat([shift, P], 1), "local moments", fused.TOO_LONG)
+    check_finite(torch.cat([shift, P], 1), "local moments", TOO_LONG)
     return y_s + shift, P
 
 

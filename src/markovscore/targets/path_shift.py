@@ -27,31 +27,34 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._clock import clock_of
-from ._fields import Time, check_field, drift_at, noise_at
-from ._identity import check_drift, known, several, wrapped
-from ._jacobian import drift_and_vjp, drift_jacobian
-from ._kernel_paths import shifted
-from ._modes import full_precision
-from ._steering import between, first_step, first_step_diagonal, flow
-from ._validate import (
+from ..core import (
+    Dense,
+    Grid,
+    Noise,
+    Time,
+    Watch,
+    check_field,
     check_finite,
     check_generator,
     check_points,
     check_process,
     check_steps,
     check_window,
+    clock_of,
+    drift_and_vjp,
+    drift_at,
+    drift_jacobian,
+    euler_step,
+    full_precision,
+    make_grid,
+    noise_at,
+    noise_like,
 )
-from .linear_maps import Dense, Noise
-from .simulation import Grid, Watch, euler_step, make_grid, noise_like
+from ..diffusions import shifted
+from .identity import check_drift, known, several, wrapped
+from .local import check_walls, covariance_factor, expansion, rate_matrix, unit_noise
+from .steering import between, first_step, first_step_diagonal, flow
 from .stein import stein_scores
-from .transitions import (
-    check_walls,
-    covariance_factor,
-    expansion,
-    rate_matrix,
-    unit_noise,
-)
 
 WeightPath = Callable[[Tensor], Tensor]
 _NAMED: dict[str, Any] = {"linear": None, "quadratic": torch.square}

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._linear import linear_transition
-from .transitions import phi1
+from ..core import linear_transition
+from .local import phi1
 
 
 class Stretch(NamedTuple):

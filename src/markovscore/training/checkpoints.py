@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ._files import write_whole
+from ..core import write_whole
 
 FORMAT = "markovscore-training-2"
 REMEDY = "move it away to start anew, or pass another path"
@@ -133,7 +133,9 @@ def _checksum(named: Mapping[str, Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def save(path: Path, settings: Mapping[str, Any], step: int, named: dict[str, Tensor]) -> None:
+def write_checkpoint(
+    path: Path, settings: Mapping[str, Any], step: int, named: dict[str, Tensor]
+) -> None:
     """Write the state whole or not at all."""
     metadata = {
         "format": FORMAT,
@@ -144,7 +146,7 @@ def save(path: Path, settings: Mapping[str, Any], step: int, named: dict[str, Te
     write_whole(path, safetensors.torch.save(named, metadata))
 
 
-def load(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
     """The tensors in ``path``, and the step after which they were written.
 
     Raises:

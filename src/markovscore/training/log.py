@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ._files import write_whole
+from ..core import write_whole
 from .checkpoints import Run
 
 COLUMNS = ("step", "seconds", "loss", "items_per_second", "lr", "ema_distance")

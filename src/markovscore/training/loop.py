@@ -18,15 +18,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from . import checkpoints
-from ._distributed import World, joined
-from ._files import output_path, user_path
-from ._modes import ordinary_tensors
-from ._termination import Termination
-from ._training_log import TrainingLog
-from ._training_plan import Plan, check_data, check_network, check_rates, check_shards
-from ._validate import check_integer, check_number
-from .checkpoints import Run, Shard
+from ..core import check_integer, check_number, ordinary_tensors, output_path, user_path
+from .checkpoints import Run, Shard, read_checkpoint, write_checkpoint
+from .log import TrainingLog
+from .plan import Plan, check_data, check_network, check_rates, check_shards
+from .processes import Termination, World, joined
 
 TERMINATED = 143  # what the shell reports of a process that SIGTERM ended: 128 + 15
 
@@ -198,7 +194,7 @@ class _Keeper:
         if self.path is None:
             return
         if self.path.exists():
-            run.restore(*checkpoints.load(self.path, self.settings))
+            run.restore(*read_checkpoint(self.path, self.settings))
         fix = f"put the checkpoint {self.path} where all processes see the same file"
         self.world.agree({"first step": run.step}, fix)
 
@@ -216,7 +212,7 @@ class _Keeper:
             return
         shards = self.world.gather(run.shard_tensors())
         if self.world.rank == 0:
-            checkpoints.save(self.path, self.settings, run.step, run.tensors() | shards)
+            write_checkpoint(self.path, self.settings, run.step, run.tensors() | shards)
         self.written = time.monotonic()
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoints
-from ._validate import as_input, check_finite, check_integer, check_number
+from ..core import as_input, check_finite, check_integer, check_number
+from .checkpoints import describe_data, describe_network, describe_objective
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Plan:
         """All that determines the result, for the checkpoint."""
         names = ("steps", "seed", "batch_size", "shards", "lr", "ema", "schedule")
         return {name: getattr(self, name) for name in names} | {
-            "objective": checkpoints.describe_objective(objective),
-            "network": checkpoints.describe_network(net),
-            "data": checkpoints.describe_data(self.data),
+            "objective": describe_objective(objective),
+            "network": describe_network(net),
+            "data": describe_data(self.data),
         }
 
     def rate(self, step: int) -> float:

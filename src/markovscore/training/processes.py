@@ -2,10 +2,13 @@
 
 import functools
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
@@ -118,3 +121,28 @@ def joined(device: torch.device) -> Iterator[World]:
 @functools.cache  # rank 0 may be the server: it lives as long as the process
 def _store() -> tuple[dist.Store, int, int]:
     return next(rendezvous("env://"))
+
+
+class Termination:
+    """While entered, SIGTERM does no more than set ``requested``; the old handler comes back.
+
+    Python allows handlers in the main thread only: elsewhere this changes nothing, and
+    ``requested`` stays false. Nor does it replace a handler that was not installed from Python.
+    """
+
+    requested = False
+
+    def __enter__(self) -> "Termination":
+        self._previous = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.getsignal(signal.SIGTERM)
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from markovscore.kernels.additive_score import _twin, additive_score
+from markovscore.kernels import additive_score
+from markovscore.kernels.additive_score import _twin
 
 Case = tuple[str, dict[str, Callable[[], object]], dict[str, float]]
 LEVELS = 1001

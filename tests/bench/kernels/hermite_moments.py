@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from markovscore.kernels.hermite_moments import _twin, hermite_moments
+from markovscore.kernels import hermite_moments
+from markovscore.kernels.hermite_moments import _twin
 
 Case = tuple[str, dict[str, Callable[[], object]], dict[str, Any]]
 # Points, columns, degree: points grow at the size of images, then degrees, then columns.

@@ -21,9 +21,7 @@ from typing import Any
 import torch
 
 import markovscore as ms
-from markovscore.kernels import dispatch
-from markovscore.kernels.paths import Steps, euler_paths
-from markovscore.kernels.philox import seed_tensor
+from markovscore.kernels import Steps, dispatch, euler_paths, seed_tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from lib.peers import torchsde_euler

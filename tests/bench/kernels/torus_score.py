@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import markovscore as ms
-from markovscore.kernels.torus_score import _twin, torus_score
+from markovscore.kernels import torus_score
+from markovscore.kernels.torus_score import _twin
 
 Case = tuple[str, dict[str, Callable[[], object]], dict[str, Any]]
 

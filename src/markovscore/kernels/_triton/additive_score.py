@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..additive_score import REACH
+from ..constants import REACH
 from ..dispatch import row_blocks
 from . import on_own_device
 from .bad_rows import first, new_cell, note

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..._modes import remembered
+from ...core import remembered
 from ..dispatch import row_blocks
 from . import on_own_device
 from .bad_rows import first, new_cell, note

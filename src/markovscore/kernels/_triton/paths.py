@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import _path_twins
+from .. import constants
 from ..dispatch import row_blocks
 from . import bad_rows
 from .philox import four_normals
@@ -30,7 +30,7 @@ _IN_REGISTERS = 96
 # saves a sixth of the instructions of four components in the plane. In 8-D, where the drift alone
 # is long, it made the compiler nine times slower and took a third more registers.
 _WRITTEN_OUT = tl.constexpr(8)
-DIVERGED = tl.constexpr(_path_twins.DIVERGED)
+DIVERGED = tl.constexpr(constants.DIVERGED)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import philox as twin
+from .. import constants as twin
 
 LOG, SIN, COS = (tl.constexpr(c) for c in (twin.LOG, twin.SIN, twin.COS))
 LN2, ROUNDS = tl.constexpr(twin.LN2), tl.constexpr(twin.ROUNDS)

@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import dispatch
-from ..torus_score import MAX_COORDINATE, Plan
+from ..constants import MAX_COORDINATE
+from ..torus_plan import Plan
 from . import bad_rows
 
 # Four points a thread share each loaded coefficient (18 operations a point for four loads); fewer

@@ -1,0 +1,50 @@
+"""Forward processes, their clocks and priors, and their simulation."""
+
+from .base import Diffusion
+from .clock import (
+    LONGEST_STEP,
+    LinearClock,
+    QuadratureClock,
+    graded_times,
+    log_clock,
+    make_clock,
+    refined_times,
+)
+from .kernel_paths import shifted
+from .linear import LinearSDE, TrappedParticles
+from .nonlinear import ActiveSwimmer, DoubleWell, Langevin
+from .priors import Gaussian, GaussianMixture, UniformBox, UniformTorus, inner_bounds
+from .product_priors import Logistic, ProductMixture
+from .separable import BoxBrownian, OrnsteinUhlenbeck, TorusBrownian, VariancePreserving
+from .simulation import Trajectory, draw_state, simulate
+
+__all__ = [
+    "LONGEST_STEP",
+    "ActiveSwimmer",
+    "BoxBrownian",
+    "Diffusion",
+    "DoubleWell",
+    "Gaussian",
+    "GaussianMixture",
+    "Langevin",
+    "LinearClock",
+    "LinearSDE",
+    "Logistic",
+    "OrnsteinUhlenbeck",
+    "ProductMixture",
+    "QuadratureClock",
+    "TorusBrownian",
+    "Trajectory",
+    "TrappedParticles",
+    "UniformBox",
+    "UniformTorus",
+    "VariancePreserving",
+    "draw_state",
+    "graded_times",
+    "inner_bounds",
+    "log_clock",
+    "make_clock",
+    "refined_times",
+    "shifted",
+    "simulate",
+]

@@ -1,0 +1,7 @@
+"""Networks that are scores."""
+
+from .mlp import ScoreMLP
+from .residual import ResidualScore
+from .unet import ScoreUNet
+
+__all__ = ["ResidualScore", "ScoreMLP", "ScoreUNet"]

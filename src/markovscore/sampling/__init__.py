@@ -1,0 +1,6 @@
+"""Samples, densities and bounds from a score."""
+
+from .elbo import elbo
+from .flow import log_likelihood, sample_ode, sample_sde
+
+__all__ = ["elbo", "log_likelihood", "sample_ode", "sample_sde"]

@@ -1,0 +1,5 @@
+"""The training loop, its checkpoints, and its processes."""
+
+from .loop import TrainResult, train
+
+__all__ = ["TrainResult", "train"]
