@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from markovscore.core import IdentityClock, clock_of
+from markovscore.core import IdentityClock, Process
 from markovscore.diffusions import LinearClock, QuadratureClock, make_clock
 
 T = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -57,7 +57,7 @@ def test_tiny_windows_keep_their_digits():
 
 
 def test_identity_and_dispatch():
-    clock = clock_of(object())
+    clock = Process().clock
     assert isinstance(clock, IdentityClock)
     assert clock.between(T, T + 1).sub(1).abs().max() < 1e-15
     assert make_clock(2.0, 3.0).elapsed(T).equal(2 * T)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore.core import clock_of
+from markovscore.core import as_diffusion
 from markovscore.diffusions import LONGEST_STEP, graded_times, log_clock, refined_times
 from markovscore.sampling.flow import _time_grid
 
@@ -213,7 +213,7 @@ def test_own_levels_are_refined_to_the_method(longest):
 def test_graded_and_refined_grids(process):
     """By the definition: equal steps of log(1 + tau / tau_*), and none longer."""
     last, finest = process.horizon, 1e-4
-    clock = clock_of(process)
+    clock = as_diffusion(process).clock
     grid = graded_times(process, last, 50, finest)
     assert grid[0] == 0 and grid[-1] == last and len(grid) == 51
     tau = clock.elapsed(grid) / clock.elapsed(torch.tensor(finest).double())

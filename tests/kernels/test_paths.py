@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import markovscore as ms
-from markovscore.core.types import clock_of
+from markovscore.core import as_diffusion
 from markovscore.diffusions import kernel_paths as _kernel_paths
 from markovscore.kernels import PathDrift, Steps, dispatch, euler_paths, philox_normals
 
@@ -103,7 +103,7 @@ def test_the_eager_loops_on_the_same_noise(name, monkeypatch):
     y0, columns = points(9, d), 1 if name == "swimmer" else d
     t = torch.linspace(0.3, 0.9, 9, dtype=torch.float64)
     s = 0.4 * t
-    clock = clock_of(process)
+    clock = as_diffusion(process).clock
     first, second = (
         Steps(steps, clock.between(a, b) / steps) for a, b in ((torch.zeros_like(s), s), (s, t))
     )
@@ -294,7 +294,7 @@ def test_malformed_steps_and_points(device):
 @pytest.mark.parametrize("name", ["double well", "mixture", "swimmer"])
 def test_simulate_and_path_shift_target_use_it(name, device):
     process, d = PROCESSES[name]
-    y0, clock = points(6, d).to(device), clock_of(process)
+    y0, clock = points(6, d).to(device), as_diffusion(process).clock
     t = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.8, 1.0], dtype=torch.float64)
     seed = int(torch.randint(2**63 - 1, (1,), generator=rng(device), device=device))
     found = ms.simulate(process, y0, t, 5, rng(device))

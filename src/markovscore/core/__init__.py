@@ -22,7 +22,6 @@ from .checks import (
     check_number,
     check_points,
     check_precision,
-    check_process,
     check_steps,
     check_time,
     check_time_range,
@@ -74,11 +73,10 @@ from .types import (
     as_law,
     as_objective,
     as_score,
-    clock_of,
     name_of,
     original,
 )
-from .walk import Grid, Watch, euler_step, make_grid, noise_like
+from .walk import Grid, Walk, Watch, euler_step, make_grid, noise_like
 
 __all__ = [
     "SINGULAR",
@@ -99,6 +97,7 @@ __all__ = [
     "Score",
     "ScoreModel",
     "Time",
+    "Walk",
     "Watch",
     "as_diffusion",
     "as_input",
@@ -118,14 +117,12 @@ __all__ = [
     "check_number",
     "check_points",
     "check_precision",
-    "check_process",
     "check_steps",
     "check_time",
     "check_time_range",
     "check_times",
     "check_window",
     "cholesky",
-    "clock_of",
     "drift_and_vjp",
     "drift_at",
     "drift_divergence",

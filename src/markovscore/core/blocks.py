@@ -7,7 +7,6 @@ a derivative is one block; a plain evaluation is one up to 2^19 values.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from .fields import (
     value_and_divergence,
     value_and_probe,
 )
-from .types import Score
+from .types import Process, Score, ScoreModel
 from .walk import noise_like
 
 _VALUES = 2**19
@@ -67,20 +66,19 @@ def score_values(score: Callable[..., Tensor], x: Tensor, t: Time) -> Tensor:
 
 
 def score_and_divergence(
-    score: Any, x: Tensor, t: Time, signs: Tensor | None = None
+    score: ScoreModel, x: Tensor, t: Time, signs: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """``s`` ``(B, d)`` and ``div s`` ``(B,)``: the score's own where it has one, else its trace.
 
     With ``signs`` ``(B, P, d)`` the trace is estimated by ``P`` probes a row.
     """
-    if signs is not None and hasattr(score, "probe_divergence"):
+    if signs is not None and score.probe_divergence is not None:
         return _pair(by_blocks(lambda *a: _probed(score, *a), block_rows(x), x, t, signs))
-    if hasattr(score, "score_and_divergence"):
+    if score.score_and_divergence is not None:
         return _pair(by_blocks(score.score_and_divergence, block_rows(x), x, t))
-    if hasattr(score, "divergence"):
-        return score_values(score, x, t), by_blocks(
-            lambda x, t: (score.divergence(x, t),), block_rows(x), x, t
-        )[0]
+    if (divergence := score.divergence) is not None:
+        found = by_blocks(lambda x, t: (divergence(x, t),), block_rows(x), x, t)[0]
+        return score_values(score, x, t), found
     return field_and_divergence(score, x, t, signs)
 
 
@@ -105,7 +103,8 @@ def random_signs(
     return bits.mul_(2).sub_(1)
 
 
-def _probed(score: Any, x: Tensor, t: Time, signs: Tensor) -> tuple[Tensor, Tensor]:
+def _probed(score: ScoreModel, x: Tensor, t: Time, signs: Tensor) -> tuple[Tensor, Tensor]:
+    assert score.probe_divergence is not None
     pairs = [score.probe_divergence(x, t, v) for v in signs.to(x).unbind(1)]
     return pairs[0][0], torch.stack([estimate for _, estimate in pairs]).mean(0)
 
@@ -135,11 +134,11 @@ def explain_memory(knob: str) -> Iterator[None]:
 
 
 def score_and_trace(
-    diffusion: Any, score: Score, y: Tensor, t: Tensor, generator: torch.Generator | None
+    process: Process, score: Score, y: Tensor, t: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``; with a generator, by one random probe."""
     s, vjp = pull_back(lambda x, _: score(x, t), y, t)
-    G = noise_at(diffusion, y, t)
+    G = noise_at(process, y, t)
     if generator is not None:
         u = G @ noise_like(G, y, generator).sign()
         return s, (vjp(u) * u).sum(1)

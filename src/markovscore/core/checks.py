@@ -377,16 +377,6 @@ def check_generator(generator: Any, device: torch.device | None = None) -> None:
         )
 
 
-def check_process(diffusion: Any) -> None:
-    """Raise ``TypeError`` where ``diffusion`` has no ``drift`` or no ``dispersion``."""
-    for method in ("drift", "dispersion"):
-        if not callable(getattr(diffusion, method, None)):
-            raise TypeError(
-                "diffusion: expected drift(y, t) and dispersion(t), found "
-                f"{type(diffusion).__name__} without {method}: define it"
-            )
-
-
 def check_callable(score: Any) -> None:
     """Raise ``TypeError`` where ``score`` cannot be called."""
     if not callable(score):
@@ -397,7 +387,7 @@ def check_callable(score: Any) -> None:
 
 
 def check_window(
-    diffusion: Any, s: Any, t: Any, rows: int, *, empty: bool = False
+    horizon: float, s: Any, t: Any, rows: int, *, empty: bool = False
 ) -> tuple[Tensor, Tensor]:
     """``s`` and ``t`` as float64 tensors on the CPU, both of shape ``(1,)`` or both ``(rows,)``.
 
@@ -405,7 +395,7 @@ def check_window(
         ValueError: another shape, not finite, not ``0 <= s < t <= horizon`` (with ``empty``,
             ``s <= t``); the first offending row is named.
     """
-    horizon = float(getattr(diffusion, "horizon", float("inf")))
+    horizon = float(horizon)
     if (
         isinstance(s, float | int)
         and isinstance(t, float | int)
@@ -486,7 +476,7 @@ def _taking_arrays(method: Callable, by_rows: bool) -> Callable:
 
 def _fit(owner: Any, points: list[Any], by_rows: bool) -> bool:
     """Whether all are dense tensors of floats, and with ``by_rows`` of rows that go together."""
-    dim, rows = getattr(owner, "dim", None), {1}
+    dim, rows = owner.dim, {1}
     for x in points:
         dense = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_meta
         if not (dense and x.is_floating_point()):
@@ -499,7 +489,7 @@ def _fit(owner: Any, points: list[Any], by_rows: bool) -> bool:
 
 def _check_rows(owner: Any, points: dict[str, Tensor]) -> None:
     for name, x in points.items():
-        check_points(x, getattr(owner, "dim", None), name, finite=False)
+        check_points(x, owner.dim, name, finite=False)
     sizes = {name: len(x) for name, x in points.items()}
     if len({1, *sizes.values()}) > 2:
         counts = " and ".join(f"{size} of {name}" for name, size in sizes.items())
@@ -513,14 +503,14 @@ TIME_LAWS = ("uniform", "log", "importance")
 
 
 def check_time_range(
-    diffusion: Any, t_min: float, t_max: float | None, times: str
+    horizon: float, t_min: float, t_max: float | None, times: str
 ) -> tuple[float, float]:
     """``t_min`` and ``t_max``, the diffusion's horizon where that is None.
 
     Raises:
         ValueError: not ``0 < t_min < t_max <= horizon``, or an unknown time sampler.
     """
-    horizon = float(getattr(diffusion, "horizon", math.inf))
+    horizon = float(horizon)
     t_min = check_number(t_min, "t_min")
     high = horizon if t_max is None else check_number(t_max, "t_max", finite=False)
     if not 0 < t_min < high < math.inf:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .checks import check_time
 from .linear_maps import Noise, read_noise
+from .types import Process
 
 Time = float | Tensor
 Field = Callable[[Tensor, Time], Tensor]
@@ -75,25 +76,25 @@ def _explained(error: RuntimeError, name: str, y: Tensor, t: Tensor) -> Exceptio
     )
 
 
-def drift_at(diffusion: Any, y: Tensor, t: Time) -> Tensor:
+def drift_at(process: Process, y: Tensor, t: Time) -> Tensor:
     """``f(y, t)`` ``(B, d)``, dtype of ``y``.
 
     Raises:
         ValueError: the drift has another shape, and as :func:`ask`.
     """
-    value = check_field(ask(diffusion.drift, "drift", y, t), y, "drift")
+    value = check_field(ask(process.drift, "drift", y, t), y, "drift")
     return value if value.dtype == y.dtype else value.to(y)
 
 
-def drift_divergence(diffusion: Any, y: Tensor, t: Time) -> Tensor:
+def drift_divergence(process: Process, y: Tensor, t: Time) -> Tensor:
     """``div f(y, t)`` ``(B,)``: the class's own, else exact by autograd.
 
     Raises:
         ValueError: the class's own has another shape.
     """
-    if not hasattr(diffusion, "drift_divergence"):
-        return value_and_divergence(lambda y, t: drift_at(diffusion, y, t), y, t)[1]
-    value = torch.as_tensor(ask(diffusion.drift_divergence, "drift_divergence", y, t))
+    if process.drift_divergence is None:
+        return value_and_divergence(lambda y, t: drift_at(process, y, t), y, t)[1]
+    value = torch.as_tensor(ask(process.drift_divergence, "drift_divergence", y, t))
     if value.shape not in ((), y.shape[:1]):
         raise ValueError(
             f"drift_divergence: expected shape ({len(y)},), found {tuple(value.shape)}: "
@@ -102,7 +103,7 @@ def drift_divergence(diffusion: Any, y: Tensor, t: Time) -> Tensor:
     return value.to(y).expand(len(y))
 
 
-def noise_at(diffusion: Any, y: Tensor, t: Time, dtype: torch.dtype | None = None) -> Noise:
+def noise_at(process: Process, y: Tensor, t: Time, dtype: torch.dtype | None = None) -> Noise:
     """``G(t)`` for the points ``y``, in their dtype unless another is asked for.
 
     Raises:
@@ -112,7 +113,7 @@ def noise_at(diffusion: Any, y: Tensor, t: Time, dtype: torch.dtype | None = Non
     if t.ndim and rows == y.shape[1] > 1:  # as in ``ask``
         t = torch.cat([t, t[-1:]])
     try:
-        value = diffusion.dispersion(t)
+        value = process.dispersion(t)
     except RuntimeError as error:
         raise _explained(error, "dispersion", y, t) from error
     G = read_noise(value, y, len(t) if t.ndim else None, dtype or y.dtype)
@@ -189,7 +190,7 @@ def value_and_probe(field: Field, x: Tensor, t: Time, signs: Tensor) -> tuple[Te
 # Derivatives of a drift
 
 
-def drift_jacobian(diffusion: Any, y: Tensor, t: Time) -> Tensor:
+def drift_jacobian(process: Process, y: Tensor, t: Time) -> Tensor:
     """``J[b, i, j] = d f_i / d y_j`` at each row, ``(B, d, d)``; ``(B, d)`` if it is diagonal.
 
     Without the class's own: one backward pass for an elementwise drift, else ``d``, vmapped.
@@ -198,16 +199,15 @@ def drift_jacobian(diffusion: Any, y: Tensor, t: Time) -> Tensor:
         ValueError: a Jacobian of another shape, and as in :func:`pull_back`.
     """
     n, d = y.shape
-    if hasattr(diffusion, "drift_jacobian"):
-        jacobian = ask(diffusion.drift_jacobian, "drift_jacobian", y, t)
+    if process.drift_jacobian is not None:
+        jacobian = ask(process.drift_jacobian, "drift_jacobian", y, t)
         if jacobian.shape not in ((n, d, d), (n, d)):
             raise ValueError(
                 f"drift_jacobian: expected shape {(n, d, d)}, or {(n, d)} for a diagonal one, "
                 f"found {tuple(jacobian.shape)}"
             )
         return jacobian
-    elementwise = getattr(diffusion, "elementwise", False)
-    return field_jacobian(lambda y, t: drift_at(diffusion, y, t), y, t, elementwise)
+    return field_jacobian(lambda y, t: drift_at(process, y, t), y, t, process.elementwise)
 
 
 def field_jacobian(field: Field, y: Tensor, t: Time, elementwise: bool = False) -> Tensor:
@@ -225,22 +225,22 @@ def times_vector(J: Tensor, v: Tensor) -> Tensor:
     return J * v if J.ndim == 2 else (J.mT @ v.unsqueeze(-1)).squeeze(-1)
 
 
-def drift_and_vjp(diffusion: Any, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
+def drift_and_vjp(process: Process, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
     """``f(y, t)`` and ``J^T v``, ``(B, d)`` each."""
-    if hasattr(diffusion, "drift_and_vjp"):
-        f, product = ask(diffusion.drift_and_vjp, "drift_and_vjp", y, t, v)
+    if process.drift_and_vjp is not None:
+        f, product = ask(process.drift_and_vjp, "drift_and_vjp", y, t, v)
         return check_field(f, y, "drift_and_vjp"), check_field(product, y, "drift_and_vjp")
-    if hasattr(diffusion, "drift_jacobian"):
-        return drift_at(diffusion, y, t), times_vector(drift_jacobian(diffusion, y, t), v)
-    value, vjp = pull_back(lambda y, t: drift_at(diffusion, y, t), y, t)
+    if process.drift_jacobian is not None:
+        return drift_at(process, y, t), times_vector(drift_jacobian(process, y, t), v)
+    value, vjp = pull_back(lambda y, t: drift_at(process, y, t), y, t)
     return value, vjp(v)
 
 
-def noise_part(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:
+def noise_part(process: Process, v: Tensor, t: Tensor) -> Tensor:
     """``G(t)^T v`` for rows ``v``, ``(B, m)``."""
-    return noise_at(diffusion, v, t).T @ v
+    return noise_at(process, v, t).T @ v
 
 
-def noise_norm(diffusion: Any, v: Tensor, t: Tensor) -> Tensor:
+def noise_norm(process: Process, v: Tensor, t: Tensor) -> Tensor:
     """``|G(t)^T v|^2`` for rows ``v``, ``(B,)``."""
-    return noise_part(diffusion, v, t).square().sum(-1)
+    return noise_part(process, v, t).square().sum(-1)

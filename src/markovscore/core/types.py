@@ -16,9 +16,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .checks import check_callable, check_process, is_integer, is_number
+from .checks import check_callable, is_integer, is_number
 
 Kind = TypeVar("Kind")
+Method = Any  # a function, or None where there is none
 
 
 # Diffusions
@@ -114,20 +115,20 @@ class Process:
     elementwise: bool = False
     autonomous: bool = False
     reflects: bool = False
-    drift_divergence: Callable[..., Tensor] | None = None
-    drift_jacobian: Callable[..., Tensor] | None = None
-    drift_and_vjp: Callable[..., tuple[Tensor, Tensor]] | None = None
-    sample_transition: Callable[..., Tensor] | None = None
-    transition_score: Callable[..., Tensor] | None = None
-    std: Callable[..., Tensor] | None = None
-    evolve_gaussian: Callable[..., tuple[Tensor, Tensor]] | None = None
-    log_kernel: Callable[..., Tensor] | None = None
-    kernel_score: Callable[..., Tensor] | None = None
-    shift_target: Callable[..., Tensor] | None = None
-    euler_kernel: Callable[..., Any] | None = None
-    eigenbasis: Callable[..., Any] | None = None
-    ou_time: Callable[..., Tensor] | None = None
-    settings: dict[str, Any] | None = None
+    drift_divergence: Method = None
+    drift_jacobian: Method = None
+    drift_and_vjp: Method = None
+    sample_transition: Method = None
+    transition_score: Method = None
+    std: Method = None
+    evolve_gaussian: Method = None
+    log_kernel: Method = None
+    kernel_score: Method = None
+    shift_target: Method = None
+    euler_kernel: Method = None
+    eigenbasis: Method = None
+    ou_time: Method = None
+    settings: Any = None
 
     def drift(self, y: Tensor, t: Any) -> Tensor:
         """``f(y, t)``, shape ``(B, d)``, for ``t`` 0-dim or ``(B, 1)``."""
@@ -158,7 +159,12 @@ def as_diffusion(diffusion: Any) -> Process:
     if isinstance(diffusion, Process):
         process = diffusion
     else:
-        check_process(diffusion)
+        for method in ("drift", "dispersion"):
+            if not callable(getattr(diffusion, method, None)):
+                raise TypeError(
+                    "diffusion: expected drift(y, t) and dispersion(t), found "
+                    f"{type(diffusion).__name__} without {method}: define it"
+                )
         process = _view(Process, diffusion)
     _check_kinds(process, _PROCESS, "diffusion")
     return process
@@ -194,9 +200,9 @@ class ScoreModel:
     times: Any = None
     time_range: Any = None
     finest_time: float | None = None
-    score_and_divergence: Callable[..., tuple[Tensor, Tensor]] | None = None
-    divergence: Callable[..., Tensor] | None = None
-    probe_divergence: Callable[..., tuple[Tensor, Tensor]] | None = None
+    score_and_divergence: Method = None
+    divergence: Method = None
+    probe_divergence: Method = None
     unchecked: Any = None
     checksum: str | None = None
     dtype: torch.dtype | None = None
@@ -239,9 +245,9 @@ class Criterion:
             the ``repr``.
     """
 
-    state: Callable[..., dict[str, Tensor]] | None = None
-    restore: Callable[..., None] | None = None
-    description: Callable[..., str] | None = None
+    state: Method = None
+    restore: Method = None
+    description: Method = None
 
     def loss(self, score: Any, x0: Tensor, generator: torch.Generator) -> Tensor:
         """Unbiased estimate of the loss of ``score``, 0-dim."""
@@ -277,9 +283,9 @@ class Law:
         path_drift: ``() ->`` half the score as the GPU program of whole paths knows it, or None.
     """
 
-    hessian: Callable[..., Tensor] | None = None
-    score_and_hessian_product: Callable[..., tuple[Tensor, Tensor]] | None = None
-    path_drift: Callable[..., Any] | None = None
+    hessian: Method = None
+    score_and_hessian_product: Method = None
+    path_drift: Method = None
 
     def score(self, x: Tensor) -> Tensor:
         """``grad log pi(x)``, shape ``(B, d)``."""
@@ -457,8 +463,3 @@ def _bindable(function: Callable[..., Any], arguments: int) -> bool:
     except ValueError:  # no signature to read
         return True
     return True
-
-
-def clock_of(diffusion: Any) -> Clock:
-    """The diffusion's ``clock``, or ``tau = t``."""
-    return getattr(diffusion, "clock", Process.clock)

@@ -1,16 +1,23 @@
-"""The Euler walk."""
+r"""The one Euler-Maruyama walk: of simulation, of the targets on a window, of the kernels' twins.
+
+.. math:: y_{i+1} = y_i + h_i f(y_i, t_i) + \sqrt{h_i}\; G(t_i)\, z_i, \qquad z_i \sim N(0, I).
+
+:class:`Grid` says where the steps are, :class:`Walk` takes them; who needs more than the points
+looks at each :class:`Step` before it is taken, and may give it the drift that was computed there.
+"""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .fields import Time, drift_jacobian
+from .fields import Time, drift_at, drift_jacobian, noise_at
 from .linear_maps import Dense, Noise, Scalar
 from .modes import remembered
-from .types import clock_of
+from .types import Process
 
 # Growth in two steps in a row that only an unstable scheme shows, whatever the units.
 _EXPLOSION = 1e3
@@ -45,15 +52,14 @@ class Grid:
         return list(pairs) * (count if self.autonomous else 1)
 
 
-def make_grid(diffusion: Any, s: Tensor, t: Tensor, steps: int) -> Grid:
+def make_grid(process: Process, s: Tensor, t: Tensor, steps: int) -> Grid:
     """The grid between ``s`` and ``t``, float64 ``(n,)``."""
-    clock = clock_of(diffusion)
+    clock = process.clock
     start, length = clock.elapsed(s), clock.between(s, t)
     inner = clock.inverse(torch.addcmul(start, _shares(steps), length))
     times = torch.cat([s[None], inner, t[None]])
     middle = times[1::2]
-    autonomous = getattr(diffusion, "autonomous", False)
-    return Grid(times[::2], middle, length / steps / clock.rate(middle), autonomous)
+    return Grid(times[::2], middle, length / steps / clock.rate(middle), process.autonomous)
 
 
 @remembered
@@ -94,8 +100,8 @@ class Watch:
     ``y`` is followed by its largest entry alone: one reduction a step.
     """
 
-    def __init__(self, diffusion: Any, start: Tensor, grid: Grid) -> None:
-        self._diffusion, self._start, self._grid = diffusion, start, grid
+    def __init__(self, process: Process, start: Tensor, grid: Grid) -> None:
+        self._process, self._start, self._grid = process, start, grid
         self._peak, self._growing = _peak(start), False
 
     def check(self, i: int, y: Tensor, drift: Tensor, y_next: Tensor) -> None:
@@ -128,7 +134,7 @@ class Watch:
         column = row if self._grid.middle.shape[1] > 1 else 0
         time, h = (float(v[i, column]) for v in (self._grid.middle, self._grid.step))
         start = self._start[row : row + 1]
-        J = drift_jacobian(self._diffusion, start, start.new_full((1,), time))
+        J = drift_jacobian(self._process, start, start.new_full((1,), time))
         steepest = float(J.abs().max() if J.ndim == 2 else J.abs().sum(2).max())
         trial = min(0.5 * h, 1 / steepest) if 0 < steepest < math.inf else 0.5 * h
         raise ValueError(
@@ -137,3 +143,72 @@ class Watch:
             f"{steepest:.3g} there, try a step of at most {trial:.2g}, "
             f"that is steps >= {math.ceil(steps * h / trial)}"
         )
+
+
+# Standard normals ``(B, m)`` for step ``i`` and its noise ``G`` at the points ``y``.
+Draw = Callable[[int, Noise, Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Step:
+    """Step ``i`` from ``y`` ``(B, d)`` at ``time``, of length ``h``, with noise ``G`` and ``z``.
+
+    ``drift`` ``(B, d)`` is computed when the step is taken, unless who looked at it has set it.
+    """
+
+    i: int
+    time: Tensor
+    h: Time
+    y: Tensor
+    G: Noise
+    z: Tensor
+    drift: Tensor | None = None
+
+
+class Walk:
+    """Iterate over it: each :class:`Step` comes before it is taken; :attr:`y` is where it leads.
+
+    Args:
+        process: what moves.
+        y: the start ``(B, d)``.
+        grid: the steps.
+        noise: a generator, of which every step takes one draw, or a :data:`Draw`.
+        project: applied to every new point.
+        watched: stop with an error where the points leave the numbers (:class:`Watch`).
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        y: Tensor,
+        grid: Grid,
+        noise: torch.Generator | Draw | None,
+        *,
+        project: Callable[[Tensor], Tensor] | None = None,
+        watched: bool = True,
+    ) -> None:
+        self.process, self.y, self.grid, self._project = process, y, grid, project
+        self._draw: Draw = noise if callable(noise) else _draws(noise)
+        self._watch = Watch(process, y, grid) if watched else None
+
+    def __iter__(self) -> Iterator[Step]:
+        G: Any = None
+        last = None
+        for i, (time, h) in enumerate(self.grid.steps(self.y)):
+            if time is not last:  # an autonomous process has one noise for all steps
+                G, last = noise_at(self.process, self.y, time), time
+            step = Step(i, time, h, self.y, G, self._draw(i, G, self.y))
+            yield step
+            self._take(step)
+
+    def _take(self, step: Step) -> None:
+        drift = step.drift
+        drift = drift_at(self.process, step.y, step.time) if drift is None else drift
+        y = euler_step(step.y, drift, step.G, step.z, step.h)
+        if self._watch is not None:
+            self._watch.check(step.i, step.y, drift, y)
+        self.y = y if self._project is None else self._project(y)
+
+
+def _draws(generator: torch.Generator | None) -> Draw:
+    return lambda i, G, y: noise_like(G, y, generator)

@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import as_tensor, check_from_start, check_points, check_time, lasting
+from ..core import (
+    as_diffusion,
+    as_tensor,
+    check_from_start,
+    check_points,
+    check_time,
+    lasting,
+    name_of,
+)
 from .toy import _Draw
 
 
@@ -35,15 +43,16 @@ class DiffusedMixture:
 
     @lasting
     def __init__(self, diffusion: Any, means: Any, scales: Any, weights: Any = None):
-        if not callable(getattr(diffusion, "evolve_gaussian", None)):
+        process = as_diffusion(diffusion)
+        if process.evolve_gaussian is None:
             raise TypeError(
                 "diffusion: expected one with evolve_gaussian, log_kernel and kernel_score, found "
-                f"{type(diffusion).__name__}: use OrnsteinUhlenbeck, TorusBrownian or BoxBrownian"
+                f"{name_of(process)}: use OrnsteinUhlenbeck, TorusBrownian or BoxBrownian"
             )
-        means = check_points(as_tensor(means, "means", torch.float64), diffusion.dim, "means")
-        if not bool(diffusion.contains(means).all()):
+        means = check_points(as_tensor(means, "means", torch.float64), process.dim, "means")
+        if not bool(process.contains(means).all()):
             raise ValueError(
-                f"means: expected points in the domain of {type(diffusion).__name__}, found "
+                f"means: expected points in the domain of {name_of(process)}, found "
                 f"{means.tolist()}: scale them, or use diffusion.project(means)"
             )
         scales = as_tensor(scales, "scales", torch.float64)
@@ -56,7 +65,7 @@ class DiffusedMixture:
                     f"{name}: expected {len(means)} finite positive numbers, one for each row of "
                     f"means, found {value.tolist()}"
                 )
-        self.diffusion, self.dim = diffusion, diffusion.dim
+        self.diffusion, self._process, self.dim = diffusion, process, means.shape[1]
         self.means, self.scales, self.weights = means, scales, weights / weights.sum()
 
     def sample(
@@ -73,9 +82,9 @@ class DiffusedMixture:
         m = torch.multinomial(
             self.weights.to(z.device), draw.n, replacement=True, generator=generator
         )
-        x0 = self.diffusion.project(self.means.to(z)[m] + self.scales.to(z)[m, None] * z)
+        x0 = self._process.project(self.means.to(z)[m] + self.scales.to(z)[m, None] * z)
         later = bool((check_from_start(check_time(t, n, "t")) > 0).any())
-        return self.diffusion.sample_transition(x0, t, generator) if later else x0
+        return self._process.sample_transition(x0, t, generator) if later else x0
 
     def log_prob(self, x: Tensor, t: float | Tensor = 0.0) -> Tensor:
         """``log rho_t(x)``, ``(B,)``, at ``x`` ``(B, d)`` and ``t >= 0``: one, or one a row."""
@@ -87,7 +96,7 @@ class DiffusedMixture:
         x = check_points(x, self.dim)
         mean, var = self._components(x, t)
         posterior = torch.softmax(self._log_terms(x, mean, var), dim=1)
-        pull = self.diffusion.kernel_score(x[:, None], mean, var)
+        pull = self._process.kernel_score(x[:, None], mean, var)
         return (posterior[..., None] * pull).sum(1)
 
     __call__ = score
@@ -98,11 +107,11 @@ class DiffusedMixture:
         means, variances = self.means.to(x), self.scales.to(x).square()
         if t.ndim:  # one row of components for each time
             means, variances = means[None], variances[None]
-        return self.diffusion.evolve_gaussian(means, variances, t)
+        return self._process.evolve_gaussian(means, variances, t)
 
     def _log_terms(self, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         """Log of weight times density of each component at ``x`` ``(B, d)``, ``(B, M)``."""
-        return self.weights.to(x).log() + self.diffusion.log_kernel(x[:, None], mean, var)
+        return self.weights.to(x).log() + self._process.log_kernel(x[:, None], mean, var)
 
 
 def mixture_1d(diffusion: Any) -> DiffusedMixture:

@@ -23,12 +23,19 @@ run inside solvers and training loops, so they check the sign of ``t`` and nothi
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Time, check_number, check_time, drift_at, takes_arrays, value_and_divergence
+from ..core import (
+    Process,
+    Time,
+    check_number,
+    check_time,
+    drift_at,
+    takes_arrays,
+    value_and_divergence,
+)
 
 SQRT2 = math.sqrt(2.0)
 
@@ -49,7 +56,7 @@ def _check_horizon(horizon: float) -> float:
 
 
 @takes_arrays
-class Diffusion:
+class Diffusion(Process):
     """Base class: ``drift`` and ``dispersion`` are the model, the rest has exact defaults.
 
     The package calls both with ``t`` as a tensor, 0-dim or ``(B, 1)``, dtype and device of ``y``
@@ -59,21 +66,11 @@ class Diffusion:
     Attributes:
         dim: number of coordinates ``d``.
         horizon: end of the time interval, in the process's clock.
-        prior: law at the horizon (``markovscore.priors``), None where it is not known.
+        prior: law at the horizon, None where it is not known.
     """
 
     dim: int
     horizon: float
-    prior: Any = None
-
-    def drift(self, y: Tensor, t: Time) -> Tensor:
-        """``f(y, t)``, shape ``(B, d)``, for ``t`` 0-dim or ``(B, 1)``."""
-        raise NotImplementedError(f"{type(self).__name__} needs drift(y, t) -> (B, d)")
-
-    def dispersion(self, t: Time) -> Tensor:
-        """``G(t)``: a number, 0-dim or ``(B, 1)``; a matrix, ``(d, m)`` or ``(B, d, m)``; or
-        :class:`Diagonal`. The second forms are for ``t`` ``(B, 1)``."""
-        raise NotImplementedError(f"{type(self).__name__} needs dispersion(t)")
 
     def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
         """``div f(y, t)``, shape ``(B,)``, exact by ``torch.func``."""

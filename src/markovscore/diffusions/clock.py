@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import as_tensor, clock_of, lasting, remembered
+from ..core import Process, as_tensor, lasting, remembered
 
 Beta = float | tuple[float, float] | Callable[[Tensor], Tensor]
 
@@ -188,33 +188,33 @@ def make_clock(beta: Beta, horizon: float) -> LinearClock | QuadratureClock:
 LONGEST_STEP = 0.05  # of :func:`log_clock`: steps of a second-order method lose about 1e-3
 
 
-def log_clock(diffusion: Any, t: Tensor, finest: float) -> Tensor:
+def log_clock(process: Process, t: Tensor, finest: float) -> Tensor:
     """``log(1 + tau(t) / tau(finest))`` at times ``t``, float64: the noise on a scale of its own.
 
     With the data's smallest scale at ``finest`` the law changes at a rate of about one in this
     variable, before and after: equal steps of it suit a flow from 0 on.
     """
-    clock = clock_of(diffusion)
+    clock = process.clock
     unit = clock.elapsed(torch.tensor(finest, dtype=torch.float64))
     return torch.log1p(clock.elapsed(t.double()) / unit)
 
 
-def graded_times(diffusion: Any, last: float, steps: int, finest: float) -> Tensor:
+def graded_times(process: Process, last: float, steps: int, finest: float) -> Tensor:
     """``steps + 1`` times from 0 to ``last``, at equal distances in :func:`log_clock`."""
-    clock = clock_of(diffusion)
+    clock = process.clock
     end = torch.tensor(last, dtype=torch.float64)
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     unit = clock.elapsed(torch.tensor(finest, dtype=torch.float64))
-    times = clock.inverse(unit * torch.expm1(share * log_clock(diffusion, end, finest)))
+    times = clock.inverse(unit * torch.expm1(share * log_clock(process, end, finest)))
     times[0], times[-1] = 0, end  # without the rounding of the logarithms
     return times
 
 
-def refined_times(diffusion: Any, times: Tensor, finest: float, longest: float) -> Tensor:
+def refined_times(process: Process, times: Tensor, finest: float, longest: float) -> Tensor:
     """``times``, and between them more: steps of at most ``longest`` in :func:`log_clock`."""
-    clock = clock_of(diffusion)
+    clock = process.clock
     unit = clock.elapsed(torch.tensor(finest, dtype=torch.float64))
-    place = log_clock(diffusion, times, finest)
+    place = log_clock(process, times, finest)
     pieces = (place.diff() / longest - 1e-9).ceil().clamp(min=1).long()
     left = torch.arange(len(pieces)).repeat_interleave(pieces)
     rank = torch.arange(len(left)) - (pieces.cumsum(0) - pieces)[left]

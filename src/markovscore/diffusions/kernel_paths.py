@@ -11,54 +11,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import clock_of
+from ..core import Process, original
 from ..kernels import VARIABLE, PathDrift, Steps, euler_paths, kernel_limit, use_triton
 
 
 def offered(owner: Any, method: str, *fields: str) -> PathDrift | None:
     """The drift that ``method`` of ``owner`` gives; None without one, and where a subclass has its
     own version of one of the ``fields`` that the kernel would stand in for."""
-    if not hasattr(owner, method):
+    if getattr(owner, method) is None:
         return None
-    order = [vars(c) for c in type(owner).__mro__]
+    order = [vars(c) for c in type(original(owner)).__mro__]
     place = next((i for i, names in enumerate(order) if method in names), len(order))
     replaced = any(field in names for names in order[:place] for field in fields)
     return None if replaced else getattr(owner, method)()
 
 
 def simulated(
-    diffusion: Any, y: Tensor, s: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
+    process: Process, y: Tensor, s: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
 ) -> Tensor | None:
     """:func:`markovscore.simulate` in a kernel, None where there is none for this call."""
-    drift = _drift(diffusion, y)
+    drift = _drift(process, y)
     if drift is None:
         return None
-    length = clock_of(diffusion).between(s, t) / steps
+    length = process.clock.between(s, t) / steps
     return euler_paths(drift, y, Steps(steps, length), seed=_seed(y, generator))[1]
 
 
 def shifted(
-    diffusion: Any, y: Tensor, s: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
+    process: Process, y: Tensor, s: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor] | None:
     """:func:`markovscore.path_shift_target` with its default weight, or None, likewise."""
-    drift = _drift(diffusion, y)
+    drift = _drift(process, y)
     if drift is None:
         return None
-    length = clock_of(diffusion).between(s, t) / steps
+    length = process.clock.between(s, t) / steps
     _, end, target = euler_paths(drift, y, None, Steps(steps, length), seed=_seed(y, generator))
     assert target is not None
     return end, target
 
 
-def _drift(diffusion: Any, y: Tensor) -> PathDrift | None:
-    if not hasattr(diffusion, "euler_kernel"):
+def _drift(process: Process, y: Tensor) -> PathDrift | None:
+    if process.euler_kernel is None:
         return None
     # Where the answer is PyTorch in any case, no parameters are gathered: 70 us of a short call.
     if not y.is_cuda and os.environ.get(VARIABLE) != "interpret":
         use_triton("euler_paths", y)  # logs it, and refuses where Triton is forced
         return None
     fields = ("drift", "dispersion", "shift_target", "project")
-    drift = offered(diffusion, "euler_kernel", *fields)
+    drift = offered(process, "euler_kernel", *fields)
     if drift is None:
         return None
     return drift if use_triton("euler_paths", y, limit=kernel_limit(drift, y)) else None

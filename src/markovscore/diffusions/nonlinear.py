@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core import (
     Constants,
     Time,
+    as_law,
     check_number,
     expand_like,
     field_jacobian,
@@ -25,7 +26,7 @@ from ..core import (
 )
 from ..kernels import PathDrift
 from .base import Diffusion, _check_horizon, _time
-from .clock import Beta, make_clock
+from .clock import Beta, LinearClock, QuadratureClock, make_clock
 from .kernel_paths import offered
 from .priors import _check_dim
 
@@ -54,14 +55,9 @@ class Langevin(Diffusion):
     autonomous = True
 
     def __init__(self, prior: Any, beta: Beta = (0.1, 10.0), horizon: float = 1.0) -> None:
-        for name in ("dim", "score"):
-            if not hasattr(prior, name):
-                raise TypeError(
-                    f"prior: expected dim and score(x) -> (B, d), found {type(prior).__name__} "
-                    f"without {name}: define it, or pass a law of markovscore.priors"
-                )
+        as_law(prior)
         self.prior, self.dim, self.horizon = prior, prior.dim, _check_horizon(horizon)
-        self.clock = make_clock(beta, self.horizon)
+        self.clock: LinearClock | QuadratureClock = make_clock(beta, self.horizon)
 
     def beta(self, t: Time) -> Tensor:
         """``beta(t)``, float64, the shape of ``t``."""
@@ -94,17 +90,18 @@ class Langevin(Diffusion):
 
     def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
         """``beta(t) / 2`` times the Hessian of ``log pi``: ``(B, d, d)``, or its diagonal."""
-        own = hasattr(self.prior, "hessian")
-        hessian = self.prior.hessian(y) if own else field_jacobian(self._score, y, t)
+        own = as_law(self.prior).hessian
+        hessian = field_jacobian(self._score, y, t) if own is None else own(y)
         return self._half_rate(t, hessian) * hessian
 
     def drift_and_vjp(self, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
         """``f(y, t)`` and ``J^T v``, ``(B, d)`` each."""
         half = self._half_rate(t, y)
-        if hasattr(self.prior, "score_and_hessian_product"):
-            score, product = self.prior.score_and_hessian_product(y, v)
-        elif hasattr(self.prior, "hessian"):
-            score, product = self.prior.score(y), times_vector(self.prior.hessian(y), v)
+        law = as_law(self.prior)
+        if law.score_and_hessian_product is not None:
+            score, product = law.score_and_hessian_product(y, v)
+        elif law.hessian is not None:
+            score, product = law.score(y), times_vector(law.hessian(y), v)
         else:
             score, vjp = pull_back(self._score, y, t)
             product = vjp(v)
@@ -117,7 +114,7 @@ class Langevin(Diffusion):
 
     def euler_kernel(self) -> PathDrift | None:
         """The drift at unit rate for ``markovscore.kernels.paths``, if the prior offers one."""
-        return offered(self.prior, "path_drift", "score")
+        return offered(as_law(self.prior), "path_drift", "score")
 
     def _score(self, y: Tensor, t: Time) -> Tensor:
         return self.prior.score(y)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core import (
     Constants,
+    Law,
     as_tensor,
     check_generator,
     check_integer,
@@ -87,7 +88,7 @@ def _check_positive(value: Any, name: str) -> Tensor:
 
 
 @takes_arrays
-class Gaussian:
+class Gaussian(Law):
     r"""The normal law :math:`\mathcal N(\mu, C)`.
 
     Args:
@@ -164,7 +165,7 @@ class Gaussian:
 
 
 @takes_arrays
-class GaussianMixture:
+class GaussianMixture(Law):
     r"""Mixture of isotropic normal laws, :math:`\sum_m w_m \mathcal N(\mu_m, \sigma_m^2 I)`.
 
     Args:
@@ -257,7 +258,7 @@ class GaussianMixture:
 
 
 @takes_arrays
-class _Uniform:
+class _Uniform(Law):
     """A constant density: its logarithm has no slope."""
 
     def score(self, x: Tensor) -> Tensor:

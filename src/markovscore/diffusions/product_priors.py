@@ -9,7 +9,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core import as_tensor, check_integer, check_number, full_precision, lasting, takes_arrays
+from ..core import (
+    Law,
+    as_tensor,
+    check_integer,
+    check_number,
+    full_precision,
+    lasting,
+    takes_arrays,
+)
 from ..kernels import PathDrift
 from .priors import (
     LOG_2PI,
@@ -24,7 +32,7 @@ from .priors import (
 
 
 @takes_arrays
-class Logistic:
+class Logistic(Law):
     r"""Independent logistic coordinates, density :math:`\prod_i \operatorname{sech}^2(x_i/2s)/4s`.
 
     Its score is ``-tanh(x / (2 s)) / s``: bounded, with exponential tails.
@@ -67,7 +75,7 @@ class Logistic:
 
 
 @takes_arrays
-class ProductMixture:
+class ProductMixture(Law):
     r"""Independent coordinates, each the mixture :math:`\sum_m w_m \mathcal N(\mu_m, \sigma_m^2)`.
 
     In one dimension it is ``GaussianMixture``; in ``d`` dimensions it is the one with all ``M^d``

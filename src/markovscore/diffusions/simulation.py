@@ -20,20 +20,16 @@ import torch
 from torch import Tensor
 
 from ..core import (
-    Noise,
+    Process,
     Time,
-    Watch,
+    Walk,
+    as_diffusion,
     check_generator,
     check_points,
-    check_process,
     check_steps,
     check_window,
-    drift_at,
-    euler_step,
     full_precision,
     make_grid,
-    noise_at,
-    noise_like,
 )
 from .kernel_paths import simulated
 
@@ -89,37 +85,26 @@ def simulate(
             ``steps < 1``; a drift of the wrong shape or that is not finite (time and first bad
             row); particles that diverge (time, and the step to try).
     """
-    check_process(diffusion)
-    y = check_points(x0, getattr(diffusion, "dim", None), "x0")
+    process = as_diffusion(diffusion)
+    y = check_points(x0, process.dim, "x0")
     check_generator(generator, y.device)
-    s, t = check_window(diffusion, s, t, len(y), empty=True)
+    s, t = check_window(process.horizon, s, t, len(y), empty=True)
     steps = check_steps(steps)
     if not keep and torch.equal(s, t):  # the start of a window that reaches back to 0
         return y
-    whole = None if keep else simulated(diffusion, y, s, t, steps, generator)
+    whole = None if keep else simulated(process, y, s, t, steps, generator)
     if whole is not None:
         return whole
-    grid = make_grid(diffusion, s, t, steps)
-    watch, project = Watch(diffusion, y, grid), getattr(diffusion, "project", None)
-    states, last = [y], None
-    G: Noise | None = None
-    for i, (time, h) in enumerate(grid.steps(y)):
-        drift = drift_at(diffusion, y, time)
-        if time is not last:
-            G, last = noise_at(diffusion, y, time), time
-        assert G is not None
-        y_next = euler_step(y, drift, G, noise_like(G, y, generator), h)
-        watch.check(i, y, drift, y_next)
-        y = y_next if project is None else project(y_next)
-        if keep:
-            states.append(y)
-    return Trajectory(grid.times, torch.stack(states)) if keep else y
+    grid = make_grid(process, s, t, steps)
+    walk = Walk(process, y, grid, generator, project=process.project)
+    states = [step.y for step in walk]
+    return Trajectory(grid.times, torch.stack([*states, walk.y])) if keep else walk.y
 
 
 def draw_state(
-    diffusion: Any, x0: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
+    process: Process, x0: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
 ) -> Tensor:
-    """``Y_t`` given ``Y_0 = x0``, ``(B, d)``: exact where the diffusion can, else simulated."""
-    if hasattr(diffusion, "sample_transition"):
-        return diffusion.sample_transition(x0, t, generator)
-    return simulate(diffusion, x0, t, steps, generator)
+    """``Y_t`` given ``Y_0 = x0``, ``(B, d)``: exact where the process can, else simulated."""
+    if process.sample_transition is not None:
+        return process.sample_transition(x0, t, generator)
+    return simulate(process, x0, t, steps, generator)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..core import (
     as_input,
+    as_score,
     as_tensor,
     check_field,
     check_time,
@@ -75,13 +76,13 @@ class ResidualScore(nn.Module):
     @property
     def time_range(self) -> Tensor | None:
         """First and last time ``(2,)`` of the base, or None (``(1,)`` if it has but one)."""
-        times = getattr(self.base, "times", None)
+        times = as_score(self.base).times
         return None if times is None else torch.unique(torch.as_tensor(times)[[0, -1]])
 
     @property
     def finest_time(self) -> float | None:
         """That of the base, or None."""
-        return getattr(self.base, "finest_time", None)
+        return as_score(self.base).finest_time
 
     @property
     def checksum(self) -> str:
@@ -89,7 +90,7 @@ class ResidualScore(nn.Module):
 
         Its own ``checksum``, else one of its printed form (without addresses) and of its tensors.
         """
-        own = getattr(self.base, "checksum", None)
+        own = as_score(self.base).checksum
         if own is not None:
             return str(own)
         crc = zlib.crc32(re.sub(r" at 0x[0-9a-f]+", "", repr(self.base)).encode())
@@ -137,7 +138,7 @@ class ResidualScore(nn.Module):
 
     def _add(self, x: Tensor, t: float | Tensor, signs: Tensor | None) -> tuple[Tensor, Tensor]:
         t = check_time(t, len(x), like=x)
-        base, base_divergence = score_and_divergence(self.base, x, t, signs)
+        base, base_divergence = score_and_divergence(as_score(self.base), x, t, signs)
         residual, divergence = field_and_divergence(self.network, x, t, signs)
         return base + residual, base_divergence + divergence
 

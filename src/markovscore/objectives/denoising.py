@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Score, check_callable, check_points, expand_like, noise_norm
+from ..core import (
+    Process,
+    Score,
+    as_diffusion,
+    check_callable,
+    check_points,
+    expand_like,
+    name_of,
+    noise_norm,
+)
 from .draws import TimeSampler
 
 
@@ -69,18 +78,20 @@ class DenoisingSM:
         weighting: str = "likelihood",
         times: str = "uniform",
     ):
+        process = as_diffusion(diffusion)
         for method in ("sample_transition", "transition_score"):
-            if not callable(getattr(diffusion, method, None)):
+            if getattr(process, method) is None:
                 raise TypeError(
                     "diffusion: expected an exact transition (sample_transition and "
-                    f"transition_score), found {type(diffusion).__name__} without {method}: define "
+                    f"transition_score), found {name_of(process)} without {method}: define "
                     "it, or use OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian "
                     "or LinearSDE"
                 )
-        self._times = TimeSampler(diffusion, t_min, t_max, times)
+        self._times = TimeSampler(process, t_min, t_max, times)
         if weighting not in ("likelihood", "variance"):
             raise ValueError(f"weighting: expected 'likelihood' or 'variance', found {weighting!r}")
-        self.diffusion, self.t_min, self.t_max = diffusion, self._times.low, self._times.high
+        self.diffusion, self._process = diffusion, process
+        self.t_min, self.t_max = self._times.low, self._times.high
         self.weighting, self.times = weighting, times
 
     def __repr__(self) -> str:
@@ -102,35 +113,35 @@ class DenoisingSM:
         dtype and device, and ``generator`` must be on that device.
         """
         check_callable(score)
-        x0 = check_data(self.diffusion, x0)
+        x0 = check_data(self._process, x0)
         t, importance = self._times.draw(x0, generator)
-        y = self.diffusion.sample_transition(x0, t, generator)
-        residual = score(y, t) - self.diffusion.transition_score(y, x0, t)
+        y = self._process.sample_transition(x0, t, generator)
+        residual = score(y, t) - self._process.transition_score(y, x0, t)
         return importance * self._squared_norm(residual, t)
 
     def _squared_norm(self, residual: Tensor, t: Tensor) -> Tensor:
         """``|G(t)^T r|^2`` or ``std(t)^2 |r|^2`` for rows ``r``, ``(B,)``."""
         if self.weighting == "variance":
-            scaled = expand_like(self.diffusion.std(t), residual) * residual
+            scaled = expand_like(self._process.std(t), residual) * residual
             return scaled.square().sum(-1)
-        return noise_norm(self.diffusion, residual, t)
+        return noise_norm(self._process, residual, t)
 
 
 # What all objectives share
 
 
-def check_data(diffusion: Any, x0: Tensor) -> Tensor:
-    """``x0`` as checked points ``(B, d)`` in the diffusion's domain, where it names one.
+def check_data(process: Process, x0: Tensor) -> Tensor:
+    """``x0`` as checked points ``(B, d)`` in the process's domain, where it names one.
 
     Raises:
         TypeError, ValueError: malformed points, or points outside.
     """
-    x0 = check_points(x0, getattr(diffusion, "dim", None), name="x0")
-    inside = diffusion.contains(x0) if hasattr(diffusion, "contains") else None
-    if inside is not None and not bool(inside.all()):
+    x0 = check_points(x0, process.dim, name="x0")
+    inside = process.contains(x0)
+    if not bool(inside.all()):
         row = int((~inside).nonzero()[0])
         raise ValueError(
-            f"x0: expected points in the domain of {type(diffusion).__name__}, found row "
+            f"x0: expected points in the domain of {name_of(process)}, found row "
             f"{row} = {x0[row].tolist()}: scale the data, or use diffusion.project(x0)"
         )
     return x0

@@ -6,12 +6,20 @@ Every objective is an average over ``t`` uniform on ``[t_min, t_max]``. Drawn wi
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Diagonal, Scalar, check_generator, check_integer, check_time_range, noise_at
+from ..core import (
+    Diagonal,
+    Process,
+    Scalar,
+    check_generator,
+    check_integer,
+    check_time_range,
+    name_of,
+    noise_at,
+)
 
 # Pieces of the table behind "importance": over seven decades each is 1.6% long in t.
 _PIECES = 1024
@@ -31,11 +39,11 @@ class TimeSampler:
             or where ``|G|^2 / std^2`` is not finite and positive.
     """
 
-    def __init__(self, diffusion: Any, t_min: float, t_max: float | None, kind: str) -> None:
-        self.low, self.high = check_time_range(diffusion, t_min, t_max, kind)
+    def __init__(self, process: Process, t_min: float, t_max: float | None, kind: str) -> None:
+        self.low, self.high = check_time_range(process.horizon, t_min, t_max, kind)
         self.kind, self._log_span = kind, math.log(self.high / self.low)
         if kind == "importance":
-            self._share = self._tabulate(diffusion)
+            self._share = self._tabulate(process)
             self._start = torch.cat([torch.zeros(1).double(), self._share.cumsum(0)[:-1]])
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -64,24 +72,24 @@ class TimeSampler:
         inside = ((u - self._start[piece]) / share).clamp(max=1)
         return length * (piece + inside), share / length
 
-    def _tabulate(self, diffusion: Any) -> Tensor:
+    def _tabulate(self, process: Process) -> Tensor:
         """The probability of every piece, float64."""
-        if not callable(getattr(diffusion, "std", None)):
+        if process.std is None:
             raise TypeError(
                 "times: 'importance' expected a diffusion with std(t), the noise scale, found "
-                f"{type(diffusion).__name__} without it: define it, or use 'uniform' or 'log'"
+                f"{name_of(process)} without it: define it, or use 'uniform' or 'log'"
             )
         middle = (torch.arange(_PIECES, dtype=torch.float64) + 0.5) / _PIECES
         t = self.low * torch.exp(self._log_span * middle)
-        rows = t.new_zeros(()).expand(_PIECES, getattr(diffusion, "dim", 1))
-        G = noise_at(diffusion, rows, t)
+        rows = t.new_zeros(()).expand(_PIECES, process.dim or 1)
+        G = noise_at(process, rows, t)
         if not isinstance(G, Scalar):
             kind = "diagonal" if isinstance(G, Diagonal) else "matrix"
             raise ValueError(
                 "times: 'importance' expected a scalar dispersion, found "
-                f"{type(diffusion).__name__} with a {kind}: use 'uniform' or 'log'"
+                f"{name_of(process)} with a {kind}: use 'uniform' or 'log'"
             )
-        mass = t * (G.rows / torch.as_tensor(diffusion.std(t), dtype=torch.float64)).square()
+        mass = t * (G.rows / torch.as_tensor(process.std(t), dtype=torch.float64)).square()
         good = torch.isfinite(mass) & (mass > 0)
         if not bool(good.all()):
             at = int((~good).nonzero()[0])

@@ -9,6 +9,7 @@ A buffer holds ``ahead * B`` rows of a few numbers per coordinate: for images of
 ``B = 64`` some 10 MB, for ``B = 512`` 100 MB, where ``ahead = 1`` does as well.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -16,12 +17,12 @@ from torch import Tensor
 
 from ..core import (
     Score,
+    as_diffusion,
     check_callable,
     check_field,
-    check_process,
     check_steps,
-    clock_of,
     drift_jacobian,
+    name_of,
     noise_at,
     noise_norm,
     score_and_trace,
@@ -64,12 +65,13 @@ class _PathObjective:
         times: str,
         check_derivative: bool,
     ) -> None:
-        check_process(diffusion)
-        check_walls(diffusion)
+        process = as_diffusion(diffusion)
+        check_walls(process)
         self.check_derivative = check_derivative
-        self._times = TimeSampler(diffusion, t_min, t_max, times)
+        self._times = TimeSampler(process, t_min, t_max, times)
         self.t_min, self.t_max = self._times.low, self._times.high
-        self.diffusion, self.steps, self.times = diffusion, check_steps(steps), times
+        self.diffusion, self._process = diffusion, process
+        self.steps, self.times = check_steps(steps), times
         self.buffer = PathBuffer(reuse, ahead)
 
     def __repr__(self) -> str:
@@ -77,9 +79,9 @@ class _PathObjective:
 
     def description(self) -> str:
         """The settings, of which a checkpoint is."""
-        d = self.diffusion
-        process = f"{type(d).__name__}(dim={getattr(d, 'dim', None)}, "
-        process += f"horizon={getattr(d, 'horizon', None)})"
+        d = self._process
+        horizon = None if d.horizon == math.inf else d.horizon
+        process = f"{name_of(d)}(dim={d.dim}, horizon={horizon})"
         settings = {**self._settings(), "steps": self.steps}
         settings |= {"reuse": self.buffer.reuse, "ahead": self.buffer.ahead}
         settings |= {"t_min": self.t_min, "t_max": self.t_max, "times": self.times}
@@ -92,7 +94,7 @@ class _PathObjective:
         ``x0`` is as in :meth:`losses`; fresh paths start there where some are due.
         """
         check_callable(score)
-        x0 = check_data(self.diffusion, x0)
+        x0 = check_data(self._process, x0)
         self._prepare(x0)
         rows = self.buffer.draw(lambda start: self._blocks(start, generator), x0, generator)
         return self._terms(score, generator, *rows).mean()
@@ -104,7 +106,7 @@ class _PathObjective:
         dtype and device, and ``generator`` must be on that device.
         """
         check_callable(score)
-        x0 = check_data(self.diffusion, x0)
+        x0 = check_data(self._process, x0)
         self._prepare(x0)
         return self._terms(score, generator, *self._blocks(x0, generator))
 
@@ -199,22 +201,22 @@ class LocalDSM(_PathObjective):
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
         """The first half of algorithm 1: a time, the start of its window, the process there."""
         t, importance = self._times.draw(x0, generator)
-        s = window_start(self.diffusion, self.window, t)
-        y_s = simulate(self.diffusion, x0, s, self.steps, generator)
+        s = window_start(self._process, self.window, t)
+        y_s = simulate(self._process, x0, s, self.steps, generator)
         if self.check_derivative:
-            check_drift(self.diffusion, y_s, s, t, _CHECK_STEPS, jacobian=True)
+            check_drift(self._process, y_s, s, t, _CHECK_STEPS, jacobian=True)
         return y_s, s, t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         """Algorithm 2, linearise and draw ``y_t``; and the rest of algorithm 1, the loss."""
         y_s, s, t, importance = rows
-        y_t, target, C, z = local_draw(self.diffusion, y_s, s, t, generator)
-        y_t = wrapped(self.diffusion, y_t, t)
+        y_t, target, C, z = local_draw(self._process, y_s, s, t, generator)
+        y_t = wrapped(self._process, y_t, t)
         prediction = check_field(score(y_t, t), y_t, "score")
         if self.weighting == "perceptual":
             noise = -_times(C.mT if C.ndim == 3 else C, prediction.to(C)).to(y_s)
             return importance * (noise - z.to(y_s)).square().sum(1)
-        return importance * noise_norm(self.diffusion, prediction - target, t)
+        return importance * noise_norm(self._process, prediction - target, t)
 
 
 class PathShiftDSM(_PathObjective):
@@ -309,12 +311,12 @@ class PathShiftDSM(_PathObjective):
         """The pilot, where something is to be chosen and nothing is yet."""
         if self.choice is not None or None not in (self.window, self.weight):
             return
-        if hasattr(self.diffusion, "shift_target") and self.window is not None:
+        if self._process.shift_target is not None and self.window is not None:
             return  # one rule, one window
         full = not self._diagonal(x0)
         wide = full and x0.shape[1] > WIDEST
         windows, weights = self._candidates(
-            1 if hasattr(self.diffusion, "shift_target") else 2 if wide else 3
+            1 if self._process.shift_target is not None else 2 if wide else 3
         )
         count = pilot_rows(x0.shape[1], full and "adaptive" in weights)
         start = x0[torch.arange(count, device=x0.device) % len(x0)].detach()
@@ -325,30 +327,30 @@ class PathShiftDSM(_PathObjective):
             _, target = self._shifted(start, s, t, generator, weight, False)
             if self.weighting == "perceptual":  # by that of the longest window: common to all
                 importance = importance * self._length(torch.zeros_like(t), t).to(importance)
-            return importance * noise_norm(self.diffusion, target, t)
+            return importance * noise_norm(self._process, target, t)
 
         self.choice = choose(windows, weights, squares)
 
     def _candidates(self, weights: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         """Windows, and so many weights, of which the given ones are the only ones."""
-        windows = candidates(self.diffusion, self.t_max) if self.window is None else (self.window,)
+        windows = candidates(self._process, self.t_max) if self.window is None else (self.window,)
         return windows, WEIGHTS[:weights] if self.weight is None else (self.weight,)
 
     def _diagonal(self, x0: Tensor) -> bool:
-        d = self.diffusion
-        if getattr(d, "elementwise", False) or not hasattr(d, "drift_jacobian"):
-            return bool(getattr(d, "elementwise", False))
+        d = self._process
+        if d.elementwise or d.drift_jacobian is None:
+            return d.elementwise
         return drift_jacobian(d, x0[:1].detach(), x0.new_full((1,), self.t_max)).ndim == 2
 
     def _times_of(
         self, x0: Tensor, generator: torch.Generator, window: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         t, importance = self._times.draw(x0, generator)
-        return x0, window_start(self.diffusion, window, t), t, importance
+        return x0, window_start(self._process, window, t), t, importance
 
     def _length(self, s: Tensor, t: Tensor) -> Tensor:
         """``int_s^t beta / beta(t)``."""
-        clock, start, end = clock_of(self.diffusion), s.double().cpu(), t.double().cpu()
+        clock, start, end = self._process.clock, s.double().cpu(), t.double().cpu()
         return clock.between(start, end) / clock.rate(end)
 
     def _shifted(
@@ -360,9 +362,9 @@ class PathShiftDSM(_PathObjective):
         weight: Weight,
         check_derivative: bool,
     ) -> tuple[Tensor, Tensor]:
-        y_s = simulate(self.diffusion, x0, s, self.steps, generator)
+        y_s = simulate(self._process, x0, s, self.steps, generator)
         return path_shift_target(
-            self.diffusion,
+            self._process,
             y_s,
             s,
             t,
@@ -385,7 +387,7 @@ class PathShiftDSM(_PathObjective):
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         y_t, target, t, importance = rows
         prediction = check_field(score(y_t, t), y_t, "score")
-        return importance * noise_norm(self.diffusion, prediction - target, t)
+        return importance * noise_norm(self._process, prediction - target, t)
 
 
 class ImplicitSM(_PathObjective):
@@ -444,18 +446,18 @@ class ImplicitSM(_PathObjective):
 
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
         t, importance = self._times.draw(x0, generator)
-        y = draw_state(self.diffusion, x0, t, self.steps, generator)
-        wrapped(self.diffusion, y, t)  # refuses walls; the points are in the domain already
+        y = draw_state(self._process, x0, t, self.steps, generator)
+        wrapped(self._process, y, t)  # refuses walls; the points are in the domain already
         return y, t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         y, t, importance = rows
         if self.check_derivative and not self._looked:
-            check_score(score, y, t, noise_at(self.diffusion, y, t))
+            check_score(score, y, t, noise_at(self._process, y, t))
             self._looked = True
         probe = generator if self.trace == "hutchinson" else None
-        s, divergence = score_and_trace(self.diffusion, score, y, t, probe)
-        return importance * (noise_norm(self.diffusion, s, t) + 2 * divergence)
+        s, divergence = score_and_trace(self._process, score, y, t, probe)
+        return importance * (noise_norm(self._process, s, t) + 2 * divergence)
 
 
 # Parts

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import clock_of
+from ..core import Process
 
 # Shares of the clock of the whole time interval.
 SHARES = tuple(3.0**-k for k in range(5))
@@ -60,10 +60,10 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def candidates(diffusion: Any, t_max: float) -> tuple[float, ...]:
+def candidates(process: Process, t_max: float) -> tuple[float, ...]:
     """The windows that are tried, in the clock."""
     zero, end = torch.zeros(1, dtype=torch.float64), torch.tensor([t_max], dtype=torch.float64)
-    length = float(clock_of(diffusion).between(zero, end))
+    length = float(process.clock.between(zero, end))
     return tuple(share * length for share in SHARES)
 
 

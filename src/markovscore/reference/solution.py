@@ -29,7 +29,9 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    Process,
     Time,
+    as_diffusion,
     as_tensor,
     check_integer,
     check_number,
@@ -230,20 +232,20 @@ def fokker_planck(
             noise whose principal axes turn; a law that does not fit the domain (names the side), at
             the start or later.
     """
-    edges = _check_grid(bounds, cells, diffusion)
+    process = as_diffusion(diffusion)
+    edges = _check_grid(bounds, cells, process)
     times = check_times(times).cpu()
     steps = check_steps(steps)
-    _check_run(diffusion, float(times[-1]), boundary, leakage)
+    _check_run(process.horizon, float(times[-1]), boundary, leakage)
     with torch.no_grad():
-        scheme = Scheme(diffusion, edges, boundary, leakage)
+        scheme = Scheme(process, edges, boundary, leakage)
         values = list(scheme.run(log_prob, times.tolist(), steps))
     axes = tuple(torch.as_tensor((e[1:] + e[:-1]) / 2) for e in edges)
     stored = torch.as_tensor(np.stack(values))
     return FokkerPlanck(diffusion, times, axes, stored, scheme.frame, boundary)
 
 
-def _check_run(diffusion: Any, end: float, boundary: str, leakage: float) -> None:
-    horizon = getattr(diffusion, "horizon", math.inf)
+def _check_run(horizon: float, end: float, boundary: str, leakage: float) -> None:
     if end > horizon * (1 + 1e-6):  # the rounding of a time that went through float32
         raise ValueError(f"times: expected t <= horizon = {horizon:g}, found {end:g}")
     if boundary not in BOUNDARIES:
@@ -251,7 +253,7 @@ def _check_run(diffusion: Any, end: float, boundary: str, leakage: float) -> Non
     check_number(leakage, "leakage", positive=True)
 
 
-def _check_grid(bounds: Any, cells: Any, diffusion: Any) -> list[Array]:
+def _check_grid(bounds: Any, cells: Any, process: Process) -> list[Array]:
     """Cell edges of each axis."""
     limits = np.atleast_2d(as_tensor(bounds, "bounds", torch.float64).numpy(force=True))
     dim = len(limits)
@@ -262,9 +264,9 @@ def _check_grid(bounds: Any, cells: Any, diffusion: Any) -> list[Array]:
         )
     if bool((limits[:, 0] >= limits[:, 1]).any()):
         raise ValueError(f"bounds: expected low < high, found {bounds!r}")
-    if getattr(diffusion, "dim", dim) != dim:
+    if process.dim not in (None, dim):
         raise ValueError(
-            f"bounds: expected {diffusion.dim} pairs for a diffusion of dimension {diffusion.dim}, "
+            f"bounds: expected {process.dim} pairs for a diffusion of dimension {process.dim}, "
             f"found {dim}: only one and two dimensions can be solved on a grid"
         )
     counts = [cells] * dim if np.ndim(cells) == 0 else list(cells)

@@ -7,13 +7,12 @@ second order for any two operators. Drift and noise are taken at the middle of t
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import check_finite, drift_at, lasting, noise_at
+from ..core import Process, check_finite, drift_at, lasting, noise_at
 from .finite_volume import Array, Sweep, between_centres, diffusive_sweep, transport_sweep
 
 GRADING = 5  # the first step is halved so many times
@@ -23,13 +22,13 @@ NEGATIVE = 1e-12  # of the maximum: rounding
 class Scheme:
     """Grid and sweeps; ``run`` steps through time."""
 
-    def __init__(self, diffusion: Any, edges: list[Array], boundary: str, leakage: float) -> None:
-        self.diffusion, self.edges = diffusion, edges
+    def __init__(self, process: Process, edges: list[Array], boundary: str, leakage: float) -> None:
+        self.process, self.edges = process, edges
         self.boundary, self.leakage = boundary, leakage
         self.dim = len(edges)
         self.centres = [(e[1:] + e[:-1]) / 2 for e in edges]
         self.widths = [float(e[-1] - e[0]) / (len(e) - 1) for e in edges]
-        self.frame = _frame(diffusivity(diffusion, 0.0, self.dim))
+        self.frame = _frame(diffusivity(process, 0.0, self.dim))
         self.points = mesh(self.centres) @ self.frame.T
         self._sweeps: dict[int, tuple[float, float, Array, Sweep]] = {}
 
@@ -74,7 +73,7 @@ class Scheme:
 
     def _step(self, rho: Array, t: float, h: float) -> Array:
         """Strang splitting over ``[t, t + h]``: half of the first axis outside the second."""
-        D = self.frame.T @ diffusivity(self.diffusion, t + h / 2, self.dim) @ self.frame
+        D = self.frame.T @ diffusivity(self.process, t + h / 2, self.dim) @ self.frame
         rates = torch.diagonal(D).clamp(min=0)
         rates[rates < 1e-14 * rates.max()] = 0.0
         if float((D - torch.diag(D.diagonal())).abs().max()) > 1e-9 * float(rates.max()):
@@ -147,7 +146,7 @@ class Scheme:
 
     def _drift(self, x: Tensor, t: float) -> Array:
         """Drift at ``x`` ``(N, d)`` along the axes of the grid, ``(N, d)``."""
-        f = drift_at(self.diffusion, x, t)
+        f = drift_at(self.process, x, t)
         check_finite(f, f"drift at t = {t:g}", "mend the drift or narrow the bounds")
         return (f.double() @ self.frame).numpy()
 
@@ -190,9 +189,9 @@ def mesh(axes: list[Array]) -> Tensor:
     return torch.as_tensor(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)).flatten(0, -2)
 
 
-def diffusivity(diffusion: Any, t: float, dim: int) -> Tensor:
+def diffusivity(process: Process, t: float, dim: int) -> Tensor:
     """``D = G(t) G(t)^T / 2``, ``(d, d)`` float64."""
-    D = noise_at(diffusion, torch.zeros(1, dim, dtype=torch.float64), t).gram().matrix(dim) / 2
+    D = noise_at(process, torch.zeros(1, dim, dtype=torch.float64), t).gram().matrix(dim) / 2
     if not bool(torch.isfinite(D).all()):
         raise ValueError(f"dispersion: expected finite numbers at t = {t:g}, found NaN or inf")
     return D.double().cpu()

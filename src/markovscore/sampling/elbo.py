@@ -24,10 +24,13 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    Process,
     Scalar,
     Score,
+    ScoreModel,
+    as_diffusion,
+    as_score,
     by_blocks,
-    check_callable,
     check_generator,
     check_integer,
     check_points,
@@ -101,21 +104,21 @@ def elbo(
         torch.OutOfMemoryError: memory ran out; the score is evaluated on blocks of rows, so what
             grows with ``B`` is a few copies of the points.
     """
-    x = check_points(x, getattr(diffusion, "dim", None))
-    _check_inside(diffusion, x)
-    check_walls(diffusion)
-    check_callable(score)
+    model, process = as_score(score), as_diffusion(diffusion)
+    x = check_points(x, process.dim)
+    _check_inside(process, x)
+    check_walls(process)
     check_generator(generator, x.device)
-    t_min, horizon = check_time_range(diffusion, t_min, None, "log")
+    t_min, horizon = check_time_range(process.horizon, t_min, None, "log")
     if form not in ("trace", "local"):
         raise ValueError(f"form: expected 'trace' or 'local', found {form!r}")
     check_trace(trace)
     samples = check_integer(samples, "samples")
-    steps, prior = check_steps(steps), _prior(diffusion, "elbo needs its log_prob")
+    steps, prior = check_steps(steps), _prior(process, "elbo needs its log_prob")
     schedule = check_schedule(window)
-    finest = getattr(score, "finest_time", None)  # None: a residual score on a base without one
+    finest = model.finest_time  # None: a residual score on a base without one
     if finest is not None:
-        warn_if_coarse(diffusion, finest, t_min)
+        warn_if_coarse(process, finest, t_min)
     total = torch.zeros_like(x[:, 0])
     size = max(1, min(_ROWS, _VALUES // x.shape[1]) // len(x))
     for first in range(0, samples, size):
@@ -127,18 +130,18 @@ def elbo(
         root = (stratum + u) / samples
         t = (t_min + (horizon - t_min) * root.square()).clamp(max=horizon)
         if form == "trace":
-            rate = _by_trace(score, diffusion, start, t, trace, steps, generator)
+            rate = _by_trace(model, process, start, t, trace, steps, generator)
         else:
-            rate = _by_target(score, diffusion, start, t, schedule, steps, generator)
-        end = draw_state(diffusion, start, torch.full_like(t, horizon), steps, generator)
+            rate = _by_target(model, process, start, t, schedule, steps, generator)
+        end = draw_state(process, start, torch.full_like(t, horizon), steps, generator)
         term = prior.log_prob(end) - (horizon - t_min) * 2 * root * rate
         total += term.reshape(count, len(x)).sum(0)
     return total / samples
 
 
 def _by_trace(
-    score: Score,
-    diffusion: Any,
+    score: ScoreModel,
+    process: Process,
     x: Tensor,
     t: Tensor,
     trace: str,
@@ -146,15 +149,15 @@ def _by_trace(
     generator: torch.Generator | None,
 ) -> Tensor:
     """The integrand at a draw of ``Y_t`` for each row, ``(B,)``."""
-    y = draw_state(diffusion, x, t, steps, generator)
-    wrapped(diffusion, y, t)  # refuses walls, whose boundary terms do not vanish
-    s, divergence = _score_and_trace(score, diffusion, y, t, trace, generator)
-    return 0.5 * noise_norm(diffusion, s, t) + divergence - drift_divergence(diffusion, y, t)
+    y = draw_state(process, x, t, steps, generator)
+    wrapped(process, y, t)  # refuses walls, whose boundary terms do not vanish
+    s, divergence = _score_and_trace(score, process, y, t, trace, generator)
+    return 0.5 * noise_norm(process, s, t) + divergence - drift_divergence(process, y, t)
 
 
 def _score_and_trace(
-    score: Any,
-    diffusion: Any,
+    score: ScoreModel,
+    process: Process,
     y: Tensor,
     t: Tensor,
     trace: str,
@@ -162,19 +165,19 @@ def _score_and_trace(
 ) -> tuple[Tensor, Tensor]:
     """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``, or one draw of an estimate of it."""
     hutchinson = trace == "hutchinson"
-    G = noise_at(diffusion, y, t)
+    G = noise_at(process, y, t)
     columns = G.columns(y.shape[1])
     signs = random_signs(y, 1, generator, columns) if hutchinson else None
     own = ["score_and_divergence", "divergence"] + ["probe_divergence"] * hutchinson
-    if isinstance(G, Scalar) and any(hasattr(score, name) for name in own):
+    if isinstance(G, Scalar) and any(getattr(score, name) is not None for name in own):
         s, divergence = score_and_divergence(score, y, t, signs)
         return s, G.rows.square() * divergence
 
     def on_block(y: Tensor, t: Tensor, *signs: Tensor) -> tuple[Tensor, Tensor]:
         if not hutchinson:
-            return score_and_trace(diffusion, score, y, t, None)
+            return score_and_trace(process, score, y, t, None)
         s, vjp = pull_back(score, y, t)
-        u = noise_at(diffusion, y, t) @ signs[0][:, 0].to(y)
+        u = noise_at(process, y, t) @ signs[0][:, 0].to(y)
         return s, (vjp(u) * u).sum(1)
 
     s, divergence = by_blocks(on_block, trace_rows(y), y, t, *(() if signs is None else (signs,)))
@@ -182,8 +185,8 @@ def _score_and_trace(
 
 
 def _by_target(
-    score: Score,
-    diffusion: Any,
+    score: ScoreModel,
+    process: Process,
     x: Tensor,
     t: Tensor,
     window: float | Schedule,
@@ -191,10 +194,10 @@ def _by_target(
     generator: torch.Generator | None,
 ) -> Tensor:
     """The same without a trace: ``Y_s`` simulated, ``Y_t`` from the local transition."""
-    start = window_start(diffusion, window, t)
-    y_s = simulate(diffusion, x, start, steps, generator)
-    y, target = local_target(diffusion, y_s, start, t, generator=generator)
-    y = wrapped(diffusion, y, t)
-    s = noise_part(diffusion, score_values(score, y, t), t)
-    fit = 0.5 * s.square().sum(1) - (s * noise_part(diffusion, target, t)).sum(1)
-    return fit - drift_divergence(diffusion, y, t)
+    start = window_start(process, window, t)
+    y_s = simulate(process, x, start, steps, generator)
+    y, target = local_target(process, y_s, start, t, generator=generator)
+    y = wrapped(process, y, t)
+    s = noise_part(process, score_values(score, y, t), t)
+    fit = 0.5 * s.square().sum(1) - (s * noise_part(process, target, t)).sum(1)
+    return fit - drift_divergence(process, y, t)

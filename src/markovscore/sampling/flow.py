@@ -38,9 +38,12 @@ from torch import Tensor
 from ..core import (
     Field,
     Noise,
+    Process,
     Scalar,
+    ScoreModel,
     Time,
-    check_callable,
+    as_diffusion,
+    as_score,
     check_field,
     check_generator,
     check_integer,
@@ -52,15 +55,17 @@ from ..core import (
     drift_divergence,
     explain_memory,
     field_and_divergence,
+    name_of,
     noise_at,
     noise_like,
+    original,
     random_signs,
     score_and_divergence,
     score_values,
 )
 from ..diffusions import LONGEST_STEP, graded_times, log_clock, refined_times
 from ..eigenbasis import SpectralWarning
-from .solvers import Projection, check_state, solver
+from .solvers import check_state, solver
 
 T_MIN = 1e-3
 DEFAULT_STEPS = 200
@@ -109,13 +114,14 @@ def sample_ode(
             grows with ``n`` is a few copies of the points.
     """
     solve = solver(method, rtol, atol)
-    times = _time_grid(score, diffusion, times, steps)
-    x = _start(score, diffusion, n, generator, x_T)
+    model, process = as_score(score), as_diffusion(diffusion)
+    times = _time_grid(model, process, times, steps)
+    x = _start(model, process, n, generator, x_T)
 
     def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        return _flow(score, diffusion, x, t), x.new_zeros(())
+        return _flow(model, process, x, t), x.new_zeros(())
 
-    return solve(rates, x, times.flip(0).tolist(), _projection(diffusion))[0]
+    return solve(rates, x, times.flip(0).tolist(), process.project)[0]
 
 
 @explain_memory(_FEWER_POINTS)
@@ -135,12 +141,13 @@ def sample_sde(
     Arguments, result and errors as in :func:`sample_ode`; one evaluation of the score a step,
     at its later end. Noise is added on the last step too: the law is that of the first time.
     """
-    grid = _time_grid(score, diffusion, times, steps, _LONGEST_SDE_STEP).flip(0).tolist()
-    x = _start(score, diffusion, n, generator, x_T)
-    project = _projection(diffusion)
+    model, process = as_score(score), as_diffusion(diffusion)
+    grid = _time_grid(model, process, times, steps, _LONGEST_SDE_STEP).flip(0).tolist()
+    x = _start(model, process, n, generator, x_T)
+    project = process.project
     for t, t_next in pairwise(grid):
         h = t - t_next
-        drift, G, pull = _forces(score, diffusion, x, t)
+        drift, G, pull = _forces(model, process, x, t)
         z = noise_like(G, x, generator)
         x = project(x - h * (drift - pull) + math.sqrt(h) * (G @ z))
         check_state(x, t_next)
@@ -187,53 +194,56 @@ def log_likelihood(
             trace, ``probes < 1``, and as in :func:`sample_ode`.
         torch.OutOfMemoryError: as in :func:`sample_ode`.
     """
-    x = check_points(x, diffusion.dim)
-    _check_inside(diffusion, x)
+    model, process = as_score(score), as_diffusion(diffusion)
+    x = check_points(x, process.dim)
+    _check_inside(process, x)
     check_trace(trace)
     probes = check_integer(probes, "probes")
     solve = solver(method, rtol, atol)
-    times = _time_grid(score, diffusion, times, steps)
-    prior = _prior(diffusion, "log_likelihood needs its log_prob")
+    times = _time_grid(model, process, times, steps)
+    prior = _prior(process, "log_likelihood needs its log_prob")
     signs = random_signs(x, probes, generator) if trace == "hutchinson" else None
 
     def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        return _flow_and_divergence(score, diffusion, x, t, signs)
+        return _flow_and_divergence(model, process, x, t, signs)
 
-    x_T, change = solve(rates, x, times.tolist(), _projection(diffusion))
+    x_T, change = solve(rates, x, times.tolist(), process.project)
     return prior.log_prob(x_T) + change
 
 
 # The flow
 
 
-def _forces(score: Field, diffusion: Any, x: Tensor, t: Time) -> tuple[Tensor, Noise, Tensor]:
+def _forces(
+    score: ScoreModel, process: Process, x: Tensor, t: Time
+) -> tuple[Tensor, Noise, Tensor]:
     """Drift ``(B, d)``, ``G(t)`` and ``G G^T s`` ``(B, d)``."""
     t = check_time(t, len(x), like=x)
-    G = noise_at(diffusion, x, t)
-    return drift_at(diffusion, x, t), G, G @ (G.T @ score_values(score, x, t))
+    G = noise_at(process, x, t)
+    return drift_at(process, x, t), G, G @ (G.T @ score_values(score, x, t))
 
 
-def _flow(score: Field, diffusion: Any, x: Tensor, t: Time) -> Tensor:
+def _flow(score: ScoreModel, process: Process, x: Tensor, t: Time) -> Tensor:
     """``f - 1/2 G G^T s``, shape ``(B, d)``."""
-    drift, _, pull = _forces(score, diffusion, x, t)
+    drift, _, pull = _forces(score, process, x, t)
     return drift - 0.5 * pull
 
 
 def _flow_and_divergence(
-    score: Field, diffusion: Any, x: Tensor, t: Time, signs: Tensor | None
+    score: ScoreModel, process: Process, x: Tensor, t: Time, signs: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The flow ``(B, d)`` and its divergence ``(B,)``, exact or by the probes ``signs``."""
     t = check_time(t, len(x), like=x)
-    G = noise_at(diffusion, x, t)
+    G = noise_at(process, x, t)
     if not isinstance(G, Scalar):
         # tr(G G^T Ds) is not a multiple of div s, so the flow itself is differentiated.
-        return field_and_divergence(lambda x, t: _flow(score, diffusion, x, t), x, t, signs)
+        return field_and_divergence(lambda x, t: _flow(score, process, x, t), x, t, signs)
     s, s_divergence = score_and_divergence(score, x, t, signs)
     check_field(s, x, "score")
-    if hasattr(diffusion, "drift_divergence"):
-        f, f_divergence = drift_at(diffusion, x, t), drift_divergence(diffusion, x, t)
+    if process.drift_divergence is not None:
+        f, f_divergence = drift_at(process, x, t), drift_divergence(process, x, t)
     else:
-        f, f_divergence = field_and_divergence(lambda x, t: drift_at(diffusion, x, t), x, t, signs)
+        f, f_divergence = field_and_divergence(lambda x, t: drift_at(process, x, t), x, t, signs)
     rate = 0.5 * G.value.square()
     return f - rate * s, f_divergence - rate * s_divergence
 
@@ -248,26 +258,25 @@ def check_trace(trace: str) -> None:
 
 
 def _time_grid(
-    score: Any, diffusion: Any, times: Any, steps: int | None, longest: float = LONGEST_STEP
+    score: Any, process: Process, times: Any, steps: int | None, longest: float = LONGEST_STEP
 ) -> Tensor:
     """The increasing time grid that the arguments ask for, 1-D float64."""
-    check_callable(score)
-    own_grid = getattr(score, "times", None)
-    fitted = getattr(score, "time_range", None) if own_grid is None else own_grid
+    own_grid = score.times
+    fitted = score.time_range if own_grid is None else own_grid
     if fitted is not None:
         fitted = check_times(fitted, "score.times").cpu()
     steps = None if steps is None else check_steps(steps)
-    finest = getattr(score, "finest_time", None)
+    finest = score.finest_time
     if times is not None:
         grid = check_times(times).cpu()
     elif own_grid is not None and fitted is not None and steps is None:
-        grid = fitted if finest is None else refined_times(diffusion, fitted, finest, longest)
+        grid = fitted if finest is None else refined_times(process, fitted, finest, longest)
     else:
         if own_grid is None and fitted is not None:
             # A base in closed form may reach back to 0, where the network beside it does not.
             fitted = torch.where(fitted == 0, T_MIN, fitted)
         count = DEFAULT_STEPS if steps is None else steps
-        grid = _steps(fitted, diffusion, count, finest)
+        grid = _steps(fitted, process, count, finest)
     if len(grid) < 2:
         raise ValueError(f"times: expected two or more, found {len(grid)}: the grid needs a step")
     if finest is not None:
@@ -276,14 +285,14 @@ def _time_grid(
         if own_grid is not None and fitted is not None and float(fitted[0]) == 0:
             used = int(torch.searchsorted(fitted, grid[0], right=True)) - 1
             levels = fitted[used:]
-        warn_if_coarse(diffusion, finest, first, levels)
+        warn_if_coarse(process, finest, first, levels)
     return grid if fitted is None else _within(grid, float(fitted[0]), float(fitted[-1]))
 
 
-def _steps(fitted: Tensor | None, diffusion: Any, count: int, finest: float | None) -> Tensor:
+def _steps(fitted: Tensor | None, process: Process, count: int, finest: float | None) -> Tensor:
     """``count`` steps over the fitted range: log-spaced, or from 0 on graded by ``finest``."""
     if fitted is None:
-        low, high = T_MIN, float(diffusion.horizon)
+        low, high = T_MIN, float(process.horizon)
     else:
         positive = fitted[fitted > 0]
         if len(positive) == 0:
@@ -292,7 +301,7 @@ def _steps(fitted: Tensor | None, diffusion: Any, count: int, finest: float | No
             )
         low, high = float(positive[0]), float(positive[-1])
         if float(fitted[0]) == 0:
-            return graded_times(diffusion, high, count, finest or min(low, T_MIN))
+            return graded_times(process, high, count, finest or min(low, T_MIN))
     low = low if low < high else high * T_MIN
     grid = torch.logspace(math.log10(low), math.log10(high), count + 1, dtype=torch.float64)
     grid[0], grid[-1] = low, high  # without the rounding of the logarithms
@@ -300,14 +309,14 @@ def _steps(fitted: Tensor | None, diffusion: Any, count: int, finest: float | No
 
 
 def warn_if_coarse(
-    diffusion: Any, finest: float, first: float, levels: Tensor | None = None
+    process: Process, finest: float, first: float, levels: Tensor | None = None
 ) -> None:
     """Say where a first time, or the fitted levels that are used, miss the smallest scale."""
     found = ""
     if first > finest:
         found = f"the first time {first:g}, whose noise is wider: the law is smoothed by it"
     elif levels is not None and len(levels) > 1:
-        gaps = log_clock(diffusion, levels, finest).diff()
+        gaps = log_clock(process, levels, finest).diff()
         at = int(gaps.argmax())
         if float(gaps[at]) > _WIDEST_GAP:
             found = (
@@ -334,54 +343,48 @@ def _within(grid: Tensor, low: float, high: float) -> Tensor:
     return grid.clamp(low, high)
 
 
-def _prior(diffusion: Any, why: str) -> Any:
-    prior = getattr(diffusion, "prior", None)
-    if prior is None:
+def _prior(process: Process, why: str) -> Any:
+    if process.prior is None:
         raise ValueError(
-            f"expected {type(diffusion).__name__}.prior, found none ({why}): "
+            f"expected {name_of(process)}.prior, found none ({why}): "
             "set diffusion.prior to the law at the last time, for instance markovscore.Gaussian(d)"
         )
-    return prior
+    return process.prior
 
 
 def _start(
-    score: Any, diffusion: Any, n: int, generator: torch.Generator | None, x_T: Tensor | None
+    score: ScoreModel,
+    process: Process,
+    n: int,
+    generator: torch.Generator | None,
+    x_T: Tensor | None,
 ) -> Tensor:
     """The points at the last time: ``x_T`` as given, else draws of the prior."""
     n = check_integer(n, "n")
     check_generator(generator)
     if x_T is not None:
-        x_T = check_points(x_T, diffusion.dim, "x_T")
+        x_T = check_points(x_T, process.dim, "x_T")
         if x_T.shape[0] != n:
             raise ValueError(f"x_T: expected n = {n} rows, found {x_T.shape[0]}: pass n=len(x_T)")
         return x_T
     dtype, device = _placement(score)
     device = generator.device if generator is not None else device
-    prior = _prior(diffusion, "sampling starts from its draws, unless x_T is passed")
+    prior = _prior(process, "sampling starts from its draws, unless x_T is passed")
     return prior.sample(n, generator=generator, dtype=dtype, device=device)
 
 
-def _placement(score: Any) -> tuple[torch.dtype | None, torch.device | None]:
-    """Dtype and device of a network's first parameter or of a spectral score's coefficients."""
-    if isinstance(score, torch.nn.Module):
-        model = next(score.parameters(), None)
-    else:
-        model = getattr(score, "coefficients", None)
-    return (None, None) if model is None else (model.dtype, model.device)
+def _placement(model: ScoreModel) -> tuple[torch.dtype | None, torch.device | None]:
+    """Dtype and device of a network's first parameter or what the score says."""
+    score = original(model)
+    first = next(score.parameters(), None) if isinstance(score, torch.nn.Module) else None
+    return (model.dtype, model.device) if first is None else (first.dtype, first.device)
 
 
-def _projection(diffusion: Any) -> Projection:
-    """The diffusion's ``project``, or the identity."""
-    return getattr(diffusion, "project", lambda y: y)
-
-
-def _check_inside(diffusion: Any, x: Tensor) -> None:
-    if not hasattr(diffusion, "contains"):
-        return
-    outside = (~diffusion.contains(x)).nonzero()
+def _check_inside(process: Process, x: Tensor) -> None:
+    outside = (~process.contains(x)).nonzero()
     if len(outside):
         row = int(outside[0])
         raise ValueError(
-            f"x: expected points in the state space of {type(diffusion).__name__}, found row {row} "
+            f"x: expected points in the state space of {name_of(process)}, found row {row} "
             f"= {x[row].tolist()} outside: scale the data, or pass diffusion.project(x)"
         )

@@ -30,15 +30,17 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    Process,
+    as_diffusion,
     as_tensor,
     between,
     check_points,
     check_time,
     check_times,
-    clock_of,
     full_precision,
     hermite,
     lasting,
+    name_of,
     series,
     standard_scale,
 )
@@ -64,14 +66,15 @@ def fit_additive(
 ) -> AdditiveScore:
     """Additive OISM: see :func:`markovscore.fit_spectral` with ``features="additive"``."""
     order = check_order(order)
-    if not hasattr(diffusion, "ou_time"):
+    process = as_diffusion(diffusion)
+    if process.ou_time is None or process.dim is None:
         raise TypeError(
             "diffusion: expected VariancePreserving or OrnsteinUhlenbeck, found "
-            f"{type(diffusion).__name__}: additive features need the stationary law N(0, I)"
+            f"{name_of(process)}: additive features need the stationary law N(0, I)"
         )
     times = None if times is None else check_times(times).cpu()
     if rotation is None:
-        moments = _moments(x, generator, order, diffusion.dim, None)
+        moments = _moments(x, generator, order, process.dim, None)
         return _score(diffusion, moments, times, None)
     if rotation != "pca":
         raise ValueError(f"rotation: expected None or 'pca', found {rotation!r}")
@@ -80,14 +83,14 @@ def fit_additive(
             "x: expected points that can be read twice, found an iterator: rotated features of "
             "order > 2 need the axes first; pass a tensor, a list of batches, or Images"
         )
-    covariance = _covariance(_batches(x, generator), diffusion.dim)
+    covariance = _covariance(_batches(x, generator), process.dim)
     variances, axes = (found.cpu() for found in covariance.axes())
     if order > 2:
-        moments = _moments(x, generator, order, diffusion.dim, axes)
+        moments = _moments(x, generator, order, process.dim, axes)
         return _score(diffusion, moments, times, axes)
     # Mean and variance along each axis are all that two functions need: no second reading.
     scale = variances.sqrt()
-    sums = torch.zeros(order + 1, diffusion.dim, dtype=torch.float64)
+    sums = torch.zeros(order + 1, process.dim, dtype=torch.float64)
     sums[0] = covariance.n_points
     centre = covariance.mean().cpu() @ axes
     low, high = centre - scale, centre + scale  # 1e-7 of the largest: the rounding of variances
@@ -97,12 +100,12 @@ def fit_additive(
     return _score(diffusion, moments, times, axes)
 
 
-def _default_times(diffusion: Any, finest: float) -> Tensor:
+def _default_times(process: Process, finest: float) -> Tensor:
     """Evenly spaced levels, and before them as many as the smallest scale of the data needs."""
-    even = torch.linspace(0, diffusion.horizon, DEFAULT_LEVELS, dtype=torch.float64)
+    even = torch.linspace(0, process.horizon, DEFAULT_LEVELS, dtype=torch.float64)
     last = float(even[-1])
-    length = float(log_clock(diffusion, even[-1], finest))
-    early = graded_times(diffusion, last, math.ceil(length / LONGEST_STEP), finest)
+    length = float(log_clock(process, even[-1], finest))
+    early = graded_times(process, last, math.ceil(length / LONGEST_STEP), finest)
     early = early[:-1][early.diff() < even[1]]
     return even if len(early) == 0 else torch.cat([early, even[even > early[-1]]])
 
@@ -178,7 +181,7 @@ def _score(
             )
     if times is None:
         start = _solved(diffusion, moments, torch.zeros(1, dtype=torch.float64), rotation)
-        times = _default_times(diffusion, start.finest_time)
+        times = _default_times(as_diffusion(diffusion), start.finest_time)
     return _solved(diffusion, moments, times, rotation)
 
 
@@ -317,7 +320,10 @@ class AdditiveScore:
         points = torch.lerp(low, high, torch.linspace(0, 1, 65, dtype=torch.float64)[:, None])
         slope = series(a * (points - self.centre) / s_t, self.table[0][:, None])[1] / s_t.square()
         pull = max(1.0, float(-slope.min()), 1 / float(self.scale.square().min()))
-        clock, end = clock_of(self.diffusion), torch.tensor(self.diffusion.horizon).double()
+        clock, end = (
+            as_diffusion(self.diffusion).clock,
+            torch.tensor(self.diffusion.horizon).double(),
+        )
         ratio = clock.elapsed(end) / self.diffusion.ou_time(end)
         return float(clock.inverse(0.5 / pull * ratio))
 

@@ -10,7 +10,16 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from ..core import as_tensor, check_integer, check_points, check_times, lasting, pull_back
+from ..core import (
+    as_diffusion,
+    as_tensor,
+    check_integer,
+    check_points,
+    check_times,
+    lasting,
+    name_of,
+    pull_back,
+)
 from ..eigenbasis import MIN_SCALE, Hermite, SpectralWarning, quadrature_weights, warn_if_flat
 from .additive import AdditiveScore, fit_additive
 from .product import SpectralScore, solve
@@ -134,19 +143,20 @@ def _refuse_all(**arguments: object) -> None:
 
 
 def _check_data(x: Tensor, diffusion, wrap: bool) -> Tensor:
-    if not hasattr(diffusion, "eigenbasis"):
+    process = as_diffusion(diffusion)
+    if process.eigenbasis is None:
         raise ValueError(
-            f"{type(diffusion).__name__} has no eigenbasis: expected OrnsteinUhlenbeck, "
+            f"{name_of(process)} has no eigenbasis: expected OrnsteinUhlenbeck, "
             f"TorusBrownian or BoxBrownian"
         )
-    x = check_points(x, diffusion.dim, "x").detach()
+    x = check_points(x, process.dim, "x").detach()
     if wrap:
-        return diffusion.project(x)
-    outside = ~diffusion.contains(x)
+        return process.project(x)
+    outside = ~process.contains(x)
     if outside.any():
         row = int(outside.nonzero()[0])
         raise ValueError(
-            f"x: expected points in the state space of {type(diffusion).__name__}; found "
+            f"x: expected points in the state space of {name_of(process)}; found "
             f"{int(outside.sum())} of "
             f"{len(x)} outside, the first in row {row}: {x[row].tolist()}; scale the data, or "
             f"pass wrap=True"

@@ -29,7 +29,7 @@ def write_score(path: Any, kind: str, diffusion: Any, tensors: dict[str, Tensor]
     settings: dict[str, Any] = {"class": made.__qualname__, "dim": diffusion.dim}
     if _known(made.__name__) is not made:
         settings["foreign"] = True
-    elif hasattr(diffusion, "settings"):
+    elif diffusion.settings is not None:
         settings |= diffusion.settings
     else:
         settings |= {name: getattr(diffusion, name) for name in inspect.signature(made).parameters}

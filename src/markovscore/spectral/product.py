@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    as_diffusion,
     as_tensor,
     check_points,
     check_time,
@@ -127,7 +128,7 @@ class SpectralScore:
         gradient = self._evaluate(self.basis.gradient_tensors, x, t).T.contiguous()
         # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
         uniform = isinstance(self.basis, Trigonometric)
-        return gradient if uniform else drift_at(self.diffusion, x, 0.0) + gradient
+        return gradient if uniform else drift_at(as_diffusion(self.diffusion), x, 0.0) + gradient
 
     def divergence(self, x: Tensor, t) -> Tensor:
         """``div s(x, t)`` ``(B,)``."""
@@ -155,7 +156,8 @@ class SpectralScore:
         gradient, laplacian = jets[:-1].T.contiguous(), jets[-1]
         if isinstance(self.basis, Trigonometric):  # whose stationary law is uniform
             return gradient, laplacian
-        drift, divergence = (f(self.diffusion, x, 0.0) for f in (drift_at, drift_divergence))
+        process = as_diffusion(self.diffusion)
+        drift, divergence = (f(process, x, 0.0) for f in (drift_at, drift_divergence))
         return drift + gradient, divergence + laplacian
 
     def _by_kernel(self, x: Tensor, t) -> tuple[Tensor, Tensor] | None:

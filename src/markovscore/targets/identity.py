@@ -29,15 +29,18 @@ from torch import Tensor
 
 from ..core import (
     Noise,
+    Process,
     Time,
+    Walk,
     check_window,
     drift_and_vjp,
     drift_at,
     drift_jacobian,
     euler_step,
     make_grid,
-    noise_at,
+    name_of,
     noise_like,
+    original,
     pull_back,
 )
 
@@ -65,6 +68,7 @@ def known(owner: Any) -> set[str]:
 
     An object that cannot be referred to weakly is checked at every call.
     """
+    owner = original(owner)
     key = id(owner)
     if key not in _KNOWN:
         try:
@@ -78,7 +82,7 @@ def known(owner: Any) -> set[str]:
 
 
 def check_drift(
-    diffusion: Any, y: Tensor, s: Time, t: Time, steps: int, jacobian: bool = False
+    process: Process, y: Tensor, s: Time, t: Time, steps: int, jacobian: bool = False
 ) -> None:
     """Check the derivative of the drift on paths from ``y`` over the window; once for each object.
 
@@ -90,27 +94,29 @@ def check_drift(
         ValueError: a part of the drift's change is not in its derivative.
     """
     name = "drift_jacobian" if jacobian else "drift_and_vjp"
-    if name in known(diffusion):
+    if name in known(process):
         return
-    full = jacobian and not getattr(diffusion, "elementwise", False)
-    start, end = check_window(diffusion, s, t, len(y))
+    full = jacobian and not process.elementwise
+    start, end = check_window(process.horizon, s, t, len(y))
     y, start, end, generator = several(y, start, end, _NODES * (y.shape[1] if full else 1))
-    grid = make_grid(diffusion, start, end, steps)
+    grid = make_grid(process, start, end, steps)
     places = {round(i * (steps - 1) / (_NODES - 1)) for i in range(_NODES)}
-    for i, (time, h) in enumerate(grid.steps(y)):
-        G = noise_at(diffusion, y, time)
-        z = noise_like(G, y, generator)
-        if i in places:
-            noise = _like_noise(y, euler_step(torch.zeros_like(y), 0 * y, G, z, h), generator)
-            share, at = unexplained(
-                _along_drift(diffusion, time, jacobian, noise, generator), y, noise, generator
-            )
-            if share > 0:
-                _refuse(diffusion, name, share, y[at], grid.middle[i])
-        y_next = euler_step(y, drift_at(diffusion, y, time), G, z, h)
+
+    def staying(y: Tensor) -> Tensor:
         # Runaway paths are the simulation's business, which names their time and its remedy.
-        y = torch.where(torch.isfinite(y_next).all(1, keepdim=True), y_next, y)
-    known(diffusion).add(name)
+        return torch.where(torch.isfinite(y).all(1, keepdim=True), y, walk.y)
+
+    walk = Walk(process, y, grid, generator, project=staying, watched=False)
+    for step in walk:
+        if step.i not in places:
+            continue
+        still = torch.zeros_like(y)
+        noise = _like_noise(y, euler_step(still, still, step.G, step.z, step.h), generator)
+        along = _along_drift(process, step.time, jacobian, noise, generator)
+        share, at = unexplained(along, step.y, noise, generator)
+        if share > 0:
+            _refuse(process, name, share, step.y[at], grid.middle[step.i])
+    known(process).add(name)
 
 
 def several(
@@ -224,17 +230,17 @@ def _piece(along: Slope, points: Tensor) -> Piece:
 
 
 def _along_drift(
-    diffusion: Any, time: Time, jacobian: bool, u: Tensor, generator: torch.Generator
+    process: Process, time: Time, jacobian: bool, u: Tensor, generator: torch.Generator
 ) -> Slope:
     v = _signs(u, generator)
 
     def along(points: Tensor) -> tuple[Tensor, Tensor]:
         if not jacobian:
-            value, pulled = drift_and_vjp(diffusion, points, time, v)
+            value, pulled = drift_and_vjp(process, points, time, v)
             return v * value, (pulled * u).sum(1)
-        J = drift_jacobian(diffusion, points, time)
+        J = drift_jacobian(process, points, time)
         moved = J * u if J.ndim == 2 else (J @ u.unsqueeze(-1)).squeeze(-1)
-        return v * drift_at(diffusion, points, time), (v * moved).sum(1)
+        return v * drift_at(process, points, time), (v * moved).sum(1)
 
     return along
 
@@ -260,13 +266,13 @@ def _pick(rows: int, wanted: int, device: torch.device) -> Tensor:
     )
 
 
-def _refuse(diffusion: Any, name: str, share: float, y: Tensor, time: Tensor) -> None:
-    own = [m for m in ("drift_and_vjp", "drift_jacobian") if hasattr(diffusion, m)]
+def _refuse(process: Process, name: str, share: float, y: Tensor, time: Tensor) -> None:
+    own = [m for m in ("drift_and_vjp", "drift_jacobian") if getattr(process, m) is not None]
     own = own if name == "drift_and_vjp" else own[-1:]
     source = f"its own {own[0]}" if own else "automatic differentiation"
     raise ValueError(
         f"drift: expected one whose change is the integral of its derivative, found {share:.0%} of "
-        f"the change over a step missing from {source} of {type(diffusion).__name__}, at time "
+        f"the change over a step missing from {source} of {name_of(process)}, at time "
         f"{float(time.reshape(-1)[0]):g}, for instance near y = {y[:8].tolist()}: the target would "
         "be wrong; "
         + (f"mend {own[0]}, " if own else "remove torch.no_grad, .detach() and numpy inside it, ")
@@ -278,25 +284,23 @@ def _refuse(diffusion: Any, name: str, share: float, y: Tensor, time: Tensor) ->
 # The projection
 
 
-def wrapped(diffusion: Any, y: Tensor, time: Time) -> Tensor:
+def wrapped(process: Process, y: Tensor, time: Time) -> Tensor:
     """The ends of free paths ``y``, brought back by the process's ``project``, once that is known
     to be a translation by periods of the process; where it has never moved a point, as it is.
 
     Raises:
         ValueError: it is something else, a wall for instance.
     """
-    if not hasattr(diffusion, "project"):
-        return y
-    projected = diffusion.project(y)
-    passed = known(diffusion)
+    projected = process.project(y)
+    passed = known(process)
     if "translation" in passed or ("still" in passed and torch.equal(projected, y)):
         return projected
-    passed.add(check_translation(diffusion, y, time))
+    passed.add(check_translation(process, y, time))
     return projected
 
 
 @torch.no_grad()
-def check_translation(diffusion: Any, y: Tensor, time: Time) -> str:
+def check_translation(process: Process, y: Tensor, time: Time) -> str:
     """``"translation"``, or ``"still"`` where ``project`` moves none of the points tried.
 
     Tried are rows of ``y`` and the same pushed out by up to eight times their spread. Where
@@ -306,7 +310,7 @@ def check_translation(diffusion: Any, y: Tensor, time: Time) -> str:
     Raises:
         ValueError: it does not.
     """
-    project = diffusion.project
+    project = process.project
     generator = torch.Generator(device=y.device).manual_seed(_SEED)
     rows = _pick(len(y), max(_FEWEST, min(_MOST, _NUMBERS // y.shape[1])) // 4, y.device)
     y, time = y[rows], time[rows] if isinstance(time, Tensor) and time.ndim else time
@@ -321,7 +325,7 @@ def check_translation(diffusion: Any, y: Tensor, time: Time) -> str:
     acts = added.abs().amax(1) > rounding
     if not bool(acts.any()):
         return "still"
-    name, p, added = type(diffusion).__name__, p[acts], added[acts]
+    name, p, added = name_of(process), p[acts], added[acts]
     step = 1e-3 * spread * normal(p)
     moved = project(p + step) - project(p)
     bent = (moved - step).abs().amax(1) > 0.1 * step.abs().amax(1) + rounding
@@ -334,7 +338,7 @@ def check_translation(diffusion: Any, y: Tensor, time: Time) -> str:
     if _often((project(p + shifts) - project(p)).abs().amax(1) > 4 * rounding):
         raise _wall(f"it moves points by {added[0, :8].tolist()}, which is no period of {name}")
     shifts = shifts[_pick(len(shifts), len(y), y.device)]
-    here, there = (drift_at(diffusion, v, time) for v in (y, y + shifts))
+    here, there = (drift_at(process, v, time) for v in (y, y + shifts))
     slack = 1e-3 * (here.abs().amax() + there.abs().amax()) * (y.element_size() < 8) + 1e-6
     if _often((here - there).abs().amax(1) > slack * (1 + here.abs().amax(1))):
         raise _wall(f"the drift of {name} differs between a point and where project moves it")

@@ -25,22 +25,24 @@ from ..core import (
     Dense,
     IdentityClock,
     Noise,
+    Process,
     Scalar,
     Time,
+    as_diffusion,
+    as_tensor,
     check_finite,
     check_from_start,
     check_generator,
     check_number,
     check_points,
-    check_process,
     check_time,
     check_window,
-    clock_of,
     drift_at,
     drift_jacobian,
     expand_like,
     first_silent,
     full_precision,
+    name_of,
     noise_at,
 )
 from ..kernels import TOO_LONG, SingularCovarianceError
@@ -81,7 +83,7 @@ def clock_window(diffusion: Any, t: Time, width: float) -> Time:
         ValueError: a width that is not positive.
     """
     width = _check_width(width, "width")
-    clock, end = clock_of(diffusion), check_from_start(check_time(t, None).cpu())
+    clock, end = as_diffusion(diffusion).clock, check_from_start(check_time(t, None).cpu())
     start = clock.inverse((clock.elapsed(end) - width).clamp(min=0))
     start = torch.minimum(start, end)
     if isinstance(t, float | int):
@@ -110,16 +112,16 @@ def check_schedule(window: Any) -> Any:
     return _check_width(window, "window")
 
 
-def window_start(diffusion: Any, window: float | Schedule, t: Tensor) -> Tensor:
+def window_start(process: Process, window: float | Schedule, t: Tensor) -> Tensor:
     """``s(t)`` by a length of clock or a schedule, dtype and device of ``t``.
 
     Raises:
         ValueError: a schedule outside ``0 <= s < t``.
     """
     if callable(window):
-        s = check_window(diffusion, window(t), t, len(t))[0]
+        s = check_window(process.horizon, window(t), t, len(t))[0]
         return s.expand(len(t)).to(t)
-    start = clock_window(diffusion, t, window)
+    start = clock_window(process, t, window)
     assert isinstance(start, Tensor)  # as t is
     return start
 
@@ -155,9 +157,9 @@ def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Ten
             or so long that the moments overflow; a drift or Jacobian of the wrong shape, or not
             finite (time and first bad row).
     """
-    y_s = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
     m, P = local_moments(diffusion, y_s, s, t)
     P = P if P.ndim == 3 else torch.diag_embed(P)
+    y_s = as_tensor(y_s)
     return m.to(y_s), P.to(y_s)
 
 
@@ -228,14 +230,14 @@ def _window(
 
     Then ``J`` is ``(B, d)`` and ``G G^T`` broadcasts against it.
     """
-    check_process(diffusion)
-    y_s = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
-    start, end = check_window(diffusion, s, t, len(y_s))
-    check_walls(diffusion)
-    clock = clock_of(diffusion)
+    process = as_diffusion(diffusion)
+    y_s = check_points(y_s, process.dim, "y_s")
+    start, end = check_window(process.horizon, s, t, len(y_s))
+    check_walls(process)
+    clock = process.clock
     length = clock.between(start, end)
-    J, f, f_dot = expansion(diffusion, clock, y_s, start)
-    Q = unit_noise(diffusion, clock, y_s, start, length).gram()
+    J, f, f_dot = expansion(process, clock, y_s, start)
+    Q = unit_noise(process, clock, y_s, start, length).gram()
     length = length.to(y_s.device).expand(len(y_s))
     if J.ndim == 2 and not isinstance(Q, Dense):
         each = Q.value if isinstance(Q, Scalar) else Q.sigma
@@ -291,7 +293,7 @@ def _no_noise(row: int, axis: int, s: Time, t: Time) -> ValueError:
 
 
 def expansion(
-    diffusion: Any, clock: Clock, y: Tensor, s: Tensor
+    process: Process, clock: Clock, y: Tensor, s: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """``J``, ``f`` and ``f'`` at ``(y, s)`` per unit of clock; ``f'`` None where it vanishes."""
     time = s.to(y).expand(len(y))[:, None]
@@ -300,10 +302,10 @@ def expansion(
 
     def slowed(u: Tensor) -> Tensor:
         speed = expand_like(clock.rate(u.to(torch.float64)), y)
-        return drift_at(diffusion, y, u) / speed
+        return drift_at(process, y, u) / speed
 
-    if getattr(diffusion, "autonomous", False):
-        f, f_dot = drift_at(diffusion, y, time), None
+    if process.autonomous:
+        f, f_dot = drift_at(process, y, time), None
         f = f if steady else f * slower
     else:
         speed = (1 / rate).to(y).expand(len(y))[:, None]
@@ -311,7 +313,7 @@ def expansion(
         f, pull = torch.func.vjp(slowed, time)[:2]
         slope = torch.func.vjp(lambda v: pull(v)[0], torch.zeros_like(f))[1](speed)[0]
         f_dot = slope if bool(slope.any()) else None
-    J = drift_jacobian(diffusion, y, time)
+    J = drift_jacobian(process, y, time)
     if not steady:
         J = J * (slower if J.ndim == 2 else slower[:, :, None])
     if not bool(torch.isfinite(J.sum() + f.sum())):
@@ -328,10 +330,10 @@ def _check_expansion(J: Tensor, f: Tensor, time: Tensor) -> None:
             check_finite(value, name, f"at time {when:g}; check the {name} at these points")
 
 
-def unit_noise(diffusion: Any, clock: Clock, y: Tensor, s: Tensor, length: Tensor) -> Noise:
+def unit_noise(process: Process, clock: Clock, y: Tensor, s: Tensor, length: Tensor) -> Noise:
     """``G`` per unit of clock in the middle of the window, float64."""
     middle = clock.inverse(clock.elapsed(s) + 0.5 * length)
-    G = noise_at(diffusion, y, middle.to(y), torch.float64)
+    G = noise_at(process, y, middle.to(y), torch.float64)
     if isinstance(clock, IdentityClock):
         return G
     root = clock.rate(middle).sqrt().to(y.device)
@@ -367,11 +369,11 @@ def phi2(x: Tensor) -> Tensor:
     return torch.where(small, 0.5 * series, (torch.expm1(outside) / outside - 1) / outside)
 
 
-def check_walls(diffusion: Any) -> None:
+def check_walls(process: Process) -> None:
     """Refuse a process that ``reflects``."""
-    if getattr(diffusion, "reflects", False):
+    if process.reflects:
         raise ValueError(
-            f"expected a process without walls, found {type(diffusion).__name__}: near a wall its "
+            f"expected a process without walls, found {name_of(process)}: near a wall its "
             "local transition is not Gaussian and its paths cannot be shifted; it has an exact "
             "transition, use DenoisingSM"
         )

@@ -31,24 +31,22 @@ from ..core import (
     Dense,
     Grid,
     Noise,
+    Process,
     Time,
-    Watch,
+    Walk,
+    as_diffusion,
     check_field,
     check_finite,
     check_generator,
     check_points,
-    check_process,
     check_steps,
     check_window,
-    clock_of,
     drift_and_vjp,
     drift_at,
     drift_jacobian,
-    euler_step,
     full_precision,
     make_grid,
-    noise_at,
-    noise_like,
+    name_of,
 )
 from ..diffusions import shifted
 from .identity import check_drift, known, several, wrapped
@@ -110,28 +108,28 @@ def path_shift_target(
             drift that jumps, or whose derivative is wrong or detached; a ``project`` that is not a
             translation by periods; a target that is not finite; and as in :func:`simulate`.
     """
-    y, start, end = check_request(diffusion, y_s, s, t)
+    process = as_diffusion(diffusion)
+    y, start, end = check_request(process, y_s, s, t)
     steps = check_steps(steps)
     check_generator(generator, y.device)
     if check_derivative:
-        _check_source(diffusion, y, start, end, steps, weight)
-    y, target, time = shift(diffusion, y, start, end, steps, generator, weight)
+        _check_source(process, y, start, end, steps, weight)
+    y, target, time = shift(process, y, start, end, steps, generator, weight)
     if not bool(torch.isfinite(target.sum())):
         check_finite(target, "target", "the drift's derivative is not finite on these paths")
-    return wrapped(diffusion, y, time), target
+    return wrapped(process, y, time), target
 
 
-def check_request(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor, Tensor]:
+def check_request(process: Process, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor, Tensor]:
     """Points and window of :func:`path_shift_target`, checked."""
-    check_process(diffusion)
-    y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
-    start, end = check_window(diffusion, s, t, len(y))
-    check_walls(diffusion)
+    y = check_points(y_s, process.dim, "y_s")
+    start, end = check_window(process.horizon, s, t, len(y))
+    check_walls(process)
     return y, start, end
 
 
 def shift(
-    diffusion: Any,
+    process: Process,
     y: Tensor,
     s: Tensor,
     t: Tensor,
@@ -142,65 +140,58 @@ def shift(
     """The ends of the paths in the unwrapped space, the targets, and the last step's time."""
     if isinstance(weight, str):
         weight = _NAMED.get(weight, weight)
-    grid = make_grid(diffusion, s, t, steps)
+    grid = make_grid(process, s, t, steps)
     last = grid.steps(y)[-1][0]
-    whole = shifted(diffusion, y, s, t, steps, generator) if weight is None else None
+    whole = shifted(process, y, s, t, steps, generator) if weight is None else None
     if whole is not None:
         return *whole, last
-    if hasattr(diffusion, "shift_target"):
+    if process.shift_target is not None:
         if weight is not None:
             raise ValueError(
-                f"weight: expected none for {type(diffusion).__name__}, found one: its noise is "
+                f"weight: expected none for {name_of(process)}, found one: its noise is "
                 "singular and the shift is that of its own shift_target"
             )
-        return *_by_rule(diffusion, y, grid, generator), last
+        return *_by_rule(process, y, grid, generator), last
     if isinstance(weight, str) and weight == "adaptive":
-        return *_adaptive(diffusion, y, grid, generator), last
-    return *_by_weight(diffusion, y, grid, generator, weight), last
+        return *_adaptive(process, y, grid, generator), last
+    return *_by_weight(process, y, grid, generator, weight), last
 
 
 def _check_source(
-    diffusion: Any, y: Tensor, s: Tensor, t: Tensor, steps: int, weight: Weight
+    process: Process, y: Tensor, s: Tensor, t: Tensor, steps: int, weight: Weight
 ) -> None:
     """That the derivative in the target is the drift's; a shift rule, whose derivative is inside,
     by its Stein identities. Once for each object, on paths of its own."""
-    if not hasattr(diffusion, "shift_target"):
+    if process.shift_target is None:
         adaptive = isinstance(weight, str) and weight == "adaptive"
-        check_drift(diffusion, y, s, t, steps, jacobian=adaptive)
+        check_drift(process, y, s, t, steps, jacobian=adaptive)
         return
-    if "shift_target" in known(diffusion):
+    if "shift_target" in known(process):
         return
     y, s, t, generator = several(y, s, t)
     try:
-        end, target, _ = shift(diffusion, y, s, t, steps, generator, "linear")
+        end, target, _ = shift(process, y, s, t, steps, generator, "linear")
     except ValueError:  # of the process or the request: the caller's own run says it
         return
-    found = stein_scores(diffusion, end, target)
+    found = stein_scores(process, end, target)
     if found.largest > _REFUSED:
         raise ValueError(f"shift_target: expected a target whose mean is the score, found: {found}")
-    known(diffusion).add("shift_target")
+    known(process).add("shift_target")
 
 
 def _by_weight(
-    diffusion: Any, y: Tensor, grid: Grid, generator: torch.Generator | None, weight: Any
+    process: Process, y: Tensor, grid: Grid, generator: torch.Generator | None, weight: Any
 ) -> tuple[Tensor, Tensor]:
     """Path shift by a deterministic ``w``."""
-    w = _weights(weight, grid, y)
-    watch, target = Watch(diffusion, y, grid), torch.zeros_like(y)
-    for i, (time, h) in enumerate(grid.steps(y)):
-        G = noise_at(diffusion, y, time)
-        z = noise_like(G, y, generator)
-        push = _noise_score(G, z, time) / h**0.5
-        # w_0 = 0: the first step needs no Jacobian.
-        drift, pulled = drift_and_vjp(diffusion, y, time, push) if i else (None, None)
-        drift = drift_at(diffusion, y, time) if drift is None else drift
-        target -= _transposed(w[i + 1] - w[i], push)
-        if pulled is not None:
-            target += h * _transposed(w[i], pulled)
-        y_next = euler_step(y, drift, G, z, h)
-        watch.check(i, y, drift, y_next)
-        y = y_next
-    return y, target
+    w, target = _weights(weight, grid, y), torch.zeros_like(y)
+    walk = Walk(process, y, grid, generator)
+    for step in walk:
+        push = _noise_score(step.G, step.z, step.time) / step.h**0.5
+        target -= _transposed(w[step.i + 1] - w[step.i], push)
+        if step.i:  # w_0 = 0: the first step needs no Jacobian
+            step.drift, pulled = drift_and_vjp(process, step.y, step.time, push)
+            target += step.h * _transposed(w[step.i], pulled)
+    return walk.y, target
 
 
 @torch.no_grad()
@@ -218,13 +209,14 @@ def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPa
     Raises:
         ValueError: as :func:`local_transition`, and a singular ``G G^T``.
     """
-    y = check_points(y_s, getattr(diffusion, "dim", None), "y_s")
-    start, end = check_window(diffusion, s, t, len(y))
-    clock = clock_of(diffusion)
+    process = as_diffusion(diffusion)
+    y = check_points(y_s, process.dim, "y_s")
+    start, end = check_window(process.horizon, s, t, len(y))
+    clock = process.clock
     h = clock.between(start, end)
-    J = expansion(diffusion, clock, y, start)[0].double()
+    J = expansion(process, clock, y, start)[0].double()
     J = J if J.ndim == 3 else torch.diag_embed(J)
-    Q = rate_matrix(unit_noise(diffusion, clock, y, start, h).gram())
+    Q = rate_matrix(unit_noise(process, clock, y, start, h).gram())
     h = h.to(y.device).expand(len(y))
     eye = torch.eye(y.shape[1]).to(J)
     root = eye.expand_as(J) if Q.ndim < 2 else covariance_factor(Q.expand_as(J), s, t)
@@ -241,7 +233,7 @@ def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPa
 
 
 def _adaptive(
-    diffusion: Any, y: Tensor, grid: Grid, generator: torch.Generator | None
+    process: Process, y: Tensor, grid: Grid, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Path shift with ``w_{i+1} = w_i + h J w_i + v_i``, whose target is ``-sum v_i^T (...)``.
 
@@ -249,27 +241,23 @@ def _adaptive(
     (G G^T)^{-1} v_i``, the variance, if ``J`` stayed as it is; so for a linear drift the target is
     the exact score of the chain's transition. ``markovscore._steering`` says how, at any growth.
     """
-    watch, target, w = Watch(diffusion, y, grid), torch.zeros_like(y), torch.zeros_like(y)
+    walk, target, w = Walk(process, y, grid, generator), torch.zeros_like(y), torch.zeros_like(y)
     count = len(grid.step)
-    for i, (time, h) in enumerate(grid.steps(y)):
-        drift, J = drift_at(diffusion, y, time), drift_jacobian(diffusion, y, time)
-        G = noise_at(diffusion, y, time)
-        z = noise_like(G, y, generator)
-        push = _noise_score(G, z, time) / h**0.5
+    for step in walk:
+        time, h, G = step.time, step.h, step.G
+        step.drift, J = drift_at(process, step.y, time), drift_jacobian(process, step.y, time)
+        push = _noise_score(G, step.z, time) / h**0.5
         if J.ndim == 2 and not isinstance(G, Dense):
-            moved, w = w + h * J * w, first_step_diagonal(h * J, w, count - i)
+            moved, w = w + h * J * w, first_step_diagonal(h * J, w, count - step.i)
             target -= (w - moved) * push
         else:
             J = J if J.ndim == 3 else torch.diag_embed(J)
             w = w if w.ndim == 3 else torch.zeros_like(J)
             length = h[:, :, None] if isinstance(h, Tensor) else h
             moved = w + length * (J @ w)
-            w = _first_step(length * J, rate_matrix(G.gram()), w, count - i)
+            w = _first_step(length * J, rate_matrix(G.gram()), w, count - step.i)
             target -= _transposed(w - moved, push)
-        y_next = euler_step(y, drift, G, z, h)
-        watch.check(i, y, drift, y_next)
-        y = y_next
-    return y, target
+    return walk.y, target
 
 
 def _first_step(rate: Tensor, Q: Tensor, w: Tensor, count: int) -> Tensor:
@@ -286,21 +274,15 @@ def _first_step(rate: Tensor, Q: Tensor, w: Tensor, count: int) -> Tensor:
 
 
 def _by_rule(
-    diffusion: Any, y: Tensor, grid: Grid, generator: torch.Generator | None
+    process: Process, y: Tensor, grid: Grid, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """The class's own rule on the whole simulated path."""
-    watch, states, noise = Watch(diffusion, y, grid), [y], []
-    for i, (time, h) in enumerate(grid.steps(y)):
-        drift = drift_at(diffusion, y, time)
-        G = noise_at(diffusion, y, time)
-        noise.append(noise_like(G, y, generator))
-        y_next = euler_step(y, drift, G, noise[-1], h)
-        watch.check(i, y, drift, y_next)
-        y = y_next
-        states.append(y)
-    step = grid.step.to(y)
-    target = diffusion.shift_target(torch.stack(states), torch.stack(noise), step)
-    return y, check_field(target, y, "shift_target")
+    assert process.shift_target is not None
+    walk = Walk(process, y, grid, generator)
+    passed = [(step.y, step.z) for step in walk]
+    states = torch.stack([*(y for y, _ in passed), walk.y])
+    target = process.shift_target(states, torch.stack([z for _, z in passed]), grid.step.to(y))
+    return walk.y, check_field(target, y, "shift_target")
 
 
 def _noise_score(G: Noise, z: Tensor, time: Time) -> Tensor:

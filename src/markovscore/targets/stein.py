@@ -12,10 +12,11 @@ periodic. Each identity gives a z-score, its mean over independent paths in stan
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..core import Process
 
 Field = Callable[[Tensor], Tensor]
 
@@ -84,7 +85,7 @@ class SteinCheck:
         )
 
 
-def stein_scores(process: Any, y: Tensor, target: Tensor) -> SteinCheck:
+def stein_scores(process: Process, y: Tensor, target: Tensor) -> SteinCheck:
     """The z-scores for independent rows ``y`` and ``target``, ``(n, d)`` each."""
     n, d = y.shape
     axes = tuple(sorted({round(i * (d - 1) / max(_AXES - 1, 1)) for i in range(_AXES)}))
@@ -106,11 +107,9 @@ def stein_scores(process: Any, y: Tensor, target: Tensor) -> SteinCheck:
     return SteinCheck(torch.stack(z), tuple(_FUNCTIONS), axes, n)
 
 
-def _periods(process: Any, y: Tensor) -> Tensor:
+def _periods(process: Process, y: Tensor) -> Tensor:
     """The period of each coordinate, ``(d,)``; infinite where ``project`` is no translation."""
     endless = torch.full_like(y[0], math.inf)
-    if not hasattr(process, "project"):
-        return endless
     spread = (y - y.mean(0)).square().mean().sqrt() + 1e-6
     p = torch.cat([y[:200] + push * spread for push in (-32, -16, -8, -4, 4, 8, 16, 32)])
     moved = (process.project(p) - p).abs()

@@ -6,7 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import check_field, check_generator, check_number, check_points, check_steps
+from ..core import (
+    as_diffusion,
+    check_field,
+    check_generator,
+    check_number,
+    check_points,
+    check_steps,
+)
 from ..diffusions import simulate
 from .path_shift import check_request, shift
 from .stein import SteinCheck, stein_scores
@@ -53,7 +60,8 @@ def stein_check(
             and as in ``simulate``.
     """
 
-    x0 = check_points(x0, getattr(process, "dim", None), "x0")
+    process = as_diffusion(process)
+    x0 = check_points(x0, process.dim, "x0")
     check_generator(generator, x0.device)
     s, t, paths = check_number(s, "s"), check_number(t, "t", positive=True), check_steps(paths)
     if weight is not None and target is not None:
@@ -67,5 +75,5 @@ def stein_check(
     else:
         y_s, first, last = check_request(process, y_s, s, t)
         y, found, _ = shift(process, y_s, first, last, check_steps(steps), generator, weight)
-        y = process.project(y) if hasattr(process, "project") else y
+        y = process.project(y)
     return stein_scores(process, y, check_field(found, y, "target"))

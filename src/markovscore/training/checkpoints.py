@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..core import write_whole
+from ..core import Criterion, write_whole
 
 FORMAT = "markovscore-training-2"
 REMEDY = "move it away to start anew, or pass another path"
@@ -25,19 +25,19 @@ class Shard:
     """What one part of a batch has to itself: its random numbers, and the objective's paths."""
 
     generator: torch.Generator
-    objective: Any
+    objective: Criterion
 
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors; :meth:`restore` is the inverse."""
         named = {"generator": self.generator.get_state()}
-        if hasattr(self.objective, "state"):
+        if self.objective.state is not None:
             named |= {f"objective.{k}": v for k, v in self.objective.state().items()}
         return named
 
     def restore(self, named: Mapping[str, Tensor]) -> None:
         """Continue from the state ``named``."""
         self.generator.set_state(named["generator"])
-        if hasattr(self.objective, "restore"):
+        if self.objective.restore is not None:
             self.objective.restore(_part(named, "objective."), self.generator.device)
 
 
@@ -95,10 +95,11 @@ def _on_cpu(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.detach().cpu().contiguous() for k, v in named.items()}
 
 
-def describe_objective(objective: object) -> str:
+def describe_objective(objective: Criterion) -> str:
     """Its ``description()`` or ``repr``, without the address that an object without its own
     prints."""
-    text = objective.description() if hasattr(objective, "description") else repr(objective)
+    described = objective.description
+    text = repr(objective) if described is None else described()
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..core import check_integer, check_number, ordinary_tensors, output_path, user_path
+from ..core import Criterion, check_integer, check_number, ordinary_tensors, output_path, user_path
 from .checkpoints import Run, Shard, read_checkpoint, write_checkpoint
 from .log import TrainingLog
 from .plan import Plan, check_data, check_network, check_rates, check_shards
@@ -216,12 +216,14 @@ class _Keeper:
         self.written = time.monotonic()
 
 
-def _start(net: nn.Module, objective: Any, plan: Plan, world: World, device: torch.device) -> Run:
-    if hasattr(objective, "restore"):
+def _start(
+    net: nn.Module, objective: Criterion, plan: Plan, world: World, device: torch.device
+) -> Run:
+    if objective.restore is not None:
         objective.restore({})  # else the run would depend on what was trained before
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(plan.ema))
     average.module.eval().requires_grad_(False)
-    stateful = hasattr(objective, "state")
+    stateful = objective.state is not None
     return Run(
         net=net,
         average=average,
