@@ -1,5 +1,6 @@
 """Forward processes, their clocks and priors, and their simulation."""
 
+from . import axis_laws
 from .base import Diffusion
 from .clock import (
     LONGEST_STEP,
@@ -39,6 +40,7 @@ __all__ = [
     "UniformBox",
     "UniformTorus",
     "VariancePreserving",
+    "axis_laws",
     "draw_state",
     "graded_times",
     "inner_bounds",

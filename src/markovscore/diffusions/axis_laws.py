@@ -28,7 +28,7 @@ _IMAGES = 2
 _HARMONICS = 4
 
 
-def _image_sum(z: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def image_sum(z: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Log density and score at ``z`` in [-pi, pi) by the image sum, for ``var <= SWITCH``.
 
     The nearest image is factored out, so nothing underflows however small the variance is:
@@ -45,7 +45,7 @@ def _image_sum(z: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     return log_prob, -pull / (var * (1 + extra))
 
 
-def _theta_series(z: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def theta_series(z: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Log density and score at ``z`` by the Fourier series, for ``var >= SWITCH``."""
     cos, sin = torch.cos(z), torch.sin(z)
     cos_n, sin_n = cos, sin
@@ -62,8 +62,8 @@ def _wrapped(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Log density and score of the wrapped normal; each branch sees only variances it can take."""
     delta = x - mean
     z = delta - 2 * math.pi * torch.round(delta / (2 * math.pi))
-    small = _image_sum(z, var.clamp(max=SWITCH))
-    large = _theta_series(z, var.clamp(min=SWITCH))
+    small = image_sum(z, var.clamp(max=SWITCH))
+    large = theta_series(z, var.clamp(min=SWITCH))
     near = var < SWITCH
     return torch.where(near, small[0], large[0]), torch.where(near, small[1], large[1])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from markovscore.diffusions import axis_laws as kernels
+from markovscore.diffusions import axis_laws
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -31,12 +31,12 @@ def wrapped_by_mpmath(z, var):
 
 
 @pytest.mark.parametrize("var", VARIANCES)
-def test_wrapped_kernel_against_fifty_digits(var):
+def test_wrapped_law_against_fifty_digits(var):
     """A few roundings at every variance and angle; the log density by its own scale."""
     x = torch.linspace(-3.1, 3.1, 21, dtype=torch.float64)
     expected = np.array([wrapped_by_mpmath(float(z), var) for z in x])
-    log_prob = kernels.wrapped_normal_log_prob(x, 0.0, var).numpy()
-    score = kernels.wrapped_normal_score(x, 0.0, var).numpy()
+    log_prob = axis_laws.wrapped_normal_log_prob(x, 0.0, var).numpy()
+    score = axis_laws.wrapped_normal_score(x, 0.0, var).numpy()
     np.testing.assert_allclose(log_prob, expected[:, 0], rtol=8 * EPS, atol=8 * EPS)
     scale = np.abs(expected[:, 1]).max()  # the score crosses zero, where images cancel
     np.testing.assert_allclose(score, expected[:, 1], rtol=32 * EPS, atol=8 * EPS * scale)
@@ -44,15 +44,15 @@ def test_wrapped_kernel_against_fifty_digits(var):
 
 def test_expansions_agree_at_the_switch():
     z = torch.linspace(-math.pi, math.pi, 101, dtype=torch.float64)
-    var = torch.tensor(kernels.SWITCH, dtype=torch.float64)
+    var = torch.tensor(axis_laws.SWITCH, dtype=torch.float64)
     for image, series in zip(
-        kernels._image_sum(z, var), kernels._theta_series(z, var), strict=True
+        axis_laws.image_sum(z, var), axis_laws.theta_series(z, var), strict=True
     ):
         torch.testing.assert_close(image, series, rtol=1e-14, atol=1e-15)
-    assert bool(torch.isfinite(kernels.wrapped_normal_score(z, 0.0, 1e-300)).all())
+    assert bool(torch.isfinite(axis_laws.wrapped_normal_score(z, 0.0, 1e-300)).all())
 
 
-def test_reflected_kernel_by_images_in_the_mirrors():
+def test_reflected_law_by_images_in_the_mirrors():
     low, high = -1.0, 2.0
     x = torch.linspace(low, high, 41, dtype=torch.float64)
     for var in (0.02, 0.5, 2.0, 5.0):  # both sides of the switch, at pi (3 / pi)^2 = 2.9
@@ -61,8 +61,8 @@ def test_reflected_kernel_by_images_in_the_mirrors():
             offsets = torch.cat([x - mean + k, x + mean - 2 * low + k])
             terms = torch.exp(-offsets.square() / (2 * var)) / math.sqrt(2 * math.pi * var)
             slope = (-offsets / var * terms).sum(0) / terms.sum(0)
-            log_prob = kernels.reflected_normal_log_prob(x, mean, var, low, high)
-            score = kernels.reflected_normal_score(x, mean, var, low, high)
+            log_prob = axis_laws.reflected_normal_log_prob(x, mean, var, low, high)
+            score = axis_laws.reflected_normal_score(x, mean, var, low, high)
             # The oracle's own rounding: offsets of size 10 cancel to scores of size 1e-3.
             torch.testing.assert_close(log_prob, terms.sum(0).log(), rtol=1e-13, atol=1e-13)
             torch.testing.assert_close(score, slope, rtol=1e-12, atol=1e-12 / min(var, 1))
