@@ -5,8 +5,9 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 
 import pytest
 import yaml
@@ -29,25 +30,23 @@ def locked():
 
 
 def declared():
-    names = [name for extra in ("images", "book", "test", "bench", "dev") for name in EXTRAS[extra]]
-    return [Requirement(text) for text in PROJECT["dependencies"] + names]
+    extras = ("plot", "images", "book", "test", "bench", "dev")
+    names = PROJECT["dependencies"] + [name for extra in extras for name in EXTRAS[extra]]
+    return [Requirement(text) for text in names if not text.startswith("markovscore[")]
 
 
-def test_the_lock_is_exact_and_portable():
+def test_the_lock_is_exact_portable_complete_and_installed():
     names = [line.split("==")[0] for line in LOCK_LINES]
     assert sorted(names) == names
-    for line in LOCK_LINES:
-        expected = r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ; sys_platform == \"linux\")?"
-        assert re.fullmatch(expected, line), line
-
-
-@pytest.mark.parametrize("requirement", declared(), ids=lambda r: r.name)
-def test_the_lock_satisfies_pyproject(requirement):
-    assert requirement.specifier.contains(locked()[canonicalize_name(requirement.name)])
-
-
-def test_the_lock_leaves_the_gpu_out():
-    assert not [name for name in locked() if re.match("nvidia|cuda", name)]
+    exact = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+( ; sys_platform == \"linux\")?")
+    assert [line for line in LOCK_LINES if not exact.fullmatch(line)] == []
+    versions = locked()
+    assert [name for name in versions if re.match("nvidia|cuda", name)] == []  # no GPU
+    for wanted in declared():
+        assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)]), wanted
+    here = {canonicalize_name(d.name): d.version.split("+")[0] for d in distributions()}
+    wrong = {name: here.get(name) for name, v in versions.items() if here.get(name) != v}
+    assert not wrong, f"expected the lock's versions, found {wrong}; run `make test`"
 
 
 def test_triton_is_one_version_for_the_gpu_and_for_the_tests():
@@ -56,13 +55,45 @@ def test_triton_is_one_version_for_the_gpu_and_for_the_tests():
     assert "triton" not in [Requirement(text).name for text in PROJECT["dependencies"]]
 
 
-@pytest.mark.parametrize("name", sorted(locked()))
-def test_the_environment_is_the_lock(name):
-    try:
-        installed = version(name)
-    except PackageNotFoundError:
-        pytest.fail(f"{name}: expected {locked()[name]}, found none; run `make test`")
-    assert installed.split("+")[0] == locked()[name]
+# Half a second of imports, needed by a few functions or by the book alone.
+LATE = {
+    "IPython", "PIL", "datasets", "filelock", "matplotlib", "pandas", "pyarrow", "requests",
+    "scipy.integrate", "scipy.interpolate", "scipy.linalg", "scipy.optimize", "scipy.sparse",
+    "scipy.special", "scipy.stats", "sklearn", "yaml",
+}  # fmt: skip
+
+
+def in_a_new_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_import_loads_what_every_user_needs():
+    """Beyond ``import torch``; ``figures`` and ``claims`` come when they are asked for."""
+    show = "import sys; before = set(sys.modules); import markovscore; "
+    loaded = in_a_new_process("import torch; " + show + "print(*set(sys.modules) - before)")
+    assert "markovscore.spectral" in loaded
+    assert LATE & set(loaded) == set()
+    assert {"markovscore.figures", "markovscore.claims"} & set(loaded) == set()
+    assert in_a_new_process("import markovscore as ms; print(ms.claims.__name__)") == [
+        "markovscore.claims"
+    ]
+
+
+def test_figures_without_matplotlib_name_the_fix():
+    code = """
+import sys
+sys.modules["matplotlib"] = None  # as if it were not installed
+import markovscore as ms
+try:
+    ms.figures
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    message = " ".join(in_a_new_process(code))
+    assert "expected matplotlib, found" in message
+    assert "pip install 'markovscore[plot]'" in message
 
 
 def test_conda_takes_its_versions_from_the_lock():

@@ -11,13 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
-from cycler import cycler
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
+
+try:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+    from cycler import cycler
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"markovscore.figures: expected matplotlib, found: {error}; "
+        "install it with pip install 'markovscore[plot]'",
+        name=error.name,
+    ) from error
 
 PALETTE = {
     "black": "#1a1a1a",
@@ -146,15 +154,6 @@ def show_points(axes: Axes, points: Any, size: float = 2.0, **scatter: Any) -> N
     style = {"color": ROLES["oism"], "alpha": 0.5, "linewidths": 0, "rasterized": True}
     options: dict[str, Any] = style | scatter
     axes.scatter(xy[:, 0], xy[:, 1], s=size, **options)
-
-
-def error_band(axes: Axes, x: Any, mean: Any, stderr: Any, **line: Any) -> None:
-    """A line with a band of two standard errors; ``line`` goes to ``Axes.plot``."""
-    centre, error = np.asarray(mean), np.asarray(stderr)
-    (drawn,) = axes.plot(x, centre, **line)
-    axes.fill_between(
-        x, centre - 2 * error, centre + 2 * error, color=drawn.get_color(), alpha=0.2, linewidth=0
-    )
 
 
 def letter_panels(axes: Iterable[Axes], start: str = "a") -> None:

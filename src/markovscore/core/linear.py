@@ -20,7 +20,7 @@ operations, two to four times faster than ``torch.bmm`` for ``d <= 7``.
 import math
 from collections.abc import Callable
 
-import scipy.linalg
+import scipy
 import torch
 from torch import Tensor
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 SHAPE = (3, 32, 32)
 CLASSES = 10
@@ -51,6 +50,8 @@ class _Source:
 
 def open_split(split: str) -> tuple[np.ndarray, np.ndarray, str]:
     """Pixels ``(N, 3072)`` (memory-mapped, private), labels ``(N,)`` and checksum of one split."""
+    from filelock import FileLock  # not when `markovscore` is imported
+
     folder = os.environ.get(FOLDER)
     sources = _local(Path(folder).expanduser(), split) if folder else _hub(split)
     content = b"".join(_sha256(path) for source in sources for path in source.files)

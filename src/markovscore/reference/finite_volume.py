@@ -20,9 +20,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy.sparse
+import scipy
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dgttrf, dgttrs
 
 Array = NDArray[np.float64]
 Sweep = Callable[[Array], Array]
@@ -112,12 +111,12 @@ def _factorise(right: Array, left: Array, periodic: bool) -> Sweep:
     if periodic:
         return _factorise_cyclic(diagonal, right, left)
     # The rates at walls are zero, so one long tridiagonal system holds all rows uncoupled.
-    *factors, info = dgttrf(lower, diagonal, upper)
+    *factors, info = scipy.linalg.lapack.dgttrf(lower, diagonal, upper)
     if info != 0:
         raise FloatingPointError("singular step matrix: the drift or the step is not finite")
 
     def solve(rho: Array) -> Array:
-        return dgttrs(*factors, rho.ravel())[0].reshape(shape)
+        return scipy.linalg.lapack.dgttrs(*factors, rho.ravel())[0].reshape(shape)
 
     return solve
 

@@ -24,7 +24,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.interpolate
+import scipy
 import torch
 from torch import Tensor
 
@@ -141,7 +141,7 @@ class FokkerPlanck:
         return index
 
     @cached_property
-    def _splines(self) -> list[scipy.interpolate.NdBSpline]:
+    def _splines(self) -> "list[scipy.interpolate.NdBSpline]":
         """Cubic tensor splines of ``log rho``; padding carries them over the outer half cells."""
         pad = 6
         kind = {"reflect_type": "odd"} if self.boundary == "open" else {}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
-import scipy.integrate
+import scipy
 import torch
 from torch import Tensor
 

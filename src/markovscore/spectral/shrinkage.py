@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 
+import scipy
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..eigenbasis import Moments
@@ -59,7 +59,9 @@ def heat_kernel(mean: Tensor, variance: Tensor, rates: Tensor) -> float:
 
     best = int(heat_risk(mean, variance, rates, grid.exp()).argmin())
     bounds = float(grid[max(0, best - 1)]), float(grid[min(len(grid) - 1, best + 1)])
-    polished = minimize_scalar(risk, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
+    polished = scipy.optimize.minimize_scalar(
+        risk, bounds=bounds, method="bounded", options={"xatol": 1e-6}
+    ).x
     candidates = [0.0, math.exp(polished), math.exp(float(grid[best]))]
     return min(candidates, key=lambda h: float(heat_risk(mean, variance, rates, h)))
 
