@@ -5,6 +5,7 @@ import signal
 import stat
 
 import torch
+from statistical import rng
 
 from markovscore.datasets import toy
 from markovscore.diffusions import OrnsteinUhlenbeck, TorusBrownian
@@ -16,13 +17,11 @@ STEPS, EVERY = 40, 7
 
 
 def data(n=500, dtype=torch.float32):
-    return 0.5 * toy("moons", n, torch.Generator().manual_seed(0), dtype)
+    return 0.5 * toy("moons", n, rng(), dtype)
 
 
 def small(seed=0, **settings):
-    return ScoreMLP(
-        2, width=16, periodic=True, generator=torch.Generator().manual_seed(seed), **settings
-    )
+    return ScoreMLP(2, width=16, periodic=True, generator=rng(seed), **settings)
 
 
 def objective():
@@ -66,7 +65,7 @@ class Pixels:
     """Bytes that become points with noise of their own in every batch, as images do."""
 
     def __init__(self, n=200, dim=6, checksum="abc"):
-        generator = torch.Generator().manual_seed(4)
+        generator = rng(4)
         self.pixels = torch.randint(256, (n, dim), generator=generator, dtype=torch.uint8)
         self.checksum = checksum
 
@@ -105,7 +104,7 @@ class Buffered(DenoisingSM):
 
 
 def pixel_net(seed=0):
-    return ScoreMLP(6, width=16, generator=torch.Generator().manual_seed(seed))
+    return ScoreMLP(6, width=16, generator=rng(seed))
 
 
 def pixel_run(steps=STEPS, net=None, **changes):

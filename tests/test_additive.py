@@ -10,6 +10,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from statistical import F64, rng
 
 import markovscore as ms
 from markovscore.core import value_and_divergence
@@ -21,12 +22,10 @@ TIMES = [0.0, 0.01, 0.1, 0.4, 1.0]
 
 def points(n=400, d=3, seed=0):
     """Skewed, correlated, of very different scales."""
-    g = torch.Generator().manual_seed(seed)
-    z = torch.rand(n, d, generator=g, dtype=torch.float64) ** 2
-    mix = torch.eye(d, dtype=torch.float64) + 0.4 * torch.rand(
-        d, d, generator=g, dtype=torch.float64
-    )
-    return (z @ mix - 0.7) * torch.logspace(0, -1, d, dtype=torch.float64)
+    g = rng(seed)
+    z = torch.rand(n, d, generator=g, dtype=F64) ** 2
+    mix = torch.eye(d, dtype=F64) + 0.4 * torch.rand(d, d, generator=g, dtype=F64)
+    return (z @ mix - 0.7) * torch.logspace(0, -1, d, dtype=F64)
 
 
 def fit(x, order, times=TIMES, **settings):
@@ -43,7 +42,7 @@ def test_one_coordinate_equals_the_general_fit(order):
     torch.testing.assert_close(
         additive.coefficients[:, :order, 0], general.coefficients, rtol=1e-7, atol=1e-9
     )
-    y = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
+    y = torch.linspace(-3, 3, 50, dtype=F64)[:, None]
     everywhere = dataclasses.replace(additive, low=additive.low - 9, high=additive.high + 9)
     polynomial = dataclasses.replace(general, reach=None)
     for t in (0.01, 0.1, 1.0):
@@ -59,7 +58,7 @@ def test_out_of_reach_of_the_data_the_score_continues_with_a_gaussians_slope():
     inside, outside = (score((edge + s)[None], t)[0] for s in (-1e-9, step))
     variance = a**2 * x.var(0, correction=0) + b**2
     torch.testing.assert_close(outside, inside - step / variance, rtol=1e-6, atol=1e-6)
-    far = torch.tensor([[50.0, -0.5, -80.0]], dtype=torch.float64)
+    far = torch.tensor([[50.0, -0.5, -80.0]], dtype=F64)
     trace = value_and_divergence(score, far, t)[1]
     torch.testing.assert_close(score.divergence(far, t), trace)
     assert float((score(far, t) * far)[0, ::2].max()) < 0  # pulled back, whatever the cubic says
@@ -100,8 +99,8 @@ def test_two_functions_along_principal_axes_are_the_gaussian_score(t):
     tau = process.ou_time(t)
     mean = torch.exp(-tau) * x.mean(0)
     covariance = torch.exp(-2 * tau) * torch.cov(x.T, correction=0)
-    covariance -= torch.expm1(-2 * tau) * torch.eye(5, dtype=torch.float64)
-    y = torch.randn(20, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    covariance -= torch.expm1(-2 * tau) * torch.eye(5, dtype=F64)
+    y = points(20, 5, 1)
     exact = -torch.linalg.lstsq(covariance, (y - mean).T).solution.T
     torch.testing.assert_close(score(y, t), exact, rtol=1e-8, atol=1e-8)
     trace = -torch.linalg.inv(covariance).trace()
@@ -112,9 +111,9 @@ def test_a_rotation_of_higher_order_is_the_plain_fit_of_rotated_points():
     x = points()
     score = fit(x, 4, rotation="pca")
     axes = score.rotation
-    torch.testing.assert_close(axes.T @ axes, torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(axes.T @ axes, torch.eye(3, dtype=F64))
     plain = fit(x @ axes, 4)
-    y = torch.randn(30, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = points(30, 3, 1)
     torch.testing.assert_close(score(y, 0.1), plain(y @ axes, 0.1) @ axes.T)
 
 
@@ -157,8 +156,8 @@ def test_narrow_coordinates_and_high_orders_against_sixty_digits(order, spread, 
     t = 0.02
     process = ms.VariancePreserving(1)
     score = ms.fit_spectral(x, process, times=[t], features="additive", order=order)
-    noise = float(process.std(torch.tensor(t, dtype=torch.float64)))
-    y = x[:20] + noise * torch.linspace(-2, 2, 20, dtype=torch.float64)[:, None]
+    noise = float(process.std(torch.tensor(t, dtype=F64)))
+    y = x[:20] + noise * torch.linspace(-2, 2, 20, dtype=F64)[:, None]
     tau = float(process.ou_time(t))
     exact = torch.from_numpy(np.array(exact_score(x[:, 0], order, tau, y[:, 0].tolist())))
     error = (score(y, t)[:, 0] - exact).norm() / exact.norm()
@@ -172,7 +171,7 @@ def test_a_coordinate_that_never_changes_gets_the_score_of_a_point():
         score = fit(x, 6, times=torch.linspace(0, 1, 1001))
     assert score.table.isfinite().all()
     process, t = ms.VariancePreserving(3), 0.3
-    y = torch.tensor([[0.1, -0.6, 0.0]], dtype=torch.float64)
+    y = torch.tensor([[0.1, -0.6, 0.0]], dtype=F64)
     tau = process.ou_time(t)
     exact = -(y[0, 1] + torch.exp(-tau)) / -torch.expm1(-2 * tau)
     torch.testing.assert_close(score(y, t)[0, 1], exact, rtol=1e-5, atol=0)
@@ -188,8 +187,8 @@ def test_a_coordinate_with_two_values():
 
 def test_divergence_is_that_of_autograd():
     score = fit(points(), 5)
-    y = torch.randn(10, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    t = torch.linspace(0.02, 0.9, 10, dtype=torch.float64)
+    y = points(10, 3, 1)
+    t = torch.linspace(0.02, 0.9, 10, dtype=F64)
     for rotated in (score, fit(points(), 3, rotation="pca")):
         for s in (0.0, 0.05):
             trace = value_and_divergence(rotated, y, s)[1]
@@ -256,8 +255,8 @@ def test_covariance_is_streamed():
 
 
 def test_covariance_of_batches_that_are_far_from_the_first():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(3000, 2, generator=g, dtype=torch.float64) * torch.tensor([1.0, 0.01]).double()
+    g = rng()
+    x = torch.randn(3000, 2, generator=g, dtype=F64) * torch.tensor([1.0, 0.01]).double()
     x[100:] += 1e7
     covariance = Covariance.empty(x[:100])
     for batch in x[100:].split(700):  # the points that came first are not like the others
@@ -271,7 +270,7 @@ def test_interpolation_is_of_second_order_in_the_levels():
     t, errors = 0.3, []
     exact = fit(x, 4, times=[t])(y, t)
     for gap in (0.04, 0.02, 0.01):  # t is the middle of an interval
-        levels = torch.tensor([t - gap / 2, t + gap / 2], dtype=torch.float64)
+        levels = torch.tensor([t - gap / 2, t + gap / 2], dtype=F64)
         errors.append((fit(x, 4, times=levels)(y, t) - exact).norm())
     rates = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert all(abs(rate - 2) < 0.2 for rate in rates), rates
@@ -280,7 +279,7 @@ def test_interpolation_is_of_second_order_in_the_levels():
 def test_dtype_follows_the_points_and_the_defaults_reach_over_all_times():
     x = points()
     score = fit(x, 3, times=None)
-    even = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    even = torch.linspace(0, 1, 1001, dtype=F64)
     late = score.times[score.times > 0.1]  # earlier ones as the smallest scale asks
     assert torch.equal(late, even[even > 0.1]) and float(score.times[1]) < 0.001
     y = x[:8].float()
@@ -348,9 +347,9 @@ def test_bad_calls():
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
     module = sys.modules["markovscore.kernels.additive_score"]
-    x = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = points(50, 7)
     score = ms.fit_spectral(x, ms.OrnsteinUhlenbeck(7), features="additive", order=4)
-    for t in (0.3, torch.linspace(0.1, 2, 50, dtype=torch.float64)):
+    for t in (0.3, torch.linspace(0.1, 2, 50, dtype=F64)):
         whole = score.score_and_divergence(x, t)
         alone = score(x, t)
         with monkeypatch.context() as patch:

@@ -6,10 +6,11 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from statistical import F64
 
 from markovscore.diffusions import axis_laws
 
-EPS = torch.finfo(torch.float64).eps
+EPS = torch.finfo(F64).eps
 
 VARIANCES = [2e-6, 1e-3, 0.1, 1.0, 3.0, math.pi * (1 - 1e-15), math.pi, 3.3, 10.0, 100.0]
 
@@ -33,7 +34,7 @@ def wrapped_by_mpmath(z, var):
 @pytest.mark.parametrize("var", VARIANCES)
 def test_wrapped_law_against_fifty_digits(var):
     """A few roundings at every variance and angle; the log density by its own scale."""
-    x = torch.linspace(-3.1, 3.1, 21, dtype=torch.float64)
+    x = torch.linspace(-3.1, 3.1, 21, dtype=F64)
     expected = np.array([wrapped_by_mpmath(float(z), var) for z in x])
     log_prob = axis_laws.wrapped_normal_log_prob(x, 0.0, var).numpy()
     score = axis_laws.wrapped_normal_score(x, 0.0, var).numpy()
@@ -43,8 +44,8 @@ def test_wrapped_law_against_fifty_digits(var):
 
 
 def test_expansions_agree_at_the_switch():
-    z = torch.linspace(-math.pi, math.pi, 101, dtype=torch.float64)
-    var = torch.tensor(axis_laws.SWITCH, dtype=torch.float64)
+    z = torch.linspace(-math.pi, math.pi, 101, dtype=F64)
+    var = torch.tensor(axis_laws.SWITCH, dtype=F64)
     for image, series in zip(
         axis_laws.image_sum(z, var), axis_laws.theta_series(z, var), strict=True
     ):
@@ -54,9 +55,9 @@ def test_expansions_agree_at_the_switch():
 
 def test_reflected_law_by_images_in_the_mirrors():
     low, high = -1.0, 2.0
-    x = torch.linspace(low, high, 41, dtype=torch.float64)
+    x = torch.linspace(low, high, 41, dtype=F64)
     for var in (0.02, 0.5, 2.0, 5.0):  # both sides of the switch, at pi (3 / pi)^2 = 2.9
-        k = 2 * (high - low) * torch.arange(-20, 21, dtype=torch.float64)[:, None]
+        k = 2 * (high - low) * torch.arange(-20, 21, dtype=F64)[:, None]
         for mean in (-0.99, 0.3, 2.0):
             offsets = torch.cat([x - mean + k, x + mean - 2 * low + k])
             terms = torch.exp(-offsets.square() / (2 * var)) / math.sqrt(2 * math.pi * var)

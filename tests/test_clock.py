@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from statistical import rng
 
 from markovscore.core import IdentityClock, Process
 from markovscore.diffusions import LinearClock, QuadratureClock, make_clock
 
-T = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+T = torch.rand(200, generator=rng(), dtype=torch.float64)
 
 
 def close(actual, expected, atol):

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.core import (
@@ -22,16 +23,7 @@ from markovscore.core import (
     noise_at,
 )
 
-F64 = torch.float64
 NODES, WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(40))
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(n, d, seed=0):
-    return torch.randn(n, d, generator=rng(seed), dtype=F64)
 
 
 def g(t):
@@ -111,7 +103,7 @@ def own_times(n):
 @pytest.mark.parametrize("column", [False, True])
 def test_simulation_has_the_exact_law_at_every_row_s_time(form, n, d, column):
     process, t = Tide(d, form), own_times(n)
-    start = 0.4 + 0.3 * normal(n, d, 5)
+    start = 0.4 + 0.3 * points(n, d, 5)
     y = ms.simulate(process, start, t[:, None] if column else t, 60, rng(1))
     m, v = law(process.sigma, t)
     z = (y - m) / v.sqrt()
@@ -125,7 +117,7 @@ def test_simulation_has_the_exact_law_at_every_row_s_time(form, n, d, column):
 @pytest.mark.parametrize(("n", "d"), [(3, 3), (4, 3), (1, 3), (1, 1), (3, 1)])
 def test_local_transition(form, n, d):
     process, s, h = Tide(d, form), own_times(n) - 0.1, 1e-3
-    y = normal(n, d)
+    y = points(n, d)
     m, P = ms.local_transition(process, y, s, s + h)
     mean, var = law(process.sigma, s + h, y, 0.0, s[:, None])
     torch.testing.assert_close(m, mean, rtol=0, atol=1e-9)  # the forcing's curvature, h^3
@@ -142,11 +134,11 @@ def test_local_transition(form, n, d):
 def test_path_shift_targets_have_the_mean_of_the_score(form, n, d, weight):
     process, s = Tide(d, form), own_times(n) - 0.2
     y, target = ms.path_shift_target(
-        process, normal(n, d), s, s + 0.3, steps=12, generator=rng(2), weight=weight
+        process, points(n, d), s, s + 0.3, steps=12, generator=rng(2), weight=weight
     )
     z = torch.stack([target, (y - y.mean(0)) * target + 1]).flatten(1)
     assert (z.mean(1).abs() < 6 * z.std(1) / math.sqrt(n * d) + 0.03).all()  # Stein
-    local = ms.local_target(process, normal(n, d), s, s + 0.3, generator=rng(2))
+    local = ms.local_target(process, points(n, d), s, s + 0.3, generator=rng(2))
     z = torch.stack([local[1], (local[0] - local[0].mean(0)) * local[1] + 1]).flatten(1)
     assert (z.mean(1).abs() < 6 * z.std(1) / math.sqrt(n * d) + 0.03).all()
 
@@ -156,7 +148,7 @@ def test_path_shift_targets_have_the_mean_of_the_score(form, n, d, weight):
 def test_likelihood_and_flow(form, n, d):
     process = Tide(d, form)
     score, times = Exact(process), torch.linspace(0.1, 1.5, 100, dtype=F64)
-    x = 0.4 + 0.3 * normal(n, d)
+    x = 0.4 + 0.3 * points(n, d)
     right = gaussian(process, 0.1).log_prob(x)
     found = ms.log_likelihood(score, process, x, times=times)
     torch.testing.assert_close(found, right, rtol=0, atol=1e-3)
@@ -165,7 +157,7 @@ def test_likelihood_and_flow(form, n, d):
     end_m, end_v = law(process.sigma, [1.5])
     torch.testing.assert_close(drawn, m + (x - end_m) * (v / end_v).sqrt(), rtol=0, atol=1e-3)
     sde = ms.sample_sde(score, process, 4000, times=times[::2], generator=rng(), x_T=(
-        end_m + end_v.sqrt() * normal(4000, d, 4)
+        end_m + end_v.sqrt() * points(4000, d, 4)
     ))  # fmt: skip
     z = (sde - m) / v.sqrt()
     assert (z.mean(0).abs() < 6 / math.sqrt(4000) + 0.03).all()
@@ -176,7 +168,7 @@ def test_likelihood_and_flow(form, n, d):
 @pytest.mark.parametrize("kind", ["exact", "hutchinson", "local"])
 def test_bound_on_the_likelihood(form, kind):
     """With the exact score it is ``E[log p_t0(Y_t0) | x]``: as many rows as coordinates."""
-    process, x = Tide(3, form), 0.4 + 0.3 * normal(3, 3)
+    process, x = Tide(3, form), 0.4 + 0.3 * points(3, 3)
     settings = {"form": "local", "window": 0.1} if kind == "local" else {"trace": kind}
     draws, g, score = [], rng(3), Exact(process)
     for _ in range(12):
@@ -202,7 +194,7 @@ class WithDivergence(Exact):
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 def test_bound_by_the_score_s_own_divergence(form, n, trace):
     """The noise differs from row to row with the time; signs of a diagonal trace cancel."""
-    process, x = Tide(3, form), 0.4 + 0.3 * normal(n, 3)
+    process, x = Tide(3, form), 0.4 + 0.3 * points(n, 3)
     settings = {"samples": 4, "steps": 5, "t_min": 0.2, "trace": trace}
     bounds = [
         ms.elbo(score(process), process, x, generator=rng(3), **settings)
@@ -219,7 +211,7 @@ def test_implicit_loss(form):
     """At the exact score, ``-E |G^T s|^2``, the average over time of ``tr(G G^T / v)``."""
     process, n, d = Tide(4, form), 4, 4
     objective = ms.ImplicitSM(process, steps=30, t_min=0.2, t_max=1.4)
-    x0 = 0.4 + 0.3 * normal(400 * n, d)
+    x0 = 0.4 + 0.3 * points(400 * n, d)
     losses = objective.losses(Exact(process), x0, rng())
     t = 0.8 + 0.6 * NODES
     v = law(process.sigma, t)[1]
@@ -238,7 +230,7 @@ def test_fokker_planck(form, d):
     solved = ms.fokker_planck(
         process, start.log_prob, [0.5, 1.0], [(-4, 4.5)] * d, cells=110, steps=60
     )
-    x = 0.5 + 0.2 * normal(d, d)
+    x = 0.5 + 0.2 * points(d, d)
     t = torch.tensor([0.5, 1.0], dtype=F64)[:d]
     right = torch.cat([gaussian(process, float(v)).log_prob(x[[i]]) for i, v in enumerate(t)])
     torch.testing.assert_close(solved.density(x, t[:, None]).log(), right, rtol=0, atol=3e-2)
@@ -256,7 +248,7 @@ def test_fokker_planck(form, d):
 @pytest.mark.parametrize(("n", "d"), [(3, 3), (5, 3), (1, 2), (4, 1)])
 def test_a_diagonal_is_the_matrix_with_that_diagonal(n, d):
     one, other = Tide(d, "diagonal"), Tide(d, "matrix")
-    y, t = normal(n, d), own_times(n)
+    y, t = points(n, d), own_times(n)
 
     def both(function):
         for a, b in zip(function(one), function(other), strict=True):
@@ -296,7 +288,7 @@ def test_a_diagonal_jacobian_takes_the_short_way():
     class Short(Tide):
         elementwise = True
 
-    y, t = normal(3, 3), own_times(3)
+    y, t = points(3, 3), own_times(3)
     for a, b in (
         (Short(3, "diagonal"), Tide(3, "matrix")),
         (Short(3, "number"), Tide(3, "number")),
@@ -328,7 +320,7 @@ def test_diagonal():
     for wrong in ("wide", None, [1j], torch.ones(2) > 0):
         with pytest.raises(TypeError, match=r"sigma: expected .*(real|numbers)"):
             ms.Diagonal(wrong)
-    z, G = normal(5, 3), ms.Diagonal(normal(5, 3, 1))
+    z, G = points(5, 3), ms.Diagonal(points(5, 3, 1))
     matrix = Dense(torch.diag_embed(G.sigma))
     torch.testing.assert_close(G @ z, matrix @ z)
     torch.testing.assert_close(G.gram().matrix(3), matrix.gram().value)
@@ -347,7 +339,7 @@ A = torch.tensor([[1.0, 0.2, 0.0], [0.0, 0.7, 0.1], [0.3, 0.0, 0.5]], dtype=F64)
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_what_a_dispersion_may_return(n):
-    y, t, z = normal(n, 3), own_times(n), normal(n, 3, 1)
+    y, t, z = points(n, 3), own_times(n), points(n, 3, 1)
     for time, times in ((0.7, torch.tensor(0.7).double()), (t, t[:, None])):
         for given, right in [
             (lambda t: 2, 2 * z),
@@ -380,7 +372,7 @@ def test_what_a_dispersion_may_return(n):
     ],
 )
 def test_what_a_dispersion_may_not_return(n, given):
-    y, process = normal(n, 3), Noise(given)
+    y, process = points(n, 3), Noise(given)
     process.drift = lambda y, t: -y
     for function in (
         lambda t: ms.simulate(process, y, t, 3),
@@ -395,7 +387,7 @@ def test_what_a_dispersion_may_not_return(n, given):
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_a_matrix_that_takes_the_times_of_rows_for_its_own_is_refused(n):
     """``t * A`` is a matrix only by accident, with as many rows as coordinates."""
-    process, y, t = Noise(lambda t: t * A), normal(n, 3), own_times(n)
+    process, y, t = Noise(lambda t: t * A), points(n, 3), own_times(n)
     with pytest.raises(ValueError, match=r"dispersion: .*t\[\.\.\., None\] \* "):
         noise_at(process, y, t)
     process.drift = lambda y, t: y @ (t * A)
@@ -407,7 +399,7 @@ def test_a_matrix_that_takes_the_times_of_rows_for_its_own_is_refused(n):
 
 @pytest.mark.parametrize("n", [1, 3, 4])
 def test_a_drift_of_another_shape_is_named(n):
-    y, process = normal(n, 3), Noise(lambda t: 1.0)
+    y, process = points(n, 3), Noise(lambda t: 1.0)
     for wrong in (lambda y, t: y[:, :1], lambda y, t: (y @ A).sum(1), lambda y, t: 0.0):
         process.drift = wrong
         for t in (0.4, own_times(n)):
@@ -423,18 +415,18 @@ def test_a_drift_of_another_shape_is_named(n):
 
 def test_a_drift_that_holds_its_own_rows_is_named():
     """The check of a derivative asks it at other rows; where ``B = d`` one row more is asked."""
-    process, own = Noise(lambda t: 1.0), normal(70, 3)
+    process, own = Noise(lambda t: 1.0), points(70, 3)
     process.drift = lambda y, t: own - y
     with pytest.raises(ValueError, match=r"drift: expected a function of each row.*found.*check_d"):
-        ms.path_shift_target(process, normal(70, 3), 0.1, 0.5)
-    y, _ = ms.path_shift_target(process, normal(70, 3), 0.1, 0.5, check_derivative=False)
+        ms.path_shift_target(process, points(70, 3), 0.1, 0.5)
+    y, _ = ms.path_shift_target(process, points(70, 3), 0.1, 0.5, check_derivative=False)
     assert y.shape == (70, 3)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_derivatives_of_another_shape_are_named(n):
     """A constant Jacobian ``(d, d)`` is not a diagonal for each row, though ``B = d``."""
-    y, process = normal(n, 3), Noise(lambda t: 1.0)
+    y, process = points(n, 3), Noise(lambda t: 1.0)
     process.drift = lambda y, t: y @ A.T
     process.drift_divergence = lambda y, t: y[:, :1]
     with pytest.raises(ValueError, match="drift_divergence: expected shape"):
@@ -455,8 +447,8 @@ def test_derivatives_of_another_shape_are_named(n):
 @pytest.mark.parametrize("n", [2, 3])
 def test_built_in_processes_and_their_direct_calls(n):
     """Times of any form, and a process that hands its call on to another."""
-    y, t = normal(n, 2), own_times(n) / 2 + 0.2
-    mixture = ms.GaussianMixture(normal(2, 2), 0.8)
+    y, t = points(n, 2), own_times(n) / 2 + 0.2
+    mixture = ms.GaussianMixture(points(2, 2), 0.8)
     for inner in (ms.VariancePreserving(2), ms.Langevin(mixture), ms.TrappedParticles(1)):
         rows = torch.cat([inner.drift(y[[i]], float(t[i])) for i in range(n)])
         for times in (t, t[:, None]):

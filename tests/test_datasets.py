@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from statistical import F64, agrees, points, rng
 
 from markovscore.datasets import TOY_NAMES, DiffusedMixture, mixture_1d, toy
 from markovscore.diffusions import BoxBrownian, LinearSDE, OrnsteinUhlenbeck, TorusBrownian
@@ -13,78 +14,68 @@ MEANS = [[-1.5], [0.0], [1.2]]
 SCALES, WEIGHTS = [0.25, 0.3, 0.2], [0.3, 0.4, 0.3]
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def within_six_sigma(samples, expected):
-    """The mean of independent ``samples`` agrees with ``expected`` within 6 standard errors."""
-    error = samples.std(0) / math.sqrt(len(samples))
-    return bool(((samples.mean(0) - expected).abs() <= 6 * error).all())
-
-
 @pytest.fixture(scope="module")
 def sets():
-    return {name: toy(name, N, generator(1), torch.float64) for name in TOY_NAMES}
+    return {name: toy(name, N, rng(1), F64) for name in TOY_NAMES}
 
 
 @pytest.mark.parametrize("name", TOY_NAMES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_toy_shape_dtype_and_seed(name, dtype):
-    x = toy(name, 100, generator(3), dtype)
+    x = toy(name, 100, rng(3), dtype)
     assert x.shape == (100, 2)
     assert x.dtype == dtype
     assert torch.isfinite(x).all()
-    assert torch.equal(x, toy(name, 100, generator(3), dtype))
-    assert not torch.equal(x, toy(name, 100, generator(4), dtype))
+    assert torch.equal(x, toy(name, 100, rng(3), dtype))
+    assert not torch.equal(x, toy(name, 100, rng(4), dtype))
 
 
 @pytest.mark.parametrize("name", TOY_NAMES)
 def test_toy_leaves_the_global_random_state_alone(name):
     before = torch.get_rng_state()
-    toy(name, 10, generator(0))
+    toy(name, 10, rng(0))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_toy_rejects_bad_input():
     with pytest.raises(ValueError, match="8gaussians, 2spirals, pinwheel"):
-        toy("donut", 10, generator())
+        toy("donut", 10, rng())
     with pytest.raises(ValueError, match="found 0"):
-        toy("moons", 0, generator())
+        toy("moons", 0, rng())
 
 
 def test_eight_gaussians_moments(sets):
     x = sets["8gaussians"] * 1.414
     # Two-dimensional identities of eight equal modes: E|x|^2 = 4^2 + 2 * 0.5^2, and no mean.
-    assert within_six_sigma(x, torch.zeros(2))
-    assert within_six_sigma(x.square(), torch.tensor([8.25, 8.25]))
+    assert agrees(x, torch.zeros(2))
+    assert agrees(x.square(), torch.tensor([8.25, 8.25]))
     # The eighth harmonic of the angle tells eight modes from any other number of them, and the
     # place of the first: rotations by pi/4 leave it, rotations by pi/8 change its sign.
     angle = torch.atan2(x[:, 1], x[:, 0])
     assert (8 * angle).cos().mean() > 0.5
     for harmonic in range(1, 8):
-        assert within_six_sigma((harmonic * angle).cos(), 0.0)
+        assert agrees((harmonic * angle).cos(), 0.0)
 
 
 def test_two_spirals_radius(sets):
     x = sets["2spirals"]
     # E|x|^2 = E[u^2 + U/2 u (sin u - cos u) ... ] has a closed form with U, V the two half-offsets:
     # u^2 = 9 pi^2 U', so E u^2 = 9 pi^2 / 2; offsets add E[V^2]/4 each; cross terms by quadrature.
-    p = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    p = (torch.arange(200_000, dtype=F64) + 0.5) / 200_000
     u = 3 * math.pi * p.sqrt()
     cross = (0.5 * u * (u.sin() - u.cos())).mean()
     expected = (u.square().mean() + cross + 2 / 12) / 9 + 2 * 0.01
-    assert within_six_sigma(x.square().sum(1), expected)
-    assert within_six_sigma(x, torch.zeros(2))
+    assert agrees(x.square().sum(1), expected)
+    assert agrees(x, torch.zeros(2))
     # The arm, with the noise: the mean of x1 x2, invariant under the change of sign of the arm.
     product = -u.square() * u.cos() * u.sin() + 0.25 * u * (u.sin() - u.cos()) + 1 / 16
-    assert within_six_sigma(x[:, 0] * x[:, 1], product.mean() / 9)
+    assert agrees(x[:, 0] * x[:, 1], product.mean() / 9)
 
 
 def test_pinwheel_arms(sets):
     x = sets["pinwheel"]
-    assert within_six_sigma(x.square().sum(1) / 4, 1 + 0.09 + 0.01)
-    assert within_six_sigma(x, torch.zeros(2))
+    assert agrees(x.square().sum(1) / 4, 1 + 0.09 + 0.01)
+    assert agrees(x, torch.zeros(2))
     # Undo the twist with the observed radius: the angles gather at the multiples of 2 pi / 5.
     r = x.norm(dim=1) / 2
     fifth = (5 * (torch.atan2(x[:, 1], x[:, 0]) - 0.25 * r.exp())).cos()
@@ -102,17 +93,17 @@ def test_checkerboard_support_and_uniformity(sets):
     values, counts = cells.unique(return_counts=True)
     assert len(values) == 8
     assert ((counts - N / 8).abs() <= 6 * math.sqrt(N * 7 / 64)).all()
-    assert within_six_sigma(x - x.floor(), torch.full((2,), 0.5))
-    assert within_six_sigma((x - x.floor()).square(), torch.full((2,), 1 / 3))
+    assert agrees(x - x.floor(), torch.full((2,), 0.5))
+    assert agrees((x - x.floor()).square(), torch.full((2,), 1 / 3))
 
 
 def test_rings_radii(sets):
     x = sets["rings"]
-    assert within_six_sigma(x.square().sum(1), 0.5625 * 30 / 4 + 2 * 0.08**2)
+    assert agrees(x.square().sum(1), 0.5625 * 30 / 4 + 2 * 0.08**2)
     nearest = (x.norm(dim=1)[:, None] - 0.75 * torch.arange(1.0, 5.0)).abs().min(1).values
     # Nearly |N(0, 0.08^2)|: 0.064 on average; half-way between rings would be 0.375.
     assert abs(float(nearest.mean()) - 0.08 * math.sqrt(2 / math.pi)) < 0.002
-    assert within_six_sigma(torch.atan2(x[:, 1], x[:, 0]), 0.0)
+    assert agrees(torch.atan2(x[:, 1], x[:, 0]), 0.0)
 
 
 def test_moons_are_two_half_circles(sets):
@@ -123,19 +114,19 @@ def test_moons_are_two_half_circles(sets):
     nearest = torch.minimum(on_upper.abs(), on_lower.abs())
     assert nearest.max() < 6 * 0.2
     # Means of the halves: centre +- (0, 2 * 2 / pi), so the average is the mean of the centres.
-    assert within_six_sigma(x, (upper + lower) / 2)
+    assert agrees(x, (upper + lower) / 2)
     # Var x1 = 2^2 / 2 + 0.2^2 + (half distance of the centres)^2.
-    assert within_six_sigma((x[:, 0] - 0.0).square(), 2 + 0.04 + 1)
+    assert agrees((x[:, 0] - 0.0).square(), 2 + 0.04 + 1)
 
 
 def test_swissroll_spiral(sets):
     x = sets["swissroll"] * 5
-    p = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    p = (torch.arange(200_000, dtype=F64) + 0.5) / 200_000
     u = 1.5 * math.pi * (1 + 2 * p)
     curve = torch.stack([u * u.cos(), u * u.sin()], 1)
-    assert within_six_sigma(x, curve.mean(0))
-    assert within_six_sigma(x.square(), curve.square().mean(0) + 1)
-    assert within_six_sigma(x[:, 0] * x[:, 1], (curve[:, 0] * curve[:, 1]).mean())
+    assert agrees(x, curve.mean(0))
+    assert agrees(x.square(), curve.square().mean(0) + 1)
+    assert agrees(x[:, 0] * x[:, 1], (curve[:, 0] * curve[:, 1]).mean())
 
 
 DIFFUSIONS = {
@@ -165,7 +156,7 @@ def test_mixture_density_is_the_brute_force_convolution(name, t):
     mixture = mixture_1d(diffusion)
     low, high = SUPPORT[name]
     grid, weights = gauss_legendre(low, high)
-    x = torch.linspace(low + 0.01, high - 0.01, 41, dtype=torch.float64)
+    x = torch.linspace(low + 0.01, high - 0.01, 41, dtype=F64)
     # The unwrapped initial density: its mass beyond the support is below 1e-12, and it is folded
     # into the support by brute force.
     period = 2 * math.pi
@@ -195,12 +186,12 @@ def test_mixture_integrates_to_one(name, t):
 @pytest.mark.parametrize("name", DIFFUSIONS)
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_mixture_score_is_the_gradient(name, d):
-    g = generator(d)
-    means = 2 * torch.rand(4, d, generator=g, dtype=torch.float64) - 1
-    scales = 0.2 + torch.rand(4, generator=g, dtype=torch.float64)
+    g = rng(d)
+    means = 2 * torch.rand(4, d, generator=g, dtype=F64) - 1
+    scales = 0.2 + torch.rand(4, generator=g, dtype=F64)
     mixture = DiffusedMixture(DIFFUSIONS[name](d), means, scales, [1.0, 2.0, 3.0, 4.0])
-    x = (4 * torch.rand(50, d, generator=g, dtype=torch.float64) - 2).requires_grad_()
-    t = torch.logspace(-4, 0.5, 50, dtype=torch.float64)
+    x = (4 * torch.rand(50, d, generator=g, dtype=F64) - 2).requires_grad_()
+    t = torch.logspace(-4, 0.5, 50, dtype=F64)
     (gradient,) = torch.autograd.grad(mixture.log_prob(x, t).sum(), x)
     torch.testing.assert_close(mixture.score(x, t), gradient, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(mixture(x, t), mixture.score(x, t), rtol=0, atol=0)
@@ -212,7 +203,7 @@ def test_mixture_score_is_the_gradient(name, d):
 def test_mixture_reaches_the_stationary_law(name):
     diffusion = DIFFUSIONS[name](2)
     mixture = DiffusedMixture(diffusion, [[1.0, 0.5], [-1.0, 2.0]], 0.3)
-    x = 2 * torch.randn(100, 2, generator=generator(2), dtype=torch.float64)
+    x = 2 * points(100, 2, 2)
     x = diffusion.project(x)
     t = {"ou": 40.0, "torus": 40.0, "box": 300.0}[name]
     torch.testing.assert_close(mixture.log_prob(x, t), diffusion.prior.log_prob(x))
@@ -223,34 +214,34 @@ def test_mixture_reaches_the_stationary_law(name):
 @pytest.mark.parametrize("t", [0.0, 0.3])
 def test_mixture_samples_follow_the_density(name, t):
     mixture = mixture_1d(DIFFUSIONS[name](1))
-    x = mixture.sample(N, generator(5), t=t, dtype=torch.float64)
+    x = mixture.sample(N, rng(5), t=t, dtype=F64)
     assert x.shape == (N, 1)
     assert mixture.diffusion.contains(x).all()
     grid, weights = gauss_legendre(*SUPPORT[name])
     density = mixture.log_prob(grid[:, None], t).exp()
     for test_function in (torch.cos, torch.sin, lambda z: torch.cos(3 * z), torch.square):
-        assert within_six_sigma(test_function(x[:, 0]), weights @ (density * test_function(grid)))
+        assert agrees(test_function(x[:, 0]), weights @ (density * test_function(grid)))
 
 
 def test_mixture_sample_in_higher_dimension_has_independent_noise():
     mixture = DiffusedMixture(OrnsteinUhlenbeck(3), [[1.0, -1.0, 0.5]], 0.5)
-    x = mixture.sample(N, generator(6), dtype=torch.float64)
+    x = mixture.sample(N, rng(6), dtype=F64)
     centred = x - torch.tensor([1.0, -1.0, 0.5])
-    assert within_six_sigma(centred, torch.zeros(3))
+    assert agrees(centred, torch.zeros(3))
     products = centred[:, :, None] * centred[:, None, :]
-    assert within_six_sigma(products.flatten(1), 0.25 * torch.eye(3, dtype=torch.float64).flatten())
+    assert agrees(products.flatten(1), 0.25 * torch.eye(3, dtype=F64).flatten())
 
 
 def test_mixture_far_tails_and_small_times_stay_finite():
     mixture = DiffusedMixture(TorusBrownian(2), [[0.0, 0.0], [0.1, 0.0]], 1e-3)
-    x = torch.tensor([[3.0, -3.0], [0.0, 0.0]], dtype=torch.float64)
+    x = torch.tensor([[3.0, -3.0], [0.0, 0.0]], dtype=F64)
     assert torch.isfinite(mixture.log_prob(x, 1e-6)).all()
     assert torch.isfinite(mixture.score(x, 1e-6)).all()
 
 
 def test_mixture_follows_the_dtype():
     mixture = mixture_1d(TorusBrownian(1))
-    x = mixture.sample(10, generator(), dtype=torch.float32)
+    x = mixture.sample(10, rng(), dtype=torch.float32)
     assert x.dtype == torch.float32
     assert mixture.score(x, 0.1).dtype == torch.float32
     assert mixture.log_prob(x, torch.full((10,), 0.1)).dtype == torch.float32

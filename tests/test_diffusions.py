@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from problems import DENSE, LINEAR_SWIMMER
+from statistical import F64, rng
 
 from markovscore.core import Dense, Scalar, expand_like, value_and_divergence
 from markovscore.diffusions import (
@@ -14,27 +16,25 @@ from markovscore.diffusions import (
     TorusBrownian,
 )
 
-SWIMMER = LinearSDE([[-1.0, 1.0], [0.0, -0.1]], [[0.0], [0.45]])
-DENSE = LinearSDE([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]])
 CANONICAL = [OrnsteinUhlenbeck(2), TorusBrownian(2), BoxBrownian(2, -1.0, 2.0)]
-ALL = [*CANONICAL, DENSE, SWIMMER]
+ALL = [*CANONICAL, DENSE, LINEAR_SWIMMER]
 
 
 def name(diffusion):
     return type(diffusion).__name__
 
 
-def starts(diffusion, n, dtype=torch.float64, seed=0):
-    u = torch.rand(n, diffusion.dim, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+def starts(diffusion, n, dtype=F64, seed=0):
+    u = torch.rand(n, diffusion.dim, generator=rng(seed), dtype=dtype)
     return -0.9 + 1.8 * u  # inside every state space
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 @pytest.mark.parametrize("t", [1e-6, 0.3, 50.0])
 @pytest.mark.parametrize("diffusion", CANONICAL, ids=name)
 def test_transition_score_is_finite_and_the_gradient(diffusion, t, dtype):
     x0 = starts(diffusion, 64, dtype)
-    y = diffusion.sample_transition(x0, t, torch.Generator().manual_seed(1)).requires_grad_()
+    y = diffusion.sample_transition(x0, t, rng(1)).requires_grad_()
     log_prob, score = diffusion.log_transition(y, x0, t), diffusion.transition_score(y, x0, t)
     assert log_prob.dtype == score.dtype == dtype
     assert bool(torch.isfinite(log_prob).all() and torch.isfinite(score).all())
@@ -49,9 +49,9 @@ def test_transition_score_is_finite_and_the_gradient(diffusion, t, dtype):
 )
 def test_fokker_planck(diffusion, t):
     """``d_t p = p'' - (f p)'``, that is ``d_t log p = s' + s^2 - f' - f s``, by autograd."""
-    y = torch.linspace(-0.95, 1.9, 30, dtype=torch.float64)[:, None].requires_grad_()
+    y = torch.linspace(-0.95, 1.9, 30, dtype=F64)[:, None].requires_grad_()
     x0 = torch.full_like(y, 0.4)
-    clock = torch.full((30,), t, dtype=torch.float64, requires_grad=True)
+    clock = torch.full((30,), t, dtype=F64, requires_grad=True)
     rate = torch.autograd.grad(diffusion.log_transition(y, x0, clock).sum(), clock)[0]
     s = diffusion.transition_score(y, x0, clock)
     s_prime = torch.autograd.grad(s.sum(), y)[0][:, 0]
@@ -68,7 +68,7 @@ def quadrature(diffusion):
         "TorusBrownian": (-math.pi, math.pi, 801),
         "BoxBrownian": (-1.0, 2.0, 801),
     }[name(diffusion)]
-    x = torch.linspace(low, high, n, dtype=torch.float64)
+    x = torch.linspace(low, high, n, dtype=F64)
     weights = torch.full_like(x, (high - low) / (n - 1))
     weights[[0, -1]] /= 2  # trapezoid: exact to rounding for even or periodic continuations
     return x[:, None], weights
@@ -111,10 +111,10 @@ def test_sampled_transitions_have_the_score_of_the_density(diffusion):
     """
     n = 40_000
     x0 = starts(diffusion, n)
-    t = torch.linspace(0.4, 1.4, n, dtype=torch.float64)
+    t = torch.linspace(0.4, 1.4, n, dtype=F64)
     if isinstance(diffusion, LinearSDE):
         t = t.mul(50).round().div(50)  # a few distinct times
-    y = diffusion.sample_transition(x0, t, torch.Generator().manual_seed(2))
+    y = diffusion.sample_transition(x0, t, rng(2))
     assert bool(diffusion.contains(y).all())
     score, divergence = value_and_divergence(
         lambda y, t: diffusion.transition_score(y, x0, t), y, t
@@ -133,13 +133,13 @@ def test_sampled_transitions_have_the_score_of_the_density(diffusion):
 def test_float_and_tensor_times_agree_and_seeds_repeat(diffusion):
     x0 = starts(diffusion, 6)
     draws = [
-        diffusion.sample_transition(x0, t, torch.Generator().manual_seed(5))
-        for t in (0.3, torch.tensor(0.3), torch.full((6,), 0.3, dtype=torch.float64))
+        diffusion.sample_transition(x0, t, rng(5))
+        for t in (0.3, torch.tensor(0.3), torch.full((6,), 0.3, dtype=F64))
     ]
     torch.testing.assert_close(draws[0], draws[2], rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(draws[1], draws[2], rtol=1e-6, atol=1e-6)
     assert diffusion.std(0.3).item() == pytest.approx(diffusion.std(torch.tensor([0.3])).item())
-    mixed = torch.full((6,), 0.3, dtype=torch.float64)
+    mixed = torch.full((6,), 0.3, dtype=F64)
     mixed[2] = 0.9
     rows = diffusion.transition_score(draws[0], x0, mixed)
     torch.testing.assert_close(rows[:2], diffusion.transition_score(draws[0], x0, 0.3)[:2])
@@ -154,16 +154,16 @@ def test_horizons():
 
 def test_wrap_and_reflect():
     torus, box = TorusBrownian(1), BoxBrownian(1, 1.0, 3.0)
-    y = torch.tensor([[math.pi], [-math.pi], [4.0], [-10.0], [0.1]], dtype=torch.float64)
+    y = torch.tensor([[math.pi], [-math.pi], [4.0], [-10.0], [0.1]], dtype=F64)
     expected = [-math.pi, -math.pi, 4 - 2 * math.pi, 4 * math.pi - 10, 0.1]
     assert torus.project(y)[:, 0].tolist() == pytest.approx(expected, abs=1e-14)
-    edge = torch.tensor([[math.nextafter(math.pi, 0.0)]], dtype=torch.float64)
+    edge = torch.tensor([[math.nextafter(math.pi, 0.0)]], dtype=F64)
     assert bool(torus.contains(torus.project(edge)).all())
-    y = torch.tensor([[1.0], [3.0], [3.5], [0.5], [7.2], [2.2]], dtype=torch.float64)
+    y = torch.tensor([[1.0], [3.0], [3.5], [0.5], [7.2], [2.2]], dtype=F64)
     expected = [1.0, 3.0, 2.5, 1.5, 2.8, 2.2]
     assert box.project(y)[:, 0].tolist() == pytest.approx(expected, abs=1e-14)
     assert box.contains(y).tolist() == [True, True, False, False, False, True]
-    inside = 4 * torch.rand(1000, 1, generator=torch.Generator().manual_seed(0)) - 2
+    inside = 4 * torch.rand(1000, 1, generator=rng()) - 2
     assert torch.equal(torus.project(inside), inside)
 
 
@@ -175,7 +175,7 @@ def test_mixture_interface_is_the_transition_convolved(diffusion):
     """
     m, v, t = starts(diffusion, 8), 0.02, 0.3
     y = starts(diffusion, 8, seed=4)
-    mean, var = diffusion.evolve_gaussian(m, torch.full((8,), v, dtype=torch.float64), t)
+    mean, var = diffusion.evolve_gaussian(m, torch.full((8,), v, dtype=F64), t)
     if isinstance(diffusion, OrnsteinUhlenbeck):
         extra = -0.5 * math.log1p(-v)
         start = m * math.exp(extra)
@@ -199,7 +199,7 @@ def test_eigenbasis_decays_under_the_transition(diffusion):
     n, t = 40_000, 0.2
     basis = diffusion.eigenbasis(6)
     x0 = starts(diffusion, 1).expand(n, -1)
-    y = diffusion.sample_transition(x0, t, torch.Generator().manual_seed(6))
+    y = diffusion.sample_transition(x0, t, rng(6))
     phi = basis(y)
     expected = torch.exp(basis.eigenvalues * t) * basis(x0[:1])[0]
     assert ((phi.mean(0) - expected).abs() < 6 * phi.std(0) / math.sqrt(n)).all()
@@ -219,7 +219,7 @@ class DoubleWell(Diffusion):
 
 
 def test_default_drift_divergence_is_exact():
-    y, t = starts(OrnsteinUhlenbeck(2), 20), torch.linspace(0, 1, 20, dtype=torch.float64)
+    y, t = starts(OrnsteinUhlenbeck(2), 20), torch.linspace(0, 1, 20, dtype=F64)
     expected = (1 - 3 * y**2).sum(1) + t * y.flip(1).sum(1)
     torch.testing.assert_close(DoubleWell().drift_divergence(y, t), expected)
     for diffusion in ALL:  # the closed forms agree with the default
@@ -228,7 +228,7 @@ def test_default_drift_divergence_is_exact():
 
 
 def test_divergence_refuses_a_detached_field():
-    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(4, 2, generator=rng())
 
     @torch.no_grad()
     def detached(x, t):
@@ -243,7 +243,7 @@ def test_divergence_refuses_a_detached_field():
 
 
 def test_dispersion_of_every_rank():
-    g = torch.Generator().manual_seed(0)
+    g = rng()
     v, G = torch.randn(5, 2, generator=g), torch.randn(5, 2, 3, generator=g)
     expected = torch.stack([M @ M.T @ row for M, row in zip(G, v, strict=True)])
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statistical import F64, rng
 
 import markovscore as ms
 from markovscore.eigenbasis import index_set
 
-F64 = torch.float64
 BASES = [
     ms.Hermite(1, 12),
     ms.Hermite(2, 14),
@@ -32,7 +32,7 @@ every_basis = pytest.mark.parametrize("basis", BASES, ids=IDS)
 
 def points(basis, n=7, seed=0):
     """Uniform points in [0, 1]^d, inside every state space."""
-    return torch.rand(n, basis.dim, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    return torch.rand(n, basis.dim, generator=rng(seed), dtype=F64)
 
 
 def drift(basis, x):
@@ -90,7 +90,7 @@ def test_semigroup_by_monte_carlo(basis):
         ms.Cosine: ms.BoxBrownian(basis.dim, getattr(basis, "low", 0), getattr(basis, "high", 1)),
     }[type(basis)]
     t, n, start = 0.05, 20_000, points(basis, 1)
-    generator = torch.Generator().manual_seed(3)
+    generator = rng(3)
     phi = basis(process.sample_transition(start.expand(n, -1), t, generator))
     error = phi.mean(0) - torch.exp(basis.eigenvalues * t) * basis(start)[0]
     assert (error.abs() < 6 * phi.std(0) / math.sqrt(n) + 1e-12).all()
@@ -98,7 +98,7 @@ def test_semigroup_by_monte_carlo(basis):
 
 @every_basis
 def test_fast_evaluation_equals_definition(basis):
-    alpha = torch.randn(basis.n_functions, generator=torch.Generator().manual_seed(1), dtype=F64)
+    alpha = torch.randn(basis.n_functions, generator=rng(1), dtype=F64)
     x = points(basis, 301)
     expected = torch.cat(
         [(basis.gradient(x) * alpha[:, None]).sum(1), (basis.laplacian(x) @ alpha)[:, None]], 1
@@ -112,7 +112,7 @@ def test_fast_evaluation_equals_definition(basis):
 
 @every_basis
 def test_blocks_do_not_change_values(basis, monkeypatch):
-    alpha = torch.randn(basis.n_functions, generator=torch.Generator().manual_seed(1), dtype=F64)
+    alpha = torch.randn(basis.n_functions, generator=rng(1), dtype=F64)
     x, w = points(basis, 777), torch.full((777,), 1 / 777, dtype=F64)
     whole = basis.contract(basis.jet_tensors(alpha), x), basis.mean_features(x, w, 3)
     monkeypatch.setattr("markovscore.eigenbasis.base._CACHE_ENTRIES", 1)

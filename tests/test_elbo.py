@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from problems import WELLS
+from statistical import F64, points, rng, sigmas
 
 from markovscore import (
     ActiveSwimmer,
     BoxBrownian,
     DoubleWell,
     Gaussian,
-    GaussianMixture,
     Langevin,
     LinearSDE,
     OrnsteinUhlenbeck,
@@ -18,12 +19,8 @@ from markovscore import (
 )
 
 COPIES = 4000
-POINTS = torch.tensor([[0.3, -1.0], [2.0, 0.5]], dtype=torch.float64)
-CENTRE, SCALE, HORIZON = torch.tensor([0.8, -0.5], dtype=torch.float64), 0.6, 2.0
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
+POINTS = torch.tensor([[0.3, -1.0], [2.0, 0.5]], dtype=F64)
+CENTRE, SCALE, HORIZON = torch.tensor([0.8, -0.5], dtype=F64), 0.6, 2.0
 
 
 class Exact(OrnsteinUhlenbeck):
@@ -44,7 +41,7 @@ class Exact(OrnsteinUhlenbeck):
 
     def start(self, t_min):
         """``E[log rho_{t_min}(Y_{t_min}) | x]`` at the points, closed form."""
-        t = torch.full((1,), t_min, dtype=torch.float64)
+        t = torch.full((1,), t_min, dtype=F64)
         mean, var = self.law(t)
         gap = (torch.exp(-t) * POINTS - mean).square().sum(1) + 2 * (1 - torch.exp(-2 * t))
         return (-0.5 * gap / var - math.log(math.tau) - var.log())[0]
@@ -53,13 +50,8 @@ class Exact(OrnsteinUhlenbeck):
 def estimates(score, diffusion, seed=1, **settings):
     """``(COPIES, points)``: independent estimates at every point."""
     x = POINTS.repeat(COPIES, 1)
-    bound = elbo(score, diffusion, x, samples=16, generator=generator(seed), **settings)
+    bound = elbo(score, diffusion, x, samples=16, generator=rng(seed), **settings)
     return bound.reshape(COPIES, len(POINTS))
-
-
-def sigmas(samples, expected):
-    error = samples.std(0) / math.sqrt(len(samples))
-    return ((samples.mean(0) - expected) / error).abs()
 
 
 FORMS = [{"form": "trace"}, {"form": "local", "window": 0.2}, {"form": "local", "window": 9.0}]
@@ -87,11 +79,11 @@ def test_deficit_of_a_wrong_score_averages_to_half_its_fisher_divergence(setting
     def wrong(y, t):
         return 0.7 * process.score(y, t) + 0.3 * torch.exp(-t)[:, None]
 
-    x = CENTRE + SCALE * torch.randn(n, 2, generator=generator(3), dtype=torch.float64)
+    x = CENTRE + SCALE * points(n, 2, 3)
     draw = {"samples": 16, "t_min": t_min, **settings}
-    right = elbo(process.score, process, x, generator=generator(4), **draw)
-    below = elbo(wrong, process, x, generator=generator(4), **draw)
-    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    right = elbo(process.score, process, x, generator=rng(4), **draw)
+    below = elbo(wrong, process, x, generator=rng(4), **draw)
+    u = (torch.arange(4000, dtype=F64) + 0.5) / 4000
     t = t_min + (HORIZON - t_min) * u
     # s - truth = -0.3 truth + 0.3 e^{-t}; E|truth|^2 = 2 / var and E truth = 0; |G|^2 = 2.
     square = 0.09 * (2 / process.law(t)[1][:, 0] + 2 * torch.exp(-2 * t))
@@ -103,8 +95,7 @@ def test_deficit_of_a_wrong_score_averages_to_half_its_fisher_divergence(setting
 
 def test_forms_agree_for_any_score_on_a_nonlinear_process():
     """The identity needs no exact score; the mixture's Jacobian is full and the clock runs."""
-    prior = GaussianMixture(torch.tensor([[1.2, 0.5], [-0.8, -0.6]]).double(), 0.7)
-    process = Langevin(prior)
+    process = Langevin(WELLS)
 
     def score(y, t):
         return torch.sin(y) - y / (0.5 + t[:, None])
@@ -117,13 +108,12 @@ def test_forms_agree_for_any_score_on_a_nonlinear_process():
 
 def test_bound_is_below_the_exact_likelihood_and_tight_at_stationarity():
     """Data from ``pi`` stay ``pi``: with its score the mean bound is its negative entropy."""
-    prior = GaussianMixture(torch.tensor([[1.2, 0.5], [-0.8, -0.6]]).double(), 0.7)
-    x = prior.sample(1500, generator=generator(1), dtype=torch.float64)
+    x = WELLS.sample(1500, generator=rng(1), dtype=F64)
     draw = {"samples": 8, "steps": 60, "t_min": 0.02}
-    process, truth = Langevin(prior), prior.log_prob(x)
-    tight = elbo(lambda y, t: prior.score(y), process, x, generator=generator(2), **draw)
+    process, truth = Langevin(WELLS), WELLS.log_prob(x)
+    tight = elbo(lambda y, t: WELLS.score(y), process, x, generator=rng(2), **draw)
     assert float(sigmas((tight - truth)[:, None], 0.0)) < 6
-    loose = elbo(lambda y, t: 0.5 * prior.score(y), process, x, generator=generator(2), **draw)
+    loose = elbo(lambda y, t: 0.5 * WELLS.score(y), process, x, generator=rng(2), **draw)
     gap = truth - loose
     assert float(gap.mean()) > 6 * float(gap.std()) / math.sqrt(len(x))
 
@@ -131,10 +121,10 @@ def test_bound_is_below_the_exact_likelihood_and_tight_at_stationarity():
 def test_singular_noise_and_determinism():
     process = ActiveSwimmer()
     process.prior = Gaussian(2)
-    x = 0.5 * torch.randn(20, 2, generator=generator(1))
+    x = 0.5 * torch.randn(20, 2, generator=rng(1))
     for form in ("trace", "local"):
         one, again, other = (
-            elbo(lambda y, t: -y, process, x, form=form, samples=4, generator=generator(k))
+            elbo(lambda y, t: -y, process, x, form=form, samples=4, generator=rng(k))
             for k in (1, 1, 2)
         )
         assert one.dtype == x.dtype
@@ -150,7 +140,7 @@ def test_number_of_rows_held_does_not_change_the_law(monkeypatch):
     assert bool((sigmas(found, process.start(0.3)) < 6).all())
 
 
-SHEAR = torch.tensor([[1.0, 0.9], [-0.3, 1.2]], dtype=torch.float64)
+SHEAR = torch.tensor([[1.0, 0.9], [-0.3, 1.2]], dtype=F64)
 
 
 class Sheared:
@@ -218,7 +208,7 @@ def test_score_sees_blocks_of_rows(settings, monkeypatch):
         return -y * (1 + t[:, None])
 
     def bound():
-        draw = {"samples": 5, "generator": generator(4), **settings}
+        draw = {"samples": 5, "generator": rng(4), **settings}
         return elbo(score, Exact(), POINTS.repeat(8, 1), **draw)
 
     whole = bound()
@@ -239,8 +229,8 @@ def test_values_held_are_bounded_for_large_points():
             most = max(most, x0.numel())
             return super().sample_transition(x0, t, generator)
 
-    x = torch.randn(3, 3072, generator=generator())
-    elbo(lambda y, t: -y, Large(3072), x, samples=300, trace="hutchinson", generator=generator(1))
+    x = torch.randn(3, 3072, generator=rng())
+    elbo(lambda y, t: -y, Large(3072), x, samples=300, trace="hutchinson", generator=rng(1))
     assert 2**20 < most <= 2**21
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from statistical import points, rng
 
 import markovscore as ms
 
@@ -42,11 +43,8 @@ def test_the_expected_loss_is_its_integral(name, times):
     kind, settings = CASES[name]
     settings = settings | ({} if kind is ms.DenoisingSM else {"steps": 40})
     objective = kind(VP, t_min=T_MIN, times=times, **settings)
-    x0 = 0.3 * torch.randn(N, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    none, linear = (
-        objective.losses(lambda y, t, c=c: c * y, x0, torch.Generator().manual_seed(2))
-        for c in (0.0, 1.0)
-    )
+    x0 = 0.3 * points(N, 1, 1)
+    none, linear = (objective.losses(lambda y, t, c=c: c * y, x0, rng(2)) for c in (0.0, 1.0))
     gap = none - linear
     error = float(gap.std()) / math.sqrt(N)
     assert abs(float(gap.mean()) - expected(name)) < 6 * error

@@ -7,11 +7,12 @@ import pytest
 import torch
 from runs import data as moons
 from runs import objective, small
+from statistical import rng
 
 import markovscore as ms
 from markovscore import claims
 
-T = 0.7 * ms.toy("moons", 60, torch.Generator().manual_seed(0), torch.float64)
+T = 0.7 * ms.toy("moons", 60, rng(), torch.float64)
 OU, TIMES = ms.OrnsteinUhlenbeck(2), [0.1, 0.2, 0.5]
 ADDITIVE = {"features": "additive", "times": TIMES}
 PRODUCT = {"n_functions": 5, "times": TIMES, "shrinkage": "heat"}

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from statistical import rng
 
 from markovscore import (
     Gaussian,
@@ -23,12 +24,8 @@ D = 3072
 MIXTURE = ProductMixture(D, [-0.6, 0.0, 0.7], 0.3, [1.0, 2.0, 1.0])
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def images(rows, seed=1):
-    return 2 * torch.rand(rows, D, generator=generator(seed)) - 1
+    return 2 * torch.rand(rows, D, generator=rng(seed)) - 1
 
 
 def relative(a, b):
@@ -43,7 +40,7 @@ def test_local_targets_of_a_gaussian_prior_are_exact_in_float32(process, t):
     """``-C^{-1} z`` against the exact transition's score in float64 at the same two points."""
     y_s, end = images(8), torch.full((8,), t)
     s = window_start(process, 0.3, end)
-    y, target = local_target(process, y_s, s, end, generator=generator())
+    y, target = local_target(process, y_s, s, end, generator=rng())
     h = process.clock.between(s.double(), end.double())[:, None]
     exact = -(y.double() - torch.exp(-h / 2) * y_s.double()) / -torch.expm1(-h)
     assert y.dtype == target.dtype == torch.float32
@@ -72,7 +69,7 @@ def test_path_shift_on_a_gaussian_prior_is_close_to_exact_in_float32(weight):
     """One variance-optimal step is the transition of the Euler chain: ``-z / sqrt(h)``."""
     process, y_s = VariancePreserving(D), images(4)
     y, target = path_shift_target(
-        process, y_s, 0.4, 0.41, steps=200, generator=generator(), weight=weight
+        process, y_s, 0.4, 0.41, steps=200, generator=rng(), weight=weight
     )
     h = float(process.clock.between(*torch.tensor([0.4, 0.41], dtype=torch.float64)))
     exact = -(y.double() - math.exp(-h / 2) * y_s.double()) / -math.expm1(-h)
@@ -97,7 +94,7 @@ def test_a_loss_of_images_is_finite_and_its_blocks_are_small(kind, prior, monkey
         settings |= {"window": 1.0, "weight": "linear"}
     objective = kind(Watched(prior), steps=3, times="importance", **settings)
     monkeypatch.setattr("markovscore.objectives.path._BLOCK", 10 * D)
-    loss = objective.loss(lambda y, t: -y, images(16), generator())
+    loss = objective.loss(lambda y, t: -y, images(16), rng())
     assert loss.shape == () and bool(torch.isfinite(loss))
     assert max(rows[:-1]) == 10  # 8 batches of 16 in blocks of 10; the last call may be the loss's
     assert len(objective.buffer.state()["0"]) == 8 * 16
@@ -106,7 +103,7 @@ def test_a_loss_of_images_is_finite_and_its_blocks_are_small(kind, prior, monkey
 def test_blocks_are_the_same_paths_one_after_the_other(monkeypatch):
     x0 = images(7)
     objective = PathShiftDSM(Langevin(MIXTURE), steps=3)
-    one = generator()
+    one = rng()
     parts = [objective.losses(lambda y, t: -y, part, one) for part in x0.split(3)]
     monkeypatch.setattr("markovscore.objectives.path._BLOCK", 3 * D + 1)
-    assert torch.equal(objective.losses(lambda y, t: -y, x0, generator()), torch.cat(parts))
+    assert torch.equal(objective.losses(lambda y, t: -y, x0, rng()), torch.cat(parts))

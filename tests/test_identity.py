@@ -6,19 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from problems import DENSE
+from statistical import points, rng
 
 import markovscore as ms
 from markovscore.targets import identity as _identity
 
 DTYPES = [torch.float32, torch.float64]
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def points(n, d, dtype=torch.float64, scale=1.0):
-    return (scale * torch.randn(n, d, generator=rng(1), dtype=torch.float64)).to(dtype)
 
 
 class Process:
@@ -77,7 +71,7 @@ FAULTY = {
 @pytest.mark.parametrize("name", FAULTY)
 def test_a_wrong_derivative_is_refused_and_can_be_measured(name, dtype):
     process = FAULTY[name]
-    y_s = points(200, process.dim, dtype)
+    y_s = points(200, process.dim, 1, dtype=dtype)
     times = [(0.0, 1.0), (torch.linspace(0, 0.5, 200), torch.linspace(0.6, 1.5, 200))]
     for s, t in times:
         for weight in ("linear", "adaptive")[: 1 if name == "wrong product" else 2]:
@@ -89,7 +83,7 @@ def test_a_wrong_derivative_is_refused_and_can_be_measured(name, dtype):
 
 def test_a_wrong_product_is_seen_where_it_is_used():
     """Its drift_and_vjp is wrong, the Jacobian by autograd is right: so is the adaptive weight."""
-    process, y_s = FAULTY["wrong product"], points(100, 1)
+    process, y_s = FAULTY["wrong product"], points(100, 1, 1)
     with pytest.raises(ValueError, match="drift_and_vjp of WrongProduct"):
         ms.path_shift_target(process, y_s, 0.0, 1.0)
     ms.path_shift_target(process, y_s, 0.0, 1.0, weight="adaptive")
@@ -110,7 +104,7 @@ BUILT_IN = {
     "ou": ms.OrnsteinUhlenbeck(2),
     "vp": ms.VariancePreserving(2),
     "torus": ms.TorusBrownian(2),
-    "linear": ms.LinearSDE([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]]),
+    "linear": DENSE,
     "logistic": ms.Langevin(ms.Logistic(2, 0.1)),
     "sharp logistic": ms.Langevin(ms.Logistic(64, 0.01)),
     "mixture": ms.Langevin(ms.GaussianMixture(torch.tensor([[-2.0, 0], [2, 0]]), 0.3), 1.0),
@@ -129,7 +123,7 @@ BUILT_IN = {
 )
 def test_what_is_continuous_is_not_refused(process, dtype):
     """Kinks, slopes far steeper than a step, numbers at the level of rounding."""
-    y_s = points(50, process.dim, dtype, 0.7)
+    y_s = points(50, process.dim, 1, 0.7, dtype)
     wide = process.dim > 100 and not getattr(process, "elementwise", False)  # no Jacobian
     for jacobian in (False,) if wide else (False, True):
         for steps in (5, 50):
@@ -139,7 +133,7 @@ def test_what_is_continuous_is_not_refused(process, dtype):
 
 def test_the_ratio_of_the_remainders():
     """At the smallest pieces: a jump and a missing part stay, a kink and a bend go."""
-    y, u = points(4096, 1), 0.3 * points(4096, 1).flip(0)
+    y, u = points(4096, 1, 1), 0.3 * points(4096, 1, 1).flip(0)
     shares = {}
     for name, f in (
         ("jump", lambda y: -torch.sign(y)),
@@ -158,7 +152,7 @@ def test_the_ratio_of_the_remainders():
 
 def test_the_share_of_a_jump_is_right():
     """``y + a sign(y)`` from a normal law: share of the jumps in all changes, by counting."""
-    y, u = points(4096, 1), 0.3 * points(4096, 1).flip(0)
+    y, u = points(4096, 1, 1), 0.3 * points(4096, 1, 1).flip(0)
     process = Process(lambda y: y + 0.2 * torch.sign(y))
     along = _identity._along_drift(process, 0.0, False, u, rng())
     share, _ = _identity.unexplained(along, y, u, rng())
@@ -172,7 +166,7 @@ def test_a_shift_rule_is_asked_for_its_identities():
         def shift_target(self, states, noise, step):
             return super().shift_target(0.5 * states, noise, step)
 
-    y_s = points(20, 2)
+    y_s = points(20, 2, 1)
     with pytest.raises(ValueError, match="shift_target: expected a target whose mean is the score"):
         ms.path_shift_target(Wrong(), y_s, 0.0, 2.0, steps=20)
     ms.path_shift_target(Wrong(), y_s, 0.0, 2.0, steps=20, check_derivative=False)
@@ -217,7 +211,7 @@ WALLS = {
 @pytest.mark.parametrize("name", WALLS)
 def test_a_project_with_walls_is_refused(name, dtype):
     process, message = WALLS[name]
-    x0 = 0.5 + points(300, 1, dtype, 0.1)
+    x0 = 0.5 + points(300, 1, 1, 0.1, dtype)
     with pytest.raises(ValueError, match=message):
         ms.path_shift_target(process, x0, 0.0, 0.5)
     for kind in (ms.LocalDSM, ms.PathShiftDSM, ms.ImplicitSM):
@@ -238,21 +232,21 @@ def test_a_project_with_walls_is_refused(name, dtype):
 )
 def test_a_torus_is_not_refused(process, dtype):
     for scale in (0.1, 3.0):
-        y_s = process.project(points(500, 1, dtype, scale))
+        y_s = process.project(points(500, 1, 1, scale, dtype))
         for t in (0.01, 1.0):
             ms.path_shift_target(process, y_s, 0.0, t, generator=rng())
-    assert ms.stein_check(process, points(500, 1), 1.0).passed
+    assert ms.stein_check(process, points(500, 1, 1), 1.0).passed
 
 
 def test_a_wall_that_was_out_of_reach_is_seen_when_it_is_met():
     process = Clamped(zero)
-    ms.path_shift_target(process, points(50, 1, scale=1e-3), 0.0, 1e-4)
+    ms.path_shift_target(process, points(50, 1, 1, 1e-3), 0.0, 1e-4)
     with pytest.raises(ValueError, match="slope is 0"):
-        ms.path_shift_target(process, points(50, 1), 0.0, 1.0)
+        ms.path_shift_target(process, points(50, 1, 1), 0.0, 1.0)
 
 
 def test_verdicts_are_kept_for_the_object_and_take_no_random_numbers():
-    process, y_s, calls = Process(torch.sin), points(8, 1), []
+    process, y_s, calls = Process(torch.sin), points(8, 1, 1), []
     state = torch.get_rng_state()
     first, again, unchecked = (
         ms.path_shift_target(process, y_s, 0.0, 1.0, generator=rng(), check_derivative=check)[1]
@@ -296,15 +290,15 @@ def test_any_object_can_be_looked_at():
     for process in (Record(1.0), Slotted()):
         for _ in range(2):
             with pytest.raises(ValueError, match="integral of its derivative"):
-                ms.path_shift_target(process, points(50, 1), 0.0, 1.0)
+                ms.path_shift_target(process, points(50, 1, 1), 0.0, 1.0)
 
 
 def test_the_objectives_look_and_can_be_told_not_to():
     process = Process(lambda y: -2 * torch.sign(y))
     for kind in (ms.LocalDSM, ms.PathShiftDSM):
         with pytest.raises(ValueError, match="integral of its derivative"):
-            kind(process, 0.5, 5).loss(lambda y, t: -y, points(64, 1), rng())
-        kind(process, 0.5, 5, check_derivative=False).loss(lambda y, t: -y, points(64, 1), rng())
+            kind(process, 0.5, 5).loss(lambda y, t: -y, points(64, 1, 1), rng())
+        kind(process, 0.5, 5, check_derivative=False).loss(lambda y, t: -y, points(64, 1, 1), rng())
 
 
 class Net(torch.nn.Module):
@@ -320,7 +314,7 @@ class Net(torch.nn.Module):
 
 @pytest.mark.parametrize("activation", [torch.nn.ReLU(), torch.nn.SiLU()], ids=["relu", "silu"])
 def test_the_score_of_implicit_matching_is_looked_at(activation):
-    x0, state = points(64, 2, torch.float32), torch.get_rng_state()
+    x0, state = points(64, 2, 1, dtype=torch.float32), torch.get_rng_state()
     torch.manual_seed(0)
     right, wrong = Net(activation, False), Net(activation, True)
     seeded = torch.get_rng_state()
@@ -342,11 +336,11 @@ def test_the_score_of_implicit_matching_is_looked_at(activation):
 def test_a_derivative_that_is_not_finite_is_named():
     process = Process(lambda y: torch.where(y > 0, -(y**0.5), 0.0))
     with pytest.raises(ValueError, match="target: expected finite numbers"):
-        ms.path_shift_target(process, -points(50, 1).abs(), 0.0, 0.1)
+        ms.path_shift_target(process, -points(50, 1, 1).abs(), 0.0, 0.1)
 
 
 def test_stein_checks_say_what_they_mean():
-    y_s = points(500, 1)
+    y_s = points(500, 1, 1)
     right = ms.stein_check(Process(lambda y: -y), y_s, 1.0)
     assert right.passed
     assert "no sign" in str(right)

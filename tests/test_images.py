@@ -22,16 +22,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from statistical import F64, rng
 
 import markovscore as ms
 from markovscore.datasets import cifar10 as _image_store
 from markovscore.datasets import load_cifar10, load_digits
 
 REAL = os.environ.get("MARKOVSCORE_CIFAR10")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def images(pixels, shape, levels=256, **more):
@@ -47,7 +44,7 @@ def images(pixels, shape, levels=256, **more):
 def test_dequantised_pixels_are_uniform_on_their_cells():
     levels, n = 5, 40_000
     pixels = torch.arange(levels).repeat(n // levels)[:, None].expand(-1, 2)
-    x = images(pixels, (1, 1, 2), levels).dequantised(generator())
+    x = images(pixels, (1, 1, 2), levels).dequantised(rng())
     assert x.dtype == torch.float32 and x.shape == (n, 2)
     u = (x.double() + 1) * levels / 2 - pixels
     assert u.min() > -1e-6 and u.max() < 1 + 1e-6
@@ -63,8 +60,8 @@ def test_bits_per_dimension_of_a_known_law_are_its_entropy(levels):
 
     Its bits/dim at any x of the cell of p are -mean log2 h(p_i): exactly the code length of p.
     """
-    g, n, d = generator(1), 4000, 12
-    histogram = torch.rand(levels, generator=g, dtype=torch.float64) + 0.05
+    g, n, d = rng(1), 4000, 12
+    histogram = torch.rand(levels, generator=g, dtype=F64) + 0.05
     histogram /= histogram.sum()
     pixels = torch.multinomial(histogram, n * d, replacement=True, generator=g).reshape(n, d)
     data = images(pixels, (3, 2, 2), levels)
@@ -83,7 +80,7 @@ def test_bits_per_dimension_of_a_known_law_are_its_entropy(levels):
 
 def test_uniform_pixels_need_all_bits():
     data = images(torch.zeros(1, 3072), (3, 32, 32))
-    log_prob = torch.tensor(-3072 * math.log(2), dtype=torch.float64)  # density 2^-d on [-1, 1]^d
+    log_prob = torch.tensor(-3072 * math.log(2), dtype=F64)  # density 2^-d on [-1, 1]^d
     assert data.bits_per_dim(log_prob).item() == pytest.approx(8.0, abs=1e-12)
 
 
@@ -91,10 +88,10 @@ def test_bits_per_dimension_bound_the_law_of_the_pixels():
     """A density that varies within cells costs at least the bits of the pixel law it implies."""
     levels = 4
     data = images(torch.arange(levels)[:, None], (1, 1, 1), levels)
-    edges = torch.linspace(-1, 1, levels + 1, dtype=torch.float64)
-    normal = torch.distributions.Normal(torch.tensor(0.2, dtype=torch.float64), 0.3)
+    edges = torch.linspace(-1, 1, levels + 1, dtype=F64)
+    normal = torch.distributions.Normal(torch.tensor(0.2, dtype=F64), 0.3)
     law = normal.cdf(edges[1:]) - normal.cdf(edges[:-1])  # a subprobability: no further cost
-    fine = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1] + 5e-4
+    fine = torch.linspace(0, 1, 1001, dtype=F64)[:-1] + 5e-4
     x = edges[:-1, None] + fine * 2 / levels
     bits = data.bits_per_dim(normal.log_prob(x)).mean(1)
     assert (bits > -law.log2() + 1e-3).all()
@@ -105,19 +102,19 @@ def test_bits_per_dimension_bound_the_law_of_the_pixels():
 
 def test_points_are_float32_whatever_the_default():
     images, default = load_digits("test"), torch.get_default_dtype()
-    expected = images.batch([0, 5], torch.Generator().manual_seed(0))
-    torch.set_default_dtype(torch.float64)
+    expected = images.batch([0, 5], rng())
+    torch.set_default_dtype(F64)
     try:
-        found = images.batch([0, 5], torch.Generator().manual_seed(0))
+        found = images.batch([0, 5], rng())
     finally:
         torch.set_default_dtype(default)
     assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 def test_batches_are_all_images_once_in_order():
-    pixels = torch.randint(0, 256, (7, 12), generator=generator(), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (7, 12), generator=rng(), dtype=torch.uint8)
     data = images(pixels, (3, 2, 2))
-    found = list(data.batches(3, generator()))
+    found = list(data.batches(3, rng()))
     assert [len(x) for x in found] == [3, 3, 1]
     floor = ((torch.cat(found).double() + 1) * 128 + 1e-6).floor()
     assert ((floor - pixels).abs() <= 1).all()
@@ -126,11 +123,11 @@ def test_batches_are_all_images_once_in_order():
 
 def test_noise_is_fresh_and_belongs_to_the_generator():
     data = images(torch.full((4, 3), 9), (3, 1, 1))
-    g = generator()
+    g = rng()
     first, second = data.batch([2, 0], g), data.batch([2, 0], g)
     assert not torch.equal(first, second)
-    assert torch.equal(first, data.batch(torch.tensor([2, 0]), generator()))
-    assert torch.equal(data.dequantised(generator(3), 2), data.batch(slice(0, 2), generator(3)))
+    assert torch.equal(first, data.batch(torch.tensor([2, 0]), rng()))
+    assert torch.equal(data.dequantised(rng(3), 2), data.batch(slice(0, 2), rng(3)))
 
 
 def test_take_has_its_own_checksum_and_split():
@@ -176,8 +173,8 @@ def test_fields_must_agree(change, words):
     [
         (lambda data: data.take(3), "n: expected an integer from 1 to 2"),
         (lambda data: data.take(0), "n: expected an integer from 1 to 2"),
-        (lambda data: data.dequantised(generator(), 3), "n: expected an integer from 1 to 2"),
-        (lambda data: data.batches(0, generator()), "size"),
+        (lambda data: data.dequantised(rng(), 3), "n: expected an integer from 1 to 2"),
+        (lambda data: data.batches(0, rng()), "size"),
         (lambda data: data.to_display(torch.zeros(1, 5)), r"\(B, 12\)"),
         (lambda data: load_digits("all"), "train, test"),
         (lambda data: load_cifar10("all"), "train, test"),
@@ -528,7 +525,7 @@ def test_the_real_files(tmp_path, monkeypatch):
     assert (len(train), len(test)) == (50_000, 10_000)
     for split in (train, test):
         assert torch.bincount(split.labels).tolist() == [len(split) // 10] * 10
-        x = split.dequantised(generator(), 1000).double()
+        x = split.dequantised(rng(), 1000).double()
         # known means of the channels, as fractions: 0.491, 0.482, 0.447
         mean = ((x.reshape(1000, 3, -1) + 1) / 2).mean((0, 2))
         assert (mean - torch.tensor([0.491, 0.482, 0.447])).abs().max() < 6 * 0.13 / math.sqrt(1000)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import data as moons
 from runs import objective, small
+from statistical import F64, rng
 
 import markovscore as ms
 from markovscore.core import as_tensor, check_integer, check_number, check_points, check_times
@@ -69,7 +70,7 @@ def _no_warnings():
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays_become_the_tensor_of_their_numbers(name):
     found = check_points(ARRAYS[name], 2)
-    assert found.dtype == torch.float64
+    assert found.dtype == F64
     assert torch.equal(found, T)
 
 
@@ -82,7 +83,7 @@ def test_the_dtype_is_kept_and_lists_have_torchs_default():
     # Where float64 is what is used, no digit is lost on the way.
     assert check_times([0.1, 0.3]).tolist() == [0.1, 0.3]
     assert ms.Gaussian(1, [0.1]).mean.item() == 0.1
-    assert as_tensor(np.array([0.1, 0.2])[::-1], dtype=torch.float64).tolist() == [0.2, 0.1]
+    assert as_tensor(np.array([0.1, 0.2])[::-1], dtype=F64).tolist() == [0.2, 0.1]
 
 
 REFUSED = {
@@ -114,7 +115,7 @@ def test_the_fixes_work():
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(T), batch_size=7)
     assert torch.equal(check_points(torch.cat([batch[0] for batch in loader]), 2), T)
     x = BASE.astype(int)
-    assert check_points(np.asarray(x, dtype=float), 2).dtype == torch.float64
+    assert check_points(np.asarray(x, dtype=float), 2).dtype == F64
 
 
 OU, WELL = ms.OrnsteinUhlenbeck(2), ms.DoubleWell(2)
@@ -131,7 +132,7 @@ LINEAR = ms.LinearSDE([[-1.0, 0.5], [0.0, -1.0]], [[1.0, 0.0], [0.0, 1.0]])
 
 
 def seeded():
-    return torch.Generator().manual_seed(0)
+    return rng()
 
 
 def pull(x, t):
@@ -182,7 +183,7 @@ def test_the_whole_face_takes_arrays(name):
         if kind in ARRAYS:
             found = FACE[name](ARRAYS[kind])
             if isinstance(expected, torch.Tensor):
-                assert found.dtype == torch.float64
+                assert found.dtype == F64
                 assert torch.equal(found, expected), kind
             else:
                 assert found == expected, kind
@@ -369,7 +370,7 @@ def test_images_are_counted_by_any_integer():
 # Domains
 
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, F64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -379,7 +380,7 @@ def test_inner_bounds_are_the_last_numbers_inside(dtype, low, high):
     first, last = inner_bounds(low, high, dtype)
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[torch.empty(0, dtype=dtype).itemsize]
     for bound, inside in ((low, first), (high, last)):
-        near = torch.tensor([bound], dtype=torch.float64).to(dtype).view(bits)
+        near = torch.tensor([bound], dtype=F64).to(dtype).view(bits)
         around = (near + torch.arange(-3, 4).to(bits)).view(dtype).double()
         around = around[torch.isfinite(around)]
         allowed = around[(around >= low) & (around <= high)]
@@ -390,8 +391,8 @@ def test_inner_bounds_are_the_last_numbers_inside(dtype, low, high):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_projected_points_are_inside_in_every_precision(dtype):
-    edges = torch.tensor([-3, -2, -1, 1, 2, 3], dtype=torch.float64) * math.pi
-    x = torch.cat([torch.linspace(-20, 20, 801, dtype=torch.float64), edges])[:, None].to(dtype)
+    edges = torch.tensor([-3, -2, -1, 1, 2, 3], dtype=F64) * math.pi
+    x = torch.cat([torch.linspace(-20, 20, 801, dtype=F64), edges])[:, None].to(dtype)
     torus, box = ms.TorusBrownian(1), ms.BoxBrownian(1, 0.1, 0.3)
     for process, low, high in ((torus, -math.pi, math.pi), (box, 0.1, 0.3)):
         inside = process.project(x)
@@ -402,7 +403,7 @@ def test_projected_points_are_inside_in_every_precision(dtype):
         assert torch.equal(process.project(inside), inside)
     assert (torus.project(x).double() < math.pi).all()
     turned = (torus.project(x).double() - x.double()) / math.tau
-    if dtype is torch.float64:
+    if dtype is F64:
         torch.testing.assert_close(turned, turned.round(), rtol=0, atol=1e-12)
 
 

@@ -7,24 +7,19 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import torch
+from problems import DENSE, LINEAR_SWIMMER
+from statistical import F64, points, rng
 
 from markovscore.diffusions import LinearSDE, OrnsteinUhlenbeck
 
-IDENTITY = torch.eye(2, dtype=torch.float64)
-EPS = torch.finfo(torch.float64).eps
-SWIMMER = LinearSDE([[-1.0, 1.0], [0.0, -0.1]], [[0.0], [0.45]])
-DENSE = LinearSDE([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]])
-
-
-def starts(n, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 2, generator=g, dtype=torch.float64)
+IDENTITY = torch.eye(2, dtype=F64)
+EPS = torch.finfo(F64).eps
 
 
 @pytest.mark.parametrize("t", [1e-6, 0.1, 3.0, 50.0])
 def test_linear_is_ou_for_minus_identity(t):
     ou, linear = OrnsteinUhlenbeck(2), LinearSDE(-IDENTITY, math.sqrt(2) * IDENTITY)
-    x0, y = starts(9), starts(9, seed=1)
+    x0, y = points(9), points(9, seed=1)
     for method in ("log_transition", "transition_score"):
         expected = getattr(ou, method)(y, x0, t)
         torch.testing.assert_close(getattr(linear, method)(y, x0, t), expected, rtol=1e-11, atol=0)
@@ -33,7 +28,7 @@ def test_linear_is_ou_for_minus_identity(t):
 
 
 @pytest.mark.parametrize("t", [1e-3, 0.2, 4.0, 80.0])
-@pytest.mark.parametrize("diffusion", [DENSE, SWIMMER], ids=["dense", "swimmer"])
+@pytest.mark.parametrize("diffusion", [DENSE, LINEAR_SWIMMER], ids=["dense", "swimmer"])
 def test_linear_moments_by_expm_and_quadrature(diffusion, t):
     F, G = diffusion.F.numpy(), diffusion.G.numpy()
 
@@ -42,7 +37,7 @@ def test_linear_moments_by_expm_and_quadrature(diffusion, t):
         return factor @ factor.T
 
     covariance = scipy.integrate.quad_vec(integrand, 0, t, epsabs=0, epsrel=1e-12, norm="max")[0]
-    x0, y = starts(3), starts(3, seed=1)
+    x0, y = points(3), points(3, seed=1)
     mean = x0.numpy() @ scipy.linalg.expm(F * t).T
     offset = y.numpy() - mean
     expected = -np.linalg.solve(covariance, offset.T).T
@@ -60,7 +55,7 @@ def test_linear_moments_by_expm_and_quadrature(diffusion, t):
 def test_linear_with_eigenvalues_far_apart_over_a_long_time():
     """Van Loan's e^{-Ft} alone would be e^{2000}; doubling keeps every digit."""
     stiff = LinearSDE([[-200.0, 3.0], [0.0, -0.5]], torch.eye(2))
-    x0, y = starts(5), starts(5, seed=1)
+    x0, y = points(5), points(5, seed=1)
     at_the_end, prior = stiff.log_transition(y, x0, 60.0), stiff.prior.log_prob(y)
     torch.testing.assert_close(at_the_end, prior, rtol=1e-12, atol=1e-10)  # e^{-30} = 9e-14 left
 
@@ -69,22 +64,22 @@ def test_linear_short_times_with_singular_noise():
     """Integrated Brownian motion, exact: covariance ``[[t^3/3, t^2/2], [t^2/2, t]]``."""
     chain = LinearSDE([[0.0, 1.0], [0.0, 0.0]], [[0.0], [1.0]])
     assert chain.prior is None
-    x0, t = torch.zeros(1, 2, dtype=torch.float64), 1e-6
-    y = torch.tensor([[2e-10, 1e-4]], dtype=torch.float64)
-    inverse = torch.tensor([[12 / t**3, -6 / t**2], [-6 / t**2, 4 / t]], dtype=torch.float64)
+    x0, t = torch.zeros(1, 2, dtype=F64), 1e-6
+    y = torch.tensor([[2e-10, 1e-4]], dtype=F64)
+    inverse = torch.tensor([[12 / t**3, -6 / t**2], [-6 / t**2, 4 / t]], dtype=F64)
     torch.testing.assert_close(chain.transition_score(y, x0, t), -y @ inverse, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("diffusion", [DENSE, SWIMMER], ids=["dense", "swimmer"])
+@pytest.mark.parametrize("diffusion", [DENSE, LINEAR_SWIMMER], ids=["dense", "swimmer"])
 def test_drift_is_the_slope_of_the_mean(diffusion):
-    x, h = starts(5), 1e-6
+    x, h = points(5), 1e-6
     slope = (diffusion._moments(x, h)[0] - x) / h
     torch.testing.assert_close(diffusion.drift(x, 0.0), slope, rtol=0, atol=1e-5)
 
 
 def test_linear_stationary_law():
-    draws = DENSE.prior.sample(50_000, torch.Generator().manual_seed(0), dtype=torch.float64)
-    later = DENSE.sample_transition(draws, 0.7, torch.Generator().manual_seed(1))
+    draws = DENSE.prior.sample(50_000, rng(), dtype=F64)
+    later = DENSE.sample_transition(draws, 0.7, rng(1))
     residual = (
         DENSE.F @ (C := DENSE.prior.scale @ DENSE.prior.scale.T)
         + C @ DENSE.F.T

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import wasserstein_distance
+from statistical import F64, points, rng, slope
 
 from markovscore.datasets import DiffusedMixture, mixture_1d, toy
 from markovscore.diffusions import OrnsteinUhlenbeck, TorusBrownian
@@ -19,14 +20,6 @@ from markovscore.metrics import (
 )
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(n, d=2, seed=0, dtype=torch.float64):
-    return torch.randn(n, d, generator=generator(seed), dtype=dtype)
-
-
 def test_estimate_prints_value_and_error():
     assert str(Estimate(0.123456, 0.0123)) == "0.1235 +/- 0.012"
     assert float(Estimate(2.0)) == 2.0
@@ -34,8 +27,8 @@ def test_estimate_prints_value_and_error():
 
 def test_fisher_divergence_of_two_gaussians():
     """Under N(0, I), scores -x and -(x - m)/s^2 differ by a known mean square."""
-    s2, m = 1.5, torch.tensor([0.3, -0.2], dtype=torch.float64)
-    x = normal(50_000)
+    s2, m = 1.5, torch.tensor([0.3, -0.2], dtype=F64)
+    x = points(50_000)
     found = fisher_divergence(lambda x, t: -(x - m) / s2, lambda x, t: -x, x, 0.1)
     expected = 2 * (1 - 1 / s2) ** 2 + float(m @ m) / s2**2
     assert abs(found.value - expected) <= 6 * found.stderr
@@ -47,7 +40,7 @@ def test_fisher_divergence_against_quadrature():
     mixture = mixture_1d(TorusBrownian(1))
     blurred = DiffusedMixture(mixture.diffusion, mixture.means, 0.3, mixture.weights)
     t = 0.05
-    grid = torch.linspace(-math.pi, math.pi, 4001, dtype=torch.float64)[:-1, None]
+    grid = torch.linspace(-math.pi, math.pi, 4001, dtype=F64)[:-1, None]
     density = mixture.log_prob(grid, t).exp()
     weights = density * (2 * math.pi / 4000)
     exact = fisher_divergence(blurred, mixture, grid, t, weights=weights)
@@ -57,7 +50,7 @@ def test_fisher_divergence_against_quadrature():
     )
     assert exact.stderr == 0
     assert exact.value == pytest.approx(by_hand, rel=1e-6)
-    x = mixture.sample(50_000, generator(1), t=t, dtype=torch.float64)
+    x = mixture.sample(50_000, rng(1), t=t, dtype=F64)
     sampled = fisher_divergence(blurred, mixture, x, t)
     assert abs(sampled.value - exact.value) <= 6 * sampled.stderr
     assert sampled.stderr < 0.1 * exact.value
@@ -69,7 +62,7 @@ def test_fisher_divergence_against_quadrature():
 
 
 def test_relative_error_of_the_zero_score_is_one_exactly():
-    x = normal(1000)
+    x = points(1000)
     found = relative_fisher_divergence(lambda x, t: 0 * x, lambda x, t: -x, x, 0.1)
     assert found.value == pytest.approx(1)
     assert found.stderr < 1e-12
@@ -80,7 +73,7 @@ def test_relative_standard_error_is_that_of_repetitions():
         return -0.8 * x + 0.1 * x**2
 
     runs = [
-        relative_fisher_divergence(wrong, lambda x, t: -x, normal(400, seed=k), 0.1)
+        relative_fisher_divergence(wrong, lambda x, t: -x, points(400, seed=k), 0.1)
         for k in range(400)
     ]
     spread = np.std([r.value for r in runs])
@@ -90,13 +83,13 @@ def test_relative_standard_error_is_that_of_repetitions():
 
 def test_fisher_divergence_takes_a_time_for_each_point():
     mixture = DiffusedMixture(OrnsteinUhlenbeck(2), [[1.0, 0.0]], 0.5)
-    x, t = normal(20_000), torch.linspace(0.01, 2, 20_000, dtype=torch.float64)
+    x, t = points(20_000), torch.linspace(0.01, 2, 20_000, dtype=F64)
     found = fisher_divergence(lambda x, t: 0 * x, mixture, x, t)
     assert found.value == pytest.approx(float(mixture.score(x, t).square().sum(1).mean()))
 
 
 def test_fisher_divergence_rejects_bad_input():
-    x = normal(10)
+    x = points(10)
     with pytest.raises(ValueError, match="row 3"):
         fisher_divergence(lambda x, t: torch.where(x == x[3], math.nan, x), lambda x, t: x, x, 0.1)
     with pytest.raises(ValueError, match="weights"):
@@ -117,7 +110,7 @@ def brute_mmd(x, y, h):
 
 @pytest.mark.parametrize("periodic", [False, True])
 def test_mmd_equals_the_double_loop(periodic):
-    x, y = normal(17), 0.5 + normal(23, seed=1)
+    x, y = points(17), 0.5 + points(23, seed=1)
     found = mmd(x, y, 0.7, periodic=periodic)
     if periodic:
         x, y = torch.cat([x.cos(), x.sin()], 1), torch.cat([y.cos(), y.sin()], 1)
@@ -127,7 +120,7 @@ def test_mmd_equals_the_double_loop(periodic):
 def far_clouds(d=2, n=150):
     """Two laws in float32, at coordinates whose squares have no digit left for the distances."""
     place = torch.tensor([5e5, 4649776.0] * (d // 2))
-    x, y = normal(n, d, dtype=torch.float32), normal(n, d, seed=1, dtype=torch.float32)
+    x, y = (torch.randn(n, d, generator=rng(k)) for k in range(2))
     return place + x, place + 1.5 * y
 
 
@@ -150,7 +143,7 @@ def test_mmd_does_not_depend_on_where_the_points_are(d, apart):
 
 
 def test_mmd_by_the_product_of_matrices_is_close_enough(monkeypatch):
-    x, y = normal(200, 30), 0.3 + normal(200, 30, seed=1)
+    x, y = points(200, 30), 0.3 + points(200, 30, seed=1)
     monkeypatch.setattr("markovscore.metrics.ROUNDING", 0)
     exact = mmd(x, y).value
     monkeypatch.setattr("markovscore.metrics.ROUNDING", math.inf)
@@ -160,15 +153,15 @@ def test_mmd_by_the_product_of_matrices_is_close_enough(monkeypatch):
 def test_sliced_wasserstein_does_not_depend_on_where_the_points_are():
     x, y = far_clouds()
     a, b = x.double().numpy(), y.double().numpy()
-    direction = torch.randn(50, 2, generator=generator()).double().numpy()
+    direction = torch.randn(50, 2, generator=rng()).double().numpy()
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     gaps = np.sort((a - a[0]) @ direction.T, 0) - np.sort((b - a[0]) @ direction.T, 0)
-    found = sliced_wasserstein(x, y, 50, generator()).value
+    found = sliced_wasserstein(x, y, 50, rng()).value
     assert found == pytest.approx(math.sqrt((gaps**2).mean()), rel=1e-9)
 
 
 def test_mmd_in_blocks_equals_one_block(monkeypatch):
-    x, y = normal(500), normal(300, seed=1)
+    x, y = points(500), points(300, seed=1)
     whole = mmd(x, y)
     monkeypatch.setattr("markovscore.metrics.CHUNK", 64)
     assert mmd(x, y).value == pytest.approx(whole.value, abs=1e-13)
@@ -176,7 +169,7 @@ def test_mmd_in_blocks_equals_one_block(monkeypatch):
 
 def test_mmd_null_distribution():
     """Under equal laws: mean zero, and a standard error that is safe but not idle."""
-    runs = [mmd(normal(60, seed=2 * k), normal(80, seed=2 * k + 1), 1.0) for k in range(300)]
+    runs = [mmd(points(60, seed=2 * k), points(80, seed=2 * k + 1), 1.0) for k in range(300)]
     values = np.array([r.value for r in runs])
     assert abs(values.mean()) <= 6 * values.std() / math.sqrt(300)
     assert 1 < np.mean([r.stderr for r in runs]) / values.std() < 2
@@ -186,7 +179,7 @@ def test_mmd_between_gaussians_has_the_closed_form():
     """Gaussian kernel, N(0, I) against N(m, I): population value in closed form."""
     h, shift = 0.9, 0.5
     runs = [
-        mmd(normal(200, seed=2 * k), normal(200, seed=2 * k + 1) + shift, h) for k in range(100)
+        mmd(points(200, seed=2 * k), points(200, seed=2 * k + 1) + shift, h) for k in range(100)
     ]
     values = np.array([r.value for r in runs])
     # k convolved with N(0, 2I): (h^2/(h^2+2)) exp(-|m|^2 / (2(h^2+2))) in two dimensions.
@@ -198,14 +191,14 @@ def test_mmd_between_gaussians_has_the_closed_form():
 
 
 def test_mmd_default_bandwidth_is_the_median_distance():
-    x, y = normal(100), normal(50, seed=1)
+    x, y = points(100), points(50, seed=1)
     h = float(torch.pdist(torch.cat([x, y])).median())
     assert mmd(x, y).value == mmd(x, y, h).value
 
 
 def test_mmd_periodic_ignores_turns():
-    x, y = normal(100), normal(100, seed=1)
-    turned = y + 2 * math.pi * torch.randint(-2, 3, y.shape, generator=generator())
+    x, y = points(100), points(100, seed=1)
+    turned = y + 2 * math.pi * torch.randint(-2, 3, y.shape, generator=rng())
     assert mmd(x, turned, 1.0, periodic=True).value == pytest.approx(
         mmd(x, y, 1.0, periodic=True).value
     )
@@ -213,8 +206,8 @@ def test_mmd_periodic_ignores_turns():
 
 @pytest.mark.parametrize(("n", "m"), [(50, 50), (40, 70), (33, 34)])
 def test_sliced_wasserstein_in_one_dimension_is_the_quantile_integral(n, m):
-    x, y = normal(n, 1), 0.3 + 2 * normal(m, 1, seed=1)
-    found = sliced_wasserstein(x, y, 2, generator()).value
+    x, y = points(n, 1), 0.3 + 2 * points(m, 1, seed=1)
+    found = sliced_wasserstein(x, y, 2, rng()).value
     # Repeat the points to a common length: then both quantile functions have equal steps.
     common = math.lcm(n, m)
     x, y = x[:, 0].numpy(), y[:, 0].numpy()
@@ -226,20 +219,20 @@ def test_sliced_wasserstein_in_one_dimension_is_the_quantile_integral(n, m):
 
 def test_sliced_wasserstein_of_a_shift():
     """A shift by m: the squared distance along theta is (theta.m)^2, |m|^2 / d on average."""
-    x, m = normal(300, 3), torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    found = sliced_wasserstein(x, x + m, 2000, generator(3))
+    x, m = points(300, 3), torch.tensor([1.0, -2.0, 0.5], dtype=F64)
+    found = sliced_wasserstein(x, x + m, 2000, rng(3))
     assert abs(found.value - math.sqrt(float(m @ m) / 3)) <= 6 * found.stderr
     assert 0 < found.stderr < 0.05 * found.value
-    runs = [sliced_wasserstein(x, x + m, 50, generator(k)) for k in range(200)]
+    runs = [sliced_wasserstein(x, x + m, 50, rng(k)) for k in range(200)]
     spread = np.std([r.value for r in runs])
     assert np.mean([r.stderr for r in runs]) == pytest.approx(spread, rel=6 / math.sqrt(400))
 
 
 def test_sliced_wasserstein_is_a_metric_on_samples():
-    x, y = normal(100), normal(100, seed=1)
-    assert sliced_wasserstein(x, x[torch.randperm(100, generator=generator())], 10).value < 1e-12
-    a = sliced_wasserstein(x, y, 20, generator(5)).value
-    b = sliced_wasserstein(y, x, 20, generator(5)).value
+    x, y = points(100), points(100, seed=1)
+    assert sliced_wasserstein(x, x[torch.randperm(100, generator=rng())], 10).value < 1e-12
+    a = sliced_wasserstein(x, y, 20, rng(5)).value
+    b = sliced_wasserstein(y, x, 20, rng(5)).value
     assert a == pytest.approx(b, rel=1e-12)
 
 
@@ -248,40 +241,39 @@ def test_sliced_wasserstein_null_shrinks_like_one_over_root_n():
     sizes = [100, 400, 1600, 6400]
     for n in sizes:
         runs = [
-            sliced_wasserstein(normal(n, seed=k), normal(n, seed=k + 50), 30, generator(k)).value
+            sliced_wasserstein(points(n, seed=k), points(n, seed=k + 50), 30, rng(k)).value
             for k in range(20)
         ]
         values.append(np.mean(runs))
-    slope = np.polyfit(np.log(sizes), np.log(values), 1)[0]
-    assert -0.56 < slope < -0.4
+    assert -0.56 < slope(sizes, values) < -0.4
 
 
 def test_sliced_wasserstein_periodic_ignores_turns():
-    x, y = normal(100), normal(120, seed=1)
-    turned = y + 2 * math.pi * torch.randint(-2, 3, y.shape, generator=generator())
-    a = sliced_wasserstein(x, turned, 20, generator(1), periodic=True).value
-    b = sliced_wasserstein(x, y, 20, generator(1), periodic=True).value
+    x, y = points(100), points(120, seed=1)
+    turned = y + 2 * math.pi * torch.randint(-2, 3, y.shape, generator=rng())
+    a = sliced_wasserstein(x, turned, 20, rng(1), periodic=True).value
+    b = sliced_wasserstein(x, y, 20, rng(1), periodic=True).value
     assert a == pytest.approx(b)
-    assert sliced_wasserstein(x, turned, 20, generator(1)).value > 3 * b
+    assert sliced_wasserstein(x, turned, 20, rng(1)).value > 3 * b
 
 
 def test_metrics_tell_toy_sets_apart():
-    x = toy("pinwheel", 2000, generator(0))
-    same, other = toy("pinwheel", 2000, generator(1)), toy("rings", 2000, generator(1))
+    x = toy("pinwheel", 2000, rng(0))
+    same, other = toy("pinwheel", 2000, rng(1)), toy("rings", 2000, rng(1))
     # The median distance, two units, is blind to arms and rings a fraction of that wide.
     equal, different = mmd(x, same, 0.3), mmd(x, other, 0.3)
     assert abs(equal.value) < 6 * equal.stderr
     assert different.value > 6 * different.stderr
-    near = sliced_wasserstein(x, same, 50, generator(2)).value
-    assert sliced_wasserstein(x, other, 50, generator(2)).value > 3 * near
+    near = sliced_wasserstein(x, same, 50, rng(2)).value
+    assert sliced_wasserstein(x, other, 50, rng(2)).value > 3 * near
 
 
 def test_sample_metrics_reject_bad_input():
-    x = normal(10)
+    x = points(10)
     with pytest.raises(ValueError, match="two or more"):
         mmd(x, x[:1])
     with pytest.raises(ValueError, match="y: expected shape"):
-        sliced_wasserstein(x, normal(10, 3))
+        sliced_wasserstein(x, points(10, 3))
     with pytest.raises(ValueError, match="bandwidth"):
         mmd(x, x, -1.0)
     with pytest.raises(ValueError, match="median"):

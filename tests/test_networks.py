@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from statistical import F64, rng
 
 from markovscore.diffusions import TorusBrownian
 from markovscore.networks import ScoreMLP
 
 
 def points(n=16, d=2, seed=0, dtype=torch.float32):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return torch.randn(n, d, generator=rng(seed), dtype=dtype)
 
 
 def trained(net):
@@ -20,7 +21,7 @@ def trained(net):
     return net
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("d", [1, 2, 5])
 def test_shape_and_dtype(d, dtype):
     net = ScoreMLP(d, width=32).to(dtype)
@@ -41,7 +42,7 @@ def test_one_time_equals_a_batch_of_equal_times():
 
 def test_depends_on_space_and_on_time_at_every_scale():
     net = trained(ScoreMLP(2, width=64).double())
-    x = points(dtype=torch.float64)
+    x = points(dtype=F64)
     assert (net(x, 0.1) - net(x + 1, 0.1)).norm() > 0.1 * net(x, 0.1).norm()
     for t in (1e-5, 1e-3, 1e-1, 1.0):
         assert (net(x, t) - net(x, 3 * t)).norm() > 0.05 * net(x, t).norm()
@@ -50,8 +51,8 @@ def test_depends_on_space_and_on_time_at_every_scale():
 
 
 def test_periodic_network_is_periodic_and_the_plain_one_is_not():
-    x = points(dtype=torch.float64)
-    shift = 2 * math.pi * torch.tensor([1.0, -2.0], dtype=torch.float64)
+    x = points(dtype=F64)
+    shift = 2 * math.pi * torch.tensor([1.0, -2.0], dtype=F64)
     periodic = trained(ScoreMLP(2, periodic=True).double())
     plain = trained(ScoreMLP(2).double())
     torch.testing.assert_close(periodic(x + shift, 0.1), periodic(x, 0.1))
@@ -87,7 +88,7 @@ def test_starts_small_and_with_healthy_layers():
 def test_initialisation_is_reproducible_and_local():
     before = torch.get_rng_state()
     one, two = ScoreMLP(2), ScoreMLP(2)
-    other = ScoreMLP(2, generator=torch.Generator().manual_seed(1))
+    other = ScoreMLP(2, generator=rng(1))
     assert torch.equal(before, torch.get_rng_state())
     pairs = zip(one.parameters(), two.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -96,7 +97,7 @@ def test_initialisation_is_reproducible_and_local():
 
 def test_exact_divergence_by_torch_func_and_by_autograd():
     net = trained(ScoreMLP(2, width=32, periodic=True, std=TorusBrownian(2).std).double())
-    x, t = points(8, dtype=torch.float64), torch.linspace(0.01, 1, 8, dtype=torch.float64)
+    x, t = points(8, dtype=F64), torch.linspace(0.01, 1, 8, dtype=F64)
 
     def one(x, t):
         return net(x[None], t[None])[0]
@@ -108,7 +109,7 @@ def test_exact_divergence_by_torch_func_and_by_autograd():
     torch.testing.assert_close(jacobian, torch.stack(rows, 1))
     h = 1e-5
     for i in range(2):
-        step = h * torch.eye(2, dtype=torch.float64)[i]
+        step = h * torch.eye(2, dtype=F64)[i]
         numeric = (net(x + step, t) - net(x - step, t)) / (2 * h)
         torch.testing.assert_close(jacobian[:, :, i], numeric, rtol=1e-6, atol=1e-7)
 
@@ -116,7 +117,7 @@ def test_exact_divergence_by_torch_func_and_by_autograd():
 def test_state_round_trip(tmp_path):
     net = trained(ScoreMLP(2, width=16))
     torch.save(net.state_dict(), tmp_path / "net.pt")
-    again = ScoreMLP(2, width=16, generator=torch.Generator().manual_seed(5))
+    again = ScoreMLP(2, width=16, generator=rng(5))
     again.load_state_dict(torch.load(tmp_path / "net.pt"))
     assert torch.equal(net(points(), 0.1), again(points(), 0.1))
 
@@ -140,6 +141,6 @@ def test_rejects_bad_input():
     with pytest.raises(ValueError, match="x: expected shape"):
         net(points()[0], 0.1)
     with pytest.raises(TypeError, match=r"float64.*net.to"):
-        net(points(dtype=torch.float64), 0.1)
+        net(points(dtype=F64), 0.1)
     with pytest.raises(ValueError, match="t: expected"):
         net(points(4), torch.ones(3))

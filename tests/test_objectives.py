@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from problems import Plain, well
+from statistical import F64, points, rng, sigmas
 
 from markovscore.datasets import DiffusedMixture, mixture_1d
 from markovscore.diffusions import (
@@ -31,15 +33,6 @@ MIXTURES = {
 }
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def sigmas(samples, expected=0.0):
-    """Distance of the mean of independent samples from ``expected``, in standard errors."""
-    return float((samples.mean() - expected).abs() / (samples.std() / math.sqrt(len(samples))))
-
-
 def directions(y, t):
     """Perturbations of a score: constant, smooth, local, and one that depends on time."""
     t = t[:, None]
@@ -52,7 +45,7 @@ def test_exact_score_is_stationary(name, weighting, times):
     """d/de L(s + e h) = 0 at e = 0: the loss is quadratic, so a central difference is exact."""
     mixture = MIXTURES[name]()
     objective = DenoisingSM(mixture.diffusion, 0.01, 2.0, weighting, times)
-    x0 = mixture.sample(N, generator(1), dtype=torch.float64)
+    x0 = mixture.sample(N, rng(1), dtype=F64)
     exact = []
 
     def losses(k, size):
@@ -62,7 +55,7 @@ def test_exact_score_is_stationary(name, weighting, times):
                 exact.append(mixture.score(y, t))
             return exact[0] + size * directions(y, t)[k]
 
-        return objective.losses(score, x0, generator(2))
+        return objective.losses(score, x0, rng(2))
 
     for k in range(4):
         assert sigmas(losses(k, 1.0) - losses(k, -1.0)) < 6
@@ -75,7 +68,7 @@ def explicit_difference(mixture, first, second, weighting, low, high):
     z, w = np.polynomial.legendre.leggauss(40)
     log_times = torch.tensor(0.5 * (z + 1) * math.log(200) + math.log(0.01))
     time_weights = torch.tensor(w) * 0.5 * math.log(200) * log_times.exp()
-    grid = torch.linspace(low, high, 2001, dtype=torch.float64)[:, None]
+    grid = torch.linspace(low, high, 2001, dtype=F64)[:, None]
     total = 0.0
     for t, weight in zip(log_times.exp(), time_weights, strict=True):
         at = t.expand(len(grid))
@@ -101,8 +94,8 @@ def test_difference_of_losses_is_the_explicit_one(name, weighting, times):
     low, high = {"ou": (-6, 6), "torus": (-math.pi, math.pi), "box": (-4, 4)}[name]
     expected = explicit_difference(mixture, first, second, weighting, low, high)
     objective = DenoisingSM(mixture.diffusion, 0.01, 2.0, weighting, times)
-    x0 = mixture.sample(N, generator(3), dtype=torch.float64)
-    paired = objective.losses(first, x0, generator(4)) - objective.losses(second, x0, generator(4))
+    x0 = mixture.sample(N, rng(3), dtype=F64)
+    paired = objective.losses(first, x0, rng(4)) - objective.losses(second, x0, rng(4))
     assert sigmas(paired, expected) < 6
     # The bound is worth something: the difference is known to a tenth of itself.
     assert paired.std() / math.sqrt(N) < 0.1 * abs(expected)
@@ -113,12 +106,12 @@ def test_gaussian_data_linear_regression_gives_the_gaussian_score():
     t = 0.4
     diffusion = OrnsteinUhlenbeck(1)
     objective = DenoisingSM(diffusion, t, t * (1 + 1e-9))
-    x0 = 1 + 0.5 * torch.randn(N, 1, generator=generator(5), dtype=torch.float64)
+    x0 = 1 + 0.5 * points(N, 1, 5)
     # The loss of a + b y is quadratic in (a, b): its minimiser by autograd, one Newton step.
-    theta = torch.zeros(2, dtype=torch.float64)
+    theta = torch.zeros(2, dtype=F64)
 
     def loss(theta):
-        return objective.loss(lambda y, t: theta[0] + theta[1] * y, x0, generator(6))
+        return objective.loss(lambda y, t: theta[0] + theta[1] * y, x0, rng(6))
 
     gradient = torch.autograd.functional.jacobian(loss, theta)
     a, b = -torch.linalg.solve(torch.autograd.functional.hessian(loss, theta), gradient)
@@ -134,16 +127,16 @@ def test_linear_sde_with_singular_noise():
     """Only G^T s counts; the exact Gaussian score is stationary in that component."""
     diffusion = LinearSDE([[0.0, 1.0], [-1.0, -1.0]], [[0.0], [1.0]], horizon=3.0)
     objective = DenoisingSM(diffusion, 0.5, 2.0)
-    x0 = torch.zeros(5000, 2, dtype=torch.float64)  # a point: the transition is the marginal
+    x0 = torch.zeros(5000, 2, dtype=F64)  # a point: the transition is the marginal
 
     def exact(y, t):
         return diffusion.transition_score(y, torch.zeros_like(y), t)
 
-    assert float(objective.loss(exact, x0, generator(7))) < 1e-20
+    assert float(objective.loss(exact, x0, rng(7))) < 1e-20
     first, second = torch.tensor([1.0, 0.0]).double(), torch.tensor([0.0, 1.0]).double()
-    base = objective.losses(lambda y, t: exact(y, t) + first, x0, generator(7))
+    base = objective.losses(lambda y, t: exact(y, t) + first, x0, rng(7))
     assert float(base.abs().max()) < 1e-20
-    seen = objective.losses(lambda y, t: exact(y, t) + 3 * second, x0, generator(7))
+    seen = objective.losses(lambda y, t: exact(y, t) + 3 * second, x0, rng(7))
     torch.testing.assert_close(seen, torch.full_like(seen, 9.0))
 
 
@@ -156,7 +149,7 @@ def test_drawn_times_fill_the_interval(times):
         seen.append(t)
         return torch.zeros_like(y)
 
-    objective.loss(spy, torch.zeros(N, 2), generator(8))
+    objective.loss(spy, torch.zeros(N, 2), rng(8))
     t = seen[0].double()
     assert 1e-3 <= t.min() < 1.1e-3 if times == "log" else 1e-3 <= t.min() < 2e-3
     assert 3.99 < t.max() <= 4.0 + 1e-5
@@ -165,9 +158,9 @@ def test_drawn_times_fill_the_interval(times):
     assert sigmas(uniform**2, 1 / 3) < 6
 
 
-def drawn(diffusion, t_min, kind="importance", n=N, dtype=torch.float64, t_max=None):
+def drawn(diffusion, t_min, kind="importance", n=N, dtype=F64, t_max=None):
     sampler = TimeSampler(diffusion, t_min, t_max, kind)
-    return sampler.draw(torch.zeros(n, 1, dtype=dtype), generator(11))
+    return sampler.draw(torch.zeros(n, 1, dtype=dtype), rng(11))
 
 
 @pytest.mark.parametrize("t_min", [1e-5, 1e-2])
@@ -228,7 +221,7 @@ def test_importance_is_log_for_brownian_motion():
     torch.testing.assert_close(importance[1] / importance[0], (log[1] / log[0]), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_importance_weighs_the_predicted_noise_alike(dtype):
     """Each term is one constant times ``std^2 |r|^2``, to a piece's length; and so less random."""
     vp, x0, seen = VariancePreserving(50), torch.zeros(4000, 50, dtype=dtype), []
@@ -238,15 +231,15 @@ def test_importance_weighs_the_predicted_noise_alike(dtype):
         return torch.zeros_like(y)
 
     objective = DenoisingSM(vp, 1e-5, times="importance")
-    terms = objective.losses(zero, x0, generator(3))
+    terms = objective.losses(zero, x0, rng(3))
     assert terms.dtype == dtype
     # int_{t_min}^1 beta / (1 - e^{-tau}) dt, over the interval's length
-    tau = vp.clock.elapsed(torch.tensor([1e-5, 1.0], dtype=torch.float64))
+    tau = vp.clock.elapsed(torch.tensor([1e-5, 1.0], dtype=F64))
     constant = float(torch.expm1(tau).log().diff()) / (1 - 1e-5)
     expected = constant * seen[0].square()
     torch.testing.assert_close(terms, expected.to(dtype), rtol=0.02, atol=1e-6)
-    uniform = DenoisingSM(vp, 1e-5).losses(zero, x0, generator(3))
-    log = DenoisingSM(vp, 1e-5, times="log").losses(zero, x0, generator(3))
+    uniform = DenoisingSM(vp, 1e-5).losses(zero, x0, rng(3))
+    log = DenoisingSM(vp, 1e-5, times="log").losses(zero, x0, rng(3))
     assert abs(float(uniform.mean() - terms.mean())) < 6 * float(uniform.std()) / math.sqrt(4000)
     assert 4 * float(terms.std()) < min(float(log.std()), float(uniform.std()))
 
@@ -265,14 +258,14 @@ def test_importance_needs_a_scale_and_a_scalar_dispersion():
         assert TimeSampler(process, 1e-3, None, "importance").kind == "importance"
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_loss_is_the_mean_and_follows_dtype_and_seed(dtype):
     objective = DenoisingSM(TorusBrownian(2))
     x0 = torch.zeros(64, 2, dtype=dtype)
-    losses = objective.losses(lambda y, t: -y, x0, generator(9))
+    losses = objective.losses(lambda y, t: -y, x0, rng(9))
     assert losses.shape == (64,)
     assert losses.dtype == dtype
-    assert torch.equal(objective.loss(lambda y, t: -y, x0, generator(9)), losses.mean())
+    assert torch.equal(objective.loss(lambda y, t: -y, x0, rng(9)), losses.mean())
 
 
 def test_default_range_is_the_horizon():
@@ -280,22 +273,10 @@ def test_default_range_is_the_horizon():
     assert "TorusBrownian(dim=2, horizon=3.0)" in repr(DenoisingSM(TorusBrownian(2, horizon=3.0)))
 
 
-class OnlyDrift:
-    """A user's process: no transition density."""
-
-    dim, horizon = 1, 1.0
-
-    def drift(self, y, t):
-        return y - y**3
-
-    def dispersion(self, t):
-        return torch.tensor(1.0)
-
-
 def test_rejects_bad_settings():
     torus = TorusBrownian(2)
-    with pytest.raises(TypeError, match="OnlyDrift without sample_transition"):
-        DenoisingSM(OnlyDrift())
+    with pytest.raises(TypeError, match="Plain without sample_transition"):
+        DenoisingSM(Plain(well, dim=1, horizon=1.0))
     for bounds in ((0.0, 1.0), (1.0, 0.5), (-1.0, 1.0), (0.1, math.inf), (0.1, math.nan)):
         with pytest.raises(ValueError, match=r"t_min < t_max|t_max: expected a number, found nan"):
             DenoisingSM(torus, *bounds)
@@ -317,14 +298,14 @@ def test_rejects_bad_settings():
 )
 def test_rejects_bad_data(x0, error, message):
     with pytest.raises(error, match=message):
-        DenoisingSM(TorusBrownian(2)).loss(lambda y, t: y, x0, generator())
+        DenoisingSM(TorusBrownian(2)).loss(lambda y, t: y, x0, rng())
 
 
 def test_mixture_of_two_dimensions_is_stationary_too():
     mixture = DiffusedMixture(TorusBrownian(2), [[1.0, 0.0], [-1.0, 2.0]], [0.4, 0.3])
     objective = DenoisingSM(mixture.diffusion, 0.02, 1.0, times="log")
-    x0 = mixture.sample(N, generator(1), dtype=torch.float64)
+    x0 = mixture.sample(N, rng(1), dtype=F64)
     for h in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])):
-        plus = objective.losses(lambda y, t, h=h: mixture(y, t) + h * y.sin(), x0, generator(2))
-        minus = objective.losses(lambda y, t, h=h: mixture(y, t) - h * y.sin(), x0, generator(2))
+        plus = objective.losses(lambda y, t, h=h: mixture(y, t) + h * y.sin(), x0, rng(2))
+        minus = objective.losses(lambda y, t, h=h: mixture(y, t) - h * y.sin(), x0, rng(2))
         assert sigmas(plus - minus) < 6

@@ -24,6 +24,7 @@ from odd_inputs import (
     When,
     flat,
 )
+from statistical import rng
 
 import markovscore as ms
 
@@ -32,7 +33,7 @@ DOUBLE = torch.float64
 
 
 def draw(rows, dim=2, seed=SEED, size=0.5):
-    g = torch.Generator().manual_seed(seed)
+    g = rng(seed)
     return size * torch.randn(rows, dim, generator=g, dtype=DOUBLE)
 
 
@@ -68,7 +69,7 @@ SCORES = {
     "additive": ms.fit_spectral(DATA, OU, features="additive", order=2, times=TIMES),
     "mixture": MIXTURE,
 }
-NET = ms.ScoreMLP(2, width=8, generator=torch.Generator().manual_seed(SEED)).double()
+NET = ms.ScoreMLP(2, width=8, generator=rng(SEED)).double()
 SCORES["network"] = NET
 SCORES["residual"] = ms.ResidualScore(SCORES["additive"], NET)
 
@@ -244,7 +245,7 @@ def sampling_calls():
 
 
 def gen(seed=5):
-    return torch.Generator().manual_seed(seed)
+    return rng(seed)
 
 
 def fit_calls():

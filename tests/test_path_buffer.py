@@ -4,30 +4,27 @@ import math
 
 import pytest
 import torch
+from statistical import F64, rng
 
 from markovscore import PathBuffer
 
 B = 64
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 class Source:
     """Numbered rows: standard normals, the simulation's number, and where each row started."""
 
     def __init__(self, seed=0):
-        self.count, self.generator = 0, generator(seed)
+        self.count, self.generator = 0, rng(seed)
 
     def __call__(self, x0):
         self.count += 1
-        z = torch.randn(len(x0), 1, generator=self.generator, dtype=torch.float64)
+        z = torch.randn(len(x0), 1, generator=self.generator, dtype=F64)
         return z, torch.full((len(x0),), self.count), x0[:, 0]
 
 
 def run(buffer, calls, source, seed=1):
-    x0, picker = torch.arange(B, dtype=torch.float64)[:, None], generator(seed)
+    x0, picker = torch.arange(B, dtype=F64)[:, None], rng(seed)
     return [buffer.draw(source, x0, picker) for _ in range(calls)]
 
 
@@ -62,7 +59,7 @@ def test_rows_are_shuffled():
 def test_reused_rows_have_the_law_of_fresh_ones(call):
     """Moments of one call's rows over independent buffers: N(0, 1), whatever the call."""
     rounds = 400
-    first, second = torch.empty(2, rounds, dtype=torch.float64)
+    first, second = torch.empty(2, rounds, dtype=F64)
     for i in range(rounds):
         z = run(PathBuffer(4, 2), call + 1, Source(i), seed=10_000 + i)[-1][0]
         first[i], second[i] = z.mean(), z.square().mean()
@@ -79,8 +76,8 @@ def test_same_seeds_same_rows_and_another_seed_others():
 
 @pytest.mark.parametrize("calls", [4, 6])  # in the middle of a filling, and at its end
 def test_restored_buffer_continues_as_if_nothing_had_happened(calls):
-    x0 = torch.zeros(B, 1, dtype=torch.float64)
-    whole, picker = PathBuffer(3, 2), generator(1)
+    x0 = torch.zeros(B, 1, dtype=F64)
+    whole, picker = PathBuffer(3, 2), rng(1)
     source = Source()
     for _ in range(calls):
         whole.draw(source, x0, picker)
@@ -101,15 +98,15 @@ def test_restored_buffer_continues_as_if_nothing_had_happened(calls):
 def test_rows_of_another_kind_are_forgotten():
     buffer, source = PathBuffer(4, 2), Source()
     run(buffer, 6, source)
-    wide = buffer.draw(lambda x0: (x0,), torch.zeros(5, 2), generator())[0]
+    wide = buffer.draw(lambda x0: (x0,), torch.zeros(5, 2), rng())[0]
     assert wide.shape == (5, 2)
     assert wide.dtype == torch.float32
 
 
 def test_batches_of_changing_size():
-    buffer, source, picker = PathBuffer(2, 2), Source(), generator()
+    buffer, source, picker = PathBuffer(2, 2), Source(), rng()
     sizes = [8, 5, 8, 3, 100, 3]
-    drawn = [buffer.draw(source, torch.zeros(n, 1, dtype=torch.float64), picker) for n in sizes]
+    drawn = [buffer.draw(source, torch.zeros(n, 1, dtype=F64), picker) for n in sizes]
     assert [len(rows[0]) for rows in drawn] == sizes
     assert torch.cat([rows[0] for rows in drawn]).unique(return_counts=True)[1].max() <= 2
 

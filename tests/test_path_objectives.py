@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from problems import WELLS, Plain, linear_moments, well
+from statistical import F64, points, rng, sigmas
 
 from markovscore import (
     ActiveSwimmer,
     BoxBrownian,
     DenoisingSM,
-    GaussianMixture,
     ImplicitSM,
     Langevin,
     LinearSDE,
@@ -23,36 +24,20 @@ from markovscore import (
 
 N = 20_000
 T = 0.7
-F = torch.tensor([[-0.4, 1.0], [-0.3, -1.2]], dtype=torch.float64)
-FULL = torch.tensor([[1.0, 0.0], [0.5, 0.8]], dtype=torch.float64)
-SINGULAR = torch.tensor([[0.0], [1.1]], dtype=torch.float64)
-MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
-WELLS = GaussianMixture(torch.tensor([[1.2, 0.5], [-0.8, -0.6]]).double(), 0.7)
+F = torch.tensor([[-0.4, 1.0], [-0.3, -1.2]], dtype=F64)
+FULL = torch.tensor([[1.0, 0.0], [0.5, 0.8]], dtype=F64)
+SINGULAR = torch.tensor([[0.0], [1.1]], dtype=F64)
+MEAN = torch.tensor([0.5, -1.0], dtype=F64)
 AT = {"t_min": T, "t_max": T * (1 + 1e-9)}
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def sigmas(samples, expected=0.0):
-    return float((samples.mean() - expected).abs() / (samples.std() / math.sqrt(len(samples))))
-
-
 def data(seed=1):
-    return MEAN + 0.6 * torch.randn(N, 2, generator=generator(seed), dtype=torch.float64)
+    return MEAN + 0.6 * points(N, 2, seed)
 
 
-def covariance(G, t):
-    """``int_0^t e^{Fu} G G^T e^{F^T u} du`` by the midpoint rule."""
-    u = (torch.arange(2000, dtype=torch.float64) + 0.5) * t / 2000
-    growth = torch.linalg.matrix_exp(F * u[:, None, None])
-    return (growth @ (G @ G.T) @ growth.mT).mean(0) * t
-
-
-def law(G, t=T):
-    growth = torch.linalg.matrix_exp(F * t)
-    return growth @ MEAN, 0.36 * growth @ growth.T + covariance(G, t)
+def law(G, t=T, start=0.36):
+    """Mean and covariance at ``t`` from ``N(MEAN, start I)``."""
+    return linear_moments(F, G, MEAN, start, t)
 
 
 def explicit(G, A, b, weight):
@@ -75,7 +60,7 @@ def linear(k):
 
 
 def paired(objective, x0, seed=2):
-    return [objective.losses(linear(k), x0, generator(seed)) for k in range(2)]
+    return [objective.losses(linear(k), x0, rng(seed)) for k in range(2)]
 
 
 CASES = {
@@ -123,7 +108,7 @@ def test_over_all_times_the_difference_is_that_of_plain_dsm(kind, times):
 def test_perceptual_weighting_is_the_covariance_of_the_window():
     diffusion = LinearSDE(F, FULL)
     gaps = paired(LocalDSM(diffusion, 0.3, 150, "perceptual", **AT), data())
-    P = covariance(FULL, 0.3)
+    P = law(FULL, 0.3, 0.0)[1]
     expected = explicit(FULL, *SCORES[0], P) - explicit(FULL, *SCORES[1], P)
     assert sigmas(gaps[0] - gaps[1], expected) < 6
     shift = PathShiftDSM(diffusion, 0.3, 150, "perceptual", weight="linear", **AT)
@@ -143,8 +128,8 @@ def test_perceptual_local_loss_is_noise_prediction(process):
     def exact(y, t):
         return process.transition_score(y, x0, t)
 
-    assert float(objective.losses(exact, x0, generator()).max()) < 1e-12
-    zero = objective.losses(lambda y, t: torch.zeros_like(y), x0, generator())
+    assert float(objective.losses(exact, x0, rng()).max()) < 1e-12
+    zero = objective.losses(lambda y, t: torch.zeros_like(y), x0, rng())
     assert sigmas(zero, 2.0) < 6
 
 
@@ -153,7 +138,7 @@ def test_perceptual_shift_counts_the_window_in_the_clock():
     x0 = data()[:50]
     like, perceptual = (
         PathShiftDSM(Langevin(WELLS, (0.1, 10.0)), 0.4, 5, weighting, weight="linear", **AT).losses(
-            linear(0), x0, generator()
+            linear(0), x0, rng()
         )
         for weighting in ("likelihood", "perceptual")
     )
@@ -168,7 +153,7 @@ def test_minimiser_on_gaussian_data_is_the_gaussian_score(kind):
     objective, x0 = kind(LinearSDE(F, FULL), **settings, **AT), data(7)
     found = []
     for part in x0.chunk(10):
-        draws = generator(len(found))
+        draws = rng(len(found))
         state = draws.get_state()
 
         def loss(theta, part=part, draws=draws, state=state):
@@ -176,7 +161,7 @@ def test_minimiser_on_gaussian_data_is_the_gaussian_score(kind):
             A, b = theta[:4].reshape(2, 2), theta[4:]
             return objective.losses(lambda y, t: y @ A.T + b, part, draws).mean()
 
-        zero = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+        zero = torch.zeros(6, dtype=F64, requires_grad=True)
         slope = torch.autograd.grad(loss(zero), zero, create_graph=True)[0]
         rows = [torch.autograd.grad(g, zero, retain_graph=True)[0] for g in slope]
         found.append(-torch.linalg.solve(torch.stack(rows), slope.detach()))
@@ -208,13 +193,11 @@ def test_stationary_data_keep_the_score_of_a_mixture_prior(name):
     """Data from ``pi`` stay ``pi``: the loss is stationary at the prior's score, at every time."""
     kind, settings = NONLINEAR[name]
     objective = kind(Langevin(WELLS), steps=40, t_min=0.1, **settings)
-    x0 = WELLS.sample(8000, generator=generator(1), dtype=torch.float64)
+    x0 = WELLS.sample(8000, generator=rng(1), dtype=F64)
     for change in (lambda y: y.sin(), lambda y: torch.tanh(y[:, :1] - y[:, 1:]) + 0 * y):
 
         def losses(size, change=change):
-            return objective.losses(
-                lambda y, t: WELLS.score(y) + size * change(y), x0, generator(2)
-            )
+            return objective.losses(lambda y, t: WELLS.score(y) + size * change(y), x0, rng(2))
 
         # Quadratic in the size: the central difference is the derivative.
         assert sigmas(losses(0.5) - losses(-0.5)) < 6
@@ -223,12 +206,12 @@ def test_stationary_data_keep_the_score_of_a_mixture_prior(name):
 
 def test_swimmer_is_weighed_by_its_noise():
     """Only the ``v`` component of a score matters where the noise enters ``v`` alone."""
-    x0 = 0.5 * torch.randn(500, 2, generator=generator(1))
+    x0 = 0.5 * torch.randn(500, 2, generator=rng(1))
     for kind in (LocalDSM, PathShiftDSM, ImplicitSM):
         objective = kind(ActiveSwimmer(), t_min=0.5)
         one, other, third = (
             objective.losses(
-                lambda y, t, x=x, v=v: torch.stack([x * y[:, 0], v * y[:, 1]], 1), x0, generator(2)
+                lambda y, t, x=x, v=v: torch.stack([x * y[:, 0], v * y[:, 1]], 1), x0, rng(2)
             )
             for x, v in ((0.0, -1.0), (5.0, -1.0), (0.0, -2.0))
         )
@@ -237,24 +220,15 @@ def test_swimmer_is_weighed_by_its_noise():
         assert not torch.allclose(one, third)
 
 
-class Cubic:
-    """The least a user may write."""
-
-    dim, horizon = 2, 1.0
-
-    def drift(self, y, t):
-        return y - y**3
-
-    def dispersion(self, t):
-        return 1.0
+CUBIC = Plain(well, lambda t: 1.0, dim=2, horizon=1.0)
 
 
 @pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
 def test_a_users_own_class_and_the_buffered_loss(kind):
     """``loss`` has the mean of ``losses``, though its rows come from a buffer."""
     given = {"window": 1.0, "weight": "linear"} if kind is PathShiftDSM else {}
-    objective = kind(Cubic(), steps=20, t_min=0.2, reuse=2, ahead=3, **given)
-    draws = generator(1)
+    objective = kind(CUBIC, steps=20, t_min=0.2, reuse=2, ahead=3, **given)
+    draws = rng(1)
 
     def batch():
         return 0.5 * torch.randn(100, 2, generator=draws)
@@ -274,7 +248,7 @@ def test_a_users_own_class_and_the_buffered_loss(kind):
 
 @pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
 def test_training_is_deterministic_and_resumes_bit_for_bit(kind, tmp_path):
-    x = torch.randn(300, 2, generator=generator(5))
+    x = torch.randn(300, 2, generator=rng(5))
 
     def net():
         torch.manual_seed(0)
@@ -298,8 +272,8 @@ def test_training_is_deterministic_and_resumes_bit_for_bit(kind, tmp_path):
 
 def test_schedules_agree_with_windows():
     ou, x0 = OrnsteinUhlenbeck(2), data()
-    number = LocalDSM(ou, 0.3).losses(linear(0), x0, generator())
-    schedule = LocalDSM(ou, lambda t: fixed_window(t, 0.3)).losses(linear(0), x0, generator())
+    number = LocalDSM(ou, 0.3).losses(linear(0), x0, rng())
+    schedule = LocalDSM(ou, lambda t: fixed_window(t, 0.3)).losses(linear(0), x0, rng())
     assert torch.allclose(number, schedule)
 
 
@@ -331,22 +305,19 @@ def test_bad_processes_and_calls():
         ImplicitSM(OrnsteinUhlenbeck(2), trace="other")
     ou, x0 = OrnsteinUhlenbeck(2), data()
     with pytest.raises(ValueError, match="expected a window with 0 <= s < t"):
-        LocalDSM(ou, lambda t: t).losses(linear(0), x0, generator())
+        LocalDSM(ou, lambda t: t).losses(linear(0), x0, rng())
     with pytest.raises(ValueError, match="expected a window with 0 <= s"):
-        PathShiftDSM(ou, lambda t: t - 10).losses(linear(0), x0, generator())
+        PathShiftDSM(ou, lambda t: t - 10).losses(linear(0), x0, rng())
     with pytest.raises(ValueError, match="no shift rule"):
-        PathShiftDSM(LinearSDE(F, SINGULAR)).losses(linear(0), x0, generator())
+        PathShiftDSM(LinearSDE(F, SINGULAR)).losses(linear(0), x0, rng())
     with pytest.raises(ValueError, match="expected shape"):
-        LocalDSM(ou).loss(linear(0), torch.zeros(3, 5), generator())
+        LocalDSM(ou).loss(linear(0), torch.zeros(3, 5), rng())
     for kind in (LocalDSM, PathShiftDSM, ImplicitSM):
         with pytest.raises(ValueError, match=r"(score|field): expected shape"):
-            kind(ou).loss(lambda y, t: y[:, :1], x0, generator())
+            kind(ou).loss(lambda y, t: y[:, :1], x0, rng())
 
 
 def test_a_drift_that_blows_up_names_the_time():
-    class Broken(Cubic):
-        def drift(self, y, t):
-            return torch.full_like(y, math.nan)
-
+    broken = Plain(lambda y, t: torch.full_like(y, math.nan), dim=2, horizon=1.0)
     with pytest.raises(ValueError, match="at time"):
-        LocalDSM(Broken()).loss(linear(0), data(), generator())
+        LocalDSM(broken).loss(linear(0), data(), rng())

@@ -6,33 +6,20 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from problems import DENSE, Plain
+from statistical import F64, points, rng, slope
 
 import markovscore as ms
 
-LINEAR = ms.LinearSDE([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]])
 MIXTURE = ms.GaussianMixture(torch.tensor([[1.5, 1.0], [-1.5, 0.5], [0.0, -1.5]]), 0.7)
 LANGEVIN = ms.Langevin(MIXTURE, beta=(0.5, 3.0))
 SWIMMER = ms.ActiveSwimmer()
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def points(n, d, seed=0):
-    return torch.randn(n, d, generator=rng(seed), dtype=torch.float64)
-
-
-class Own:
-    """A user's process: coupled nonlinear drift, a full noise matrix that changes in time."""
-
-    def drift(self, y, t):
-        t = torch.as_tensor(t, dtype=y.dtype).reshape(-1, 1)
-        return torch.sin(2 * y.flip(1)) - y * (1 + 0.5 * t)
-
-    def dispersion(self, t):
-        G = torch.tensor([[1.0, 0.2, 0.1], [0.3, 0.5, -0.4]], dtype=torch.float64)
-        return (1 + 0.3 * t)[..., None] * G.to(t)
+WIDE = torch.tensor([[1.0, 0.2, 0.1], [0.3, 0.5, -0.4]], dtype=F64)
+# A user's process: coupled nonlinear drift, a full noise matrix that changes in time.
+OWN = Plain(
+    lambda y, t: torch.sin(2 * y.flip(1)) - y * (1 + 0.5 * t),
+    lambda t: (1 + 0.3 * t)[..., None] * WIDE.to(t),
+)
 
 
 WEIGHTS = {
@@ -47,11 +34,11 @@ WEIGHTS = {
 
 
 def chain_moments(y_s, h, steps):
-    """Mean ``(B, 2)``, the covariances ``P_i`` and the mean map of the Euler chain of LINEAR."""
-    A = torch.eye(2, dtype=torch.float64) + h * LINEAR.F
-    P = [torch.zeros(2, 2, dtype=torch.float64)]
+    """Mean ``(B, 2)``, the covariances ``P_i`` and the mean map of the Euler chain of DENSE."""
+    A = torch.eye(2, dtype=F64) + h * DENSE.F
+    P = [torch.zeros(2, 2, dtype=F64)]
     for _ in range(steps):
-        P.append(A @ P[-1] @ A.T + h * LINEAR.G @ LINEAR.G.T)
+        P.append(A @ P[-1] @ A.T + h * DENSE.G @ DENSE.G.T)
     return y_s @ torch.linalg.matrix_power(A, steps).T, P, A
 
 
@@ -61,7 +48,7 @@ def test_the_regression_weight_of_a_linear_chain_gives_its_score_path_by_path():
     maps = [torch.linalg.matrix_power(A, steps - i).T for i in range(steps + 1)]
     table = torch.stack([P[i] @ maps[i] @ torch.linalg.inv(P[-1]) for i in range(steps + 1)])
     y, target = ms.path_shift_target(
-        LINEAR, y_s, 0.0, t, steps=steps, generator=rng(), weight=lambda r: table
+        DENSE, y_s, 0.0, t, steps=steps, generator=rng(), weight=lambda r: table
     )
     score = -(y - mean) @ torch.linalg.inv(P[-1])
     torch.testing.assert_close(target, score, rtol=1e-10, atol=1e-10)
@@ -71,10 +58,10 @@ def test_the_regression_weight_of_a_linear_chain_gives_its_score_path_by_path():
 def test_every_weight_has_the_chain_score_as_its_mean(weight):
     """Regress the target on ``y``: slope and intercept of the exact Gaussian score."""
     n, steps, t = 40_000, 8, 0.8
-    y_s = torch.tensor([[0.5, -1.0]], dtype=torch.float64).expand(n, -1)
+    y_s = torch.tensor([[0.5, -1.0]], dtype=F64).expand(n, -1)
     mean, P, _ = chain_moments(y_s, t / steps, steps)
     y, target = ms.path_shift_target(
-        LINEAR, y_s, 0.0, t, steps=steps, generator=rng(), weight=weight
+        DENSE, y_s, 0.0, t, steps=steps, generator=rng(), weight=weight
     )
     residual = target + (y - mean) @ torch.linalg.inv(P[-1])
     for psi in (1.0, y[:, :1], y[:, 1:], y[:, :1] * y[:, 1:], y.square().sum(1, keepdim=True)):
@@ -87,17 +74,17 @@ def test_linearised_weight_approaches_the_exact_transition_score():
     """Path by path, at the Euler scheme's strong order one; so it is local-DSM for frozen J."""
     y_s, t, errors = points(400, 2), 0.8, []
     counts = np.array([10, 20, 40, 80])
-    weight = ms.linearised_weight(LINEAR, y_s, 0.0, t)
+    weight = ms.linearised_weight(DENSE, y_s, 0.0, t)
     for steps in counts.tolist():
         y, target = ms.path_shift_target(
-            LINEAR, y_s, 0.0, t, steps=steps, generator=rng(), weight=weight
+            DENSE, y_s, 0.0, t, steps=steps, generator=rng(), weight=weight
         )
-        errors.append(float((target - LINEAR.transition_score(y, y_s, t)).square().mean().sqrt()))
-    assert np.polyfit(np.log(1 / counts), np.log(errors), 1)[0] == pytest.approx(1, abs=0.15)
+        errors.append(float((target - DENSE.transition_score(y, y_s, t)).square().mean().sqrt()))
+    assert slope(1 / counts, errors) == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize(
-    "process", [LINEAR, ms.Langevin(ms.Logistic(2, 0.7))], ids=["linear", "logistic"]
+    "process", [DENSE, ms.Langevin(ms.Logistic(2, 0.7))], ids=["linear", "logistic"]
 )
 def test_linearised_weight_lowers_the_variance(process):
     y_s, s, t = points(4_000, 2), 0.0, process.horizon
@@ -127,7 +114,7 @@ def test_adaptive_weights_are_the_same_by_both_routes_and_exact_for_a_linear_cha
             return -torch.eye(2, dtype=y.dtype).expand(len(y), 2, 2)
 
     y_s = points(50, 2)
-    for t in (0.9, torch.linspace(0.1, 2.0, 50, dtype=torch.float64)):
+    for t in (0.9, torch.linspace(0.1, 2.0, 50, dtype=F64)):
         pair = [
             ms.path_shift_target(p, y_s, 0.0, t, steps=9, generator=rng(), weight="adaptive")[1]
             for p in (ms.OrnsteinUhlenbeck(2), Full(2))
@@ -136,11 +123,11 @@ def test_adaptive_weights_are_the_same_by_both_routes_and_exact_for_a_linear_cha
     errors, counts = [], np.array([10, 20, 40, 80])
     for steps in counts.tolist():
         y, target = ms.path_shift_target(
-            LINEAR, y_s, 0.0, 0.8, steps=steps, generator=rng(), weight="adaptive"
+            DENSE, y_s, 0.0, 0.8, steps=steps, generator=rng(), weight="adaptive"
         )
-        score = LINEAR.transition_score(y, y_s, 0.8)
+        score = DENSE.transition_score(y, y_s, 0.8)
         errors.append(float((target - score).square().mean().sqrt()))
-    assert np.polyfit(np.log(1 / counts), np.log(errors), 1)[0] > 0.85
+    assert slope(1 / counts, errors) > 0.85
 
 
 def test_the_swimmers_shift_moves_the_end_by_one():
@@ -149,7 +136,7 @@ def test_the_swimmers_shift_moves_the_end_by_one():
     noise = points(steps, 1)
 
     def end(noise, keep=None):
-        y = torch.tensor([[1.3, -0.4]], dtype=torch.float64)
+        y = torch.tensor([[1.3, -0.4]], dtype=F64)
         keep = [] if keep is None else keep
         keep.append(y)
         for z in noise:
@@ -160,13 +147,13 @@ def test_the_swimmers_shift_moves_the_end_by_one():
 
     states = []
     end(noise, states)
-    step = torch.full((steps, 1), h, dtype=torch.float64)
-    basis = torch.eye(steps, dtype=torch.float64)
+    step = torch.full((steps, 1), h, dtype=F64)
+    basis = torch.eye(steps, dtype=F64)
     displacement = -torch.stack(
         [SWIMMER.shift_target(torch.stack(states), z[:, None, None], step)[0] for z in basis]
     )
     slope = torch.autograd.functional.jacobian(end, noise)[:, :, 0]
-    torch.testing.assert_close(slope @ displacement, torch.eye(2, dtype=torch.float64))
+    torch.testing.assert_close(slope @ displacement, torch.eye(2, dtype=F64))
 
 
 TESTS = {
@@ -183,7 +170,7 @@ TESTS = {
         (LANGEVIN, 0.3, 0.35, 4),
         (LANGEVIN, 0.0, 0.8, 20),
         (ms.DoubleWell(2), 0.5, 1.5, 20),
-        (Own(), 0.1, 0.7, 12),
+        (OWN, 0.1, 0.7, 12),
         (SWIMMER, 0.5, 1.5, 12),
         (SWIMMER, 0.0, 3.0, 40),
         (ms.TorusBrownian(2), 0.1, 0.3, 5),
@@ -196,35 +183,25 @@ def test_stein_identities(process, s, t, steps, weight):
     if process is SWIMMER and weight:
         pytest.skip("its rule is its own")
     n = 40_000
-    start = 0.8 * points(n, 2) + torch.tensor([0.5, 0.0], dtype=torch.float64)
+    start = 0.8 * points(n, 2) + torch.tensor([0.5, 0.0], dtype=F64)
     y_s = ms.simulate(process, start, s, 8, rng(1)) if s else start
     y, target = ms.path_shift_target(
         process, y_s, s, t, steps=steps, generator=rng(2), weight=weight
     )
     tests = TESTS if not isinstance(process, ms.TorusBrownian) else {"sin": TESTS["sin"]}
-    for psi, slope in tests.values():
+    for psi, derivative in tests.values():
         for i in range(2):
             identity = psi(y[:, i : i + 1]) * target
-            identity[:, i] += slope(y[:, i])
+            identity[:, i] += derivative(y[:, i])
             z = identity.mean(0) / identity.std(0) * math.sqrt(n)
             assert (z.abs() < 5).all()
-        cross = psi(y.sum(1, keepdim=True)) * target + slope(y.sum(1, keepdim=True))
+        cross = psi(y.sum(1, keepdim=True)) * target + derivative(y.sum(1, keepdim=True))
         assert (cross.mean(0).abs() < 5 * cross.std(0) / math.sqrt(n)).all()
-
-
-class Ripple:
-    """``f = 3 sin(3 y) - y``: steep both ways."""
-
-    def drift(self, y, t):
-        return 3 * torch.sin(3 * y) - y
-
-    def dispersion(self, t):
-        return torch.tensor(1.0)
 
 
 DRIFTS = {
     "double well": ms.DoubleWell(),
-    "ripple": Ripple(),
+    "ripple": Plain(lambda y, t: 3 * torch.sin(3 * y) - y),  # steep both ways
     "mixture": ms.Langevin(ms.GaussianMixture(torch.tensor([[-1.2], [1.2]]), 0.6), beta=1.0),
 }
 
@@ -256,8 +233,8 @@ def chain_score(process, start_std, t, steps):
     density = np.exp(-0.5 * (x / start_std) ** 2)
     for _ in range(steps):
         before, density = density, kernel @ density
-    slope = -((x[:, None] - mean) / h * kernel) @ before
-    return x, slope / density
+    gradient = -((x[:, None] - mean) / h * kernel) @ before
+    return x, gradient / density
 
 
 @pytest.mark.parametrize("process", DRIFTS.values(), ids=DRIFTS)
@@ -331,13 +308,9 @@ def test_the_linear_weight_has_a_name():
 
 
 def test_bad_requests():
-    class Silent(Own):
-        def dispersion(self, t):
-            return torch.tensor([[0.0], [1.0]])
-
-    y = points(3, 2)
+    silent, y = Plain(OWN.drift, lambda t: torch.tensor([[0.0], [1.0]])), points(3, 2)
     with pytest.raises(ValueError, match="no shift rule"):
-        ms.path_shift_target(Silent(), y, 0.0, 0.1)
+        ms.path_shift_target(silent, y, 0.0, 0.1)
     with pytest.raises(ValueError, match="expected none for ActiveSwimmer"):
         ms.path_shift_target(SWIMMER, y, 0.0, 0.1, weight=lambda r: r)
     with pytest.raises(ValueError, match="at least 2 for ActiveSwimmer"):

@@ -5,16 +5,10 @@ import math
 
 import pytest
 import torch
+from problems import Plain, well
+from statistical import points, rng
 
 import markovscore as ms
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def points(n, d, seed=1):
-    return 0.7 * torch.randn(n, d, generator=rng(seed), dtype=torch.float64)
 
 
 def zero(y, t):
@@ -35,7 +29,7 @@ def test_the_choice_is_the_best_of_all_fifteen_to_its_error(name):
     """The mean loss of the score zero is the mean square that the pilot estimates."""
     process, options = PROCESSES[name]
     objective = ms.PathShiftDSM(process, **SPAN, **options)
-    objective.losses(zero, points(64, process.dim), rng())
+    objective.losses(zero, points(64, process.dim, 1, 0.7), rng())
     choice = objective.choice
     assert len(choice.windows) == 5
     assert choice.weights == ("linear", "quadratic", "adaptive")
@@ -50,12 +44,12 @@ def test_the_choice_is_the_best_of_all_fifteen_to_its_error(name):
                 seen = []
                 losses = known.losses(
                     lambda y, t, seen=seen: seen.append(t) or 0 * y,
-                    points(2000, process.dim),
+                    points(2000, process.dim, 1, 0.7),
                     rng(7),
                 )
                 losses = losses * seen[-1]
             else:
-                losses = known.losses(zero, points(2000, process.dim), rng(7))
+                losses = known.losses(zero, points(2000, process.dim, 1, 0.7), rng(7))
             assert known.choice is None
             again[i, k], error[i, k] = losses.mean(), losses.std() / math.sqrt(len(losses))
     gap = (again - choice.variance).abs() / (error**2 + choice.error**2).sqrt()
@@ -71,21 +65,18 @@ def test_the_choice_is_the_best_of_all_fifteen_to_its_error(name):
         assert again[:, 2].min() > 0.8 * cheap - 2 * allowed
 
 
-class Chain:
+def chain(dim):
     """A stiff ring: with the longest window and the linear weight targets are noisy."""
 
-    dim, horizon = 6, 1.0
+    def drift(y, t):
+        return well(y, t) + 8 * (y.roll(1, 1) + y.roll(-1, 1) - 2 * y)
 
-    def drift(self, y, t):
-        return y - y**3 + 8 * (y.roll(1, 1) + y.roll(-1, 1) - 2 * y)
-
-    def dispersion(self, t):
-        return torch.tensor(1.0)
+    return Plain(drift, dim=dim, horizon=1.0)
 
 
 def test_a_long_window_is_not_always_the_best():
-    objective = ms.PathShiftDSM(Chain(), steps=60, t_min=0.1, weight="linear")
-    objective.losses(zero, points(64, 6), rng())
+    objective = ms.PathShiftDSM(chain(6), steps=60, t_min=0.1, weight="linear")
+    objective.losses(zero, points(64, 6, 1, 0.7), rng())
     choice = objective.choice
     assert choice.weight == "linear"
     assert choice.window < 0.5
@@ -93,7 +84,7 @@ def test_a_long_window_is_not_always_the_best():
 
 
 def test_the_pilot_takes_nothing_and_its_choice_can_be_given():
-    process, x0 = ms.DoubleWell(2), points(64, 2)
+    process, x0 = ms.DoubleWell(2), points(64, 2, 1, 0.7)
     state, own = torch.get_rng_state(), rng(3)
     objective = ms.PathShiftDSM(process, **SPAN)
     losses = objective.losses(zero, x0, own)
@@ -114,7 +105,7 @@ def test_the_choice_is_shown(caplog):
     before = repr(objective)
     assert "window='pilot'" in before
     with caplog.at_level(logging.INFO, logger="markovscore.pilot"):
-        objective.loss(zero, points(32, 1), rng())
+        objective.loss(zero, points(32, 1, 1, 0.7), rng())
     assert str(objective.choice) in caplog.text
     assert f"chosen window={objective.choice.window!r}" in repr(objective)
     assert objective.description() == before
@@ -122,32 +113,28 @@ def test_the_choice_is_shown(caplog):
 
 def test_processes_with_a_rule_and_wide_drifts():
     rule = ms.PathShiftDSM(ms.ActiveSwimmer(), steps=20, t_min=0.5)
-    rule.loss(zero, points(32, 2), rng())
+    rule.loss(zero, points(32, 2, 1, 0.7), rng())
     assert rule.choice.variance.shape == (5, 1)
     one = ms.PathShiftDSM(ms.ActiveSwimmer(), 1.0, steps=20, t_min=0.5)
-    one.loss(zero, points(32, 2), rng())
+    one.loss(zero, points(32, 2, 1, 0.7), rng())
     assert one.choice is None
-
-    class Wide(Chain):
-        dim = 70
-
-    wide = ms.PathShiftDSM(Wide(), steps=20, t_min=0.9, ahead=1)
-    wide.loss(zero, points(8, 70), rng())
+    wide = ms.PathShiftDSM(chain(70), steps=20, t_min=0.9, ahead=1)
+    wide.loss(zero, points(8, 70, 1, 0.7), rng())
     assert wide.choice.weights == ("linear", "quadratic")
 
 
 def test_a_window_whose_paths_diverge_is_left_out():
     """Ten steps of the longest window are too long for the well; shorter ones are not."""
-    x0 = 3 + points(64, 1)
+    x0 = 3 + points(64, 1, 1, 0.7)
     objective = ms.PathShiftDSM(ms.DoubleWell(1), steps=10, t_min=1.9, t_max=2.0)
     with pytest.raises(ValueError, match="diverge"):
         ms.PathShiftDSM(ms.DoubleWell(1, 200.0), steps=10, t_min=199).loss(zero, 30 + x0, rng())
-    objective.loss(zero, points(64, 1), rng())
+    objective.loss(zero, points(64, 1, 1, 0.7), rng())
     assert torch.isfinite(objective.choice.variance).any()
 
 
 def test_a_resumed_run_keeps_the_choice(tmp_path):
-    x = points(300, 2).float()
+    x = points(300, 2, 1, 0.7).float()
 
     def start():
         torch.manual_seed(0)

@@ -5,6 +5,7 @@ import math
 import pytest
 import scipy.stats
 import torch
+from statistical import F64, points, rng
 
 from markovscore import Langevin, local_transition
 from markovscore.core import drift_jacobian, field_jacobian
@@ -19,10 +20,10 @@ from markovscore.diffusions import (
 )
 from markovscore.targets import local_moments
 
-FACTOR = torch.tensor([[1.5, 0.0], [-0.7, 0.4]], dtype=torch.float64)
-MEANS = torch.tensor([[2.0, -1.0], [-1.0, 0.5], [0.0, 3.0]], dtype=torch.float64)
-SCALES = torch.tensor([0.4, 0.9, 0.2], dtype=torch.float64)
-LINE = torch.tensor([2.0, -1.0, 0.3], dtype=torch.float64)
+FACTOR = torch.tensor([[1.5, 0.0], [-0.7, 0.4]], dtype=F64)
+MEANS = torch.tensor([[2.0, -1.0], [-1.0, 0.5], [0.0, 3.0]], dtype=F64)
+SCALES = torch.tensor([0.4, 0.9, 0.2], dtype=F64)
+LINE = torch.tensor([2.0, -1.0, 0.3], dtype=F64)
 SMOOTH = [
     Gaussian(2),
     Gaussian(2, mean=torch.tensor([1.0, -2.0]), scale=torch.tensor([0.5, 3.0])),
@@ -40,20 +41,14 @@ def name(prior):
     return type(prior).__name__
 
 
-def points(n=50, dtype=torch.float64):
-    return 2 * torch.randn(
-        n, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    ).to(dtype)
-
-
 def test_gaussian_against_scipy():
-    x = points()
+    x = points(50, 2, 1, 2.0)
     expected = scipy.stats.multivariate_normal([0.3, 0.3], (FACTOR @ FACTOR.T).numpy()).logpdf(x)
     torch.testing.assert_close(Gaussian(2, 0.3, FACTOR).log_prob(x), torch.from_numpy(expected))
 
 
 def test_mixture_against_scipy():
-    x, weights = points(), [1 / 8, 2 / 8, 5 / 8]
+    x, weights = points(50, 2, 1, 2.0), [1 / 8, 2 / 8, 5 / 8]
     parts = [
         w * scipy.stats.multivariate_normal(mean, float(scale) ** 2).pdf(x)
         for w, mean, scale in zip(weights, MEANS.numpy(), SCALES, strict=True)
@@ -64,10 +59,10 @@ def test_mixture_against_scipy():
 
 
 def test_logistic_against_scipy_and_far_tails():
-    x = points()
+    x = points(50, 2, 1, 2.0)
     expected = torch.from_numpy(scipy.stats.logistic(scale=0.6).logpdf(x)).sum(1)
     torch.testing.assert_close(Logistic(2, 0.6).log_prob(x), expected)
-    far = torch.tensor([[1e4, -1e4]], dtype=torch.float64)
+    far = torch.tensor([[1e4, -1e4]], dtype=F64)
     assert Logistic(2, 0.6).log_prob(far).item() == pytest.approx(-2e4 / 0.6, rel=1e-4)
 
 
@@ -75,15 +70,15 @@ def test_uniform_densities():
     assert UniformTorus(3).log_prob(torch.zeros(4, 3)).tolist() == pytest.approx(
         [-3 * math.log(2 * math.pi)] * 4
     )
-    x = torch.tensor([[0.0, 0.0], [-1.0, 3.0], [0.0, 3.1]], dtype=torch.float64)
+    x = torch.tensor([[0.0, 0.0], [-1.0, 3.0], [0.0, 3.1]], dtype=F64)
     inside = -2 * math.log(4)
     assert UniformBox(2, -1.0, 3.0).log_prob(x).tolist() == [inside, inside, -math.inf]
 
 
 @pytest.mark.parametrize("prior", [*SMOOTH, UniformTorus(2)], ids=name)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_score_is_the_gradient(prior, dtype):
-    x = points(dtype=dtype)
+    x = points(50, 2, 1, 2.0, dtype)
     x.requires_grad_()
     value = prior.log_prob(x)
     gradient = torch.autograd.grad(value.sum() + 0 * x.sum(), x)[0]
@@ -95,7 +90,7 @@ def test_score_is_the_gradient(prior, dtype):
 
 @pytest.mark.parametrize("prior", SMOOTH[:2] + SMOOTH[3:7], ids=name)
 def test_density_integrates_to_one(prior):
-    grid = torch.linspace(-22, 22, 881, dtype=torch.float64)
+    grid = torch.linspace(-22, 22, 881, dtype=F64)
     x = torch.cartesian_prod(grid, grid)
     total = prior.log_prob(x).exp().sum() * (grid[1] - grid[0]) ** 2
     # The trapezoid rule is spectrally accurate for a Gaussian; the tails beyond 22 are below 1e-9.
@@ -106,7 +101,7 @@ def test_density_integrates_to_one(prior):
 def test_samples_satisfy_stein(prior):
     """``E[score(X)] = 0`` and ``E[X score(X)^T] = -I`` for smooth laws; moments for flat ones."""
     n = 100_000
-    x = prior.sample(n, torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = prior.sample(n, rng(), dtype=F64)
     if prior in FLAT:
         low, high = (-math.pi, math.pi) if isinstance(prior, UniformTorus) else (-1.0, 3.0)
         assert low <= x.min() < x.max() <= high
@@ -124,19 +119,17 @@ def test_samples_satisfy_stein(prior):
 def test_samples_of_one_axis_follow_the_law():
     """Kolmogorov-Smirnov: catches what moments miss; p < 1e-9 is 6 sigma."""
     n = 20_000
-    x = Logistic(1, 0.6).sample(n, torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = Logistic(1, 0.6).sample(n, rng(3), dtype=F64)
     assert scipy.stats.kstest(x[:, 0], scipy.stats.logistic(scale=0.6).cdf).pvalue > 1e-9
     prior = GaussianMixture([[0.0], [4.0]], [1.0, 0.5], weights=[3.0, 1.0])
-    x = prior.sample(n, torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = prior.sample(n, rng(3), dtype=F64)
 
     def cdf(v):
         return 0.75 * scipy.stats.norm.cdf(v) + 0.25 * scipy.stats.norm.cdf(v, 4, 0.5)
 
     assert scipy.stats.kstest(x[:, 0], cdf).pvalue > 1e-9
 
-    x = ProductMixture(3, [0.0, 4.0], [1.0, 0.5], [3.0, 1.0]).sample(
-        n, torch.Generator().manual_seed(3), dtype=torch.float64
-    )
+    x = ProductMixture(3, [0.0, 4.0], [1.0, 0.5], [3.0, 1.0]).sample(n, rng(3), dtype=F64)
     for axis in range(3):
         assert scipy.stats.kstest(x[:, axis], cdf).pvalue > 1e-9
     assert bool((torch.corrcoef(x.T) - torch.eye(3)).abs().max() < 6 / math.sqrt(n))
@@ -145,8 +138,8 @@ def test_samples_of_one_axis_follow_the_law():
 @pytest.mark.parametrize("scale", [0.7, [0.4, 0.9, 0.2]], ids=str)
 def test_product_mixture_is_the_mixture_of_all_combinations(scale):
     """Brute force: in one dimension ``M`` components, in two ``M^2``, if the scales are equal."""
-    weights = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
-    x = points()
+    weights = torch.tensor([1.0, 2.0, 5.0], dtype=F64)
+    x = points(50, 2, 1, 2.0)
     one = GaussianMixture(LINE[:, None], scale, weights), x[:, :1]
     pairs = GaussianMixture(
         torch.cartesian_prod(LINE, LINE), 0.7, torch.outer(weights, weights).flatten()
@@ -160,7 +153,7 @@ def test_product_mixture_is_the_mixture_of_all_combinations(scale):
 
 @pytest.mark.parametrize("prior", SMOOTH, ids=name)
 def test_hessian_is_the_jacobian_of_the_score(prior):
-    x, v = points(), points().flip(0)
+    x, v = points(50, 2, 1, 2.0), points(50, 2, 1, 2.0).flip(0)
     exact = field_jacobian(lambda y, t: prior.score(y), x, 0.0)
     hessian = prior.hessian(x)
     torch.testing.assert_close(hessian if hessian.ndim == 3 else torch.diag_embed(hessian), exact)
@@ -180,7 +173,7 @@ def test_product_mixture_in_many_dimensions():
         (0.0, [-1.0, 1.0], 0.02),
     ):
         prior = ProductMixture(3072, means, scale, [1.0] * len(means))
-        x = centre + 2 * torch.randn(40, 3072, generator=torch.Generator().manual_seed(1))
+        x = centre + 2 * torch.randn(40, 3072, generator=rng(1))
         smallest = float(prior.scale.min())
         # Backward stable: off by what a few roundings of x and of the means would do.
         exact, slope = prior.score(x.double()), prior.hessian(x.double()).abs()
@@ -218,7 +211,7 @@ def test_product_mixture_beside_a_component_far_away(means):
 
 def test_langevin_with_a_product_prior_stays_diagonal():
     """``(B, d)`` throughout, and the same as the full matrices of the same law."""
-    y = points()
+    y = points(50, 2, 1, 2.0)
     product = Langevin(ProductMixture(2, LINE, 0.7))
     full = Langevin(GaussianMixture(torch.cartesian_prod(LINE, LINE), 0.7))
     assert drift_jacobian(product, y, 0.4).shape == y.shape
@@ -232,10 +225,10 @@ def test_langevin_with_a_product_prior_stays_diagonal():
 
 @pytest.mark.parametrize("prior", SMOOTH + FLAT, ids=name)
 def test_samples_are_seeded_and_typed(prior):
-    first, again = (prior.sample(5, torch.Generator().manual_seed(7)) for _ in range(2))
+    first, again = (prior.sample(5, rng(7)) for _ in range(2))
     assert torch.equal(first, again)
     assert first.dtype == torch.get_default_dtype()
-    assert not torch.equal(first, prior.sample(5, torch.Generator().manual_seed(8)))
+    assert not torch.equal(first, prior.sample(5, rng(8)))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +259,7 @@ def test_bad_parameters(build, message):
 
 def test_a_first_use_without_gradients_spoils_no_later_one():
     law = GaussianMixture(torch.eye(2), 0.5)
-    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(4, 2, generator=rng())
     with torch.inference_mode():
         law.score(x)
     x.requires_grad_()

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from problems import Plain
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.core import drift_and_vjp, drift_jacobian, field_jacobian, value_and_divergence
 
-MEANS = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [0.5, -1.0]], dtype=torch.float64)
+MEANS = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [0.5, -1.0]], dtype=F64)
 MIXTURE = ms.GaussianMixture(MEANS, torch.tensor([0.8, 0.5, 1.1]), torch.tensor([0.5, 0.2, 0.3]))
 DENSE = ms.Gaussian(2, 0.3, torch.tensor([[1.0, 0.0], [0.6, 0.5]]))
 PRIORS = [
@@ -30,16 +32,6 @@ class Quartic:
         return -(x**3) + 0.4 * x.flip(1)
 
 
-class Own:
-    """A user's process without a base class: drift and dispersion."""
-
-    def drift(self, y, t):
-        return torch.sin(y) - y.flip(1) * y
-
-    def dispersion(self, t):
-        return torch.tensor(0.5)
-
-
 PROCESSES = [
     *(ms.Langevin(prior) for prior in [*PRIORS, Quartic()]),
     ms.DoubleWell(2),
@@ -50,10 +42,6 @@ PROCESSES = [
 
 def name(thing):
     return type(thing).__name__
-
-
-def points(n, d, seed=0):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("prior", PRIORS, ids=name)
@@ -72,7 +60,7 @@ def test_hessians_by_autograd(prior):
 def test_derivatives_by_autograd(process):
     d = process.dim
     y, v = 0.7 * points(9, d), points(9, d, seed=1)
-    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    t = torch.linspace(0.1, 0.9, 9, dtype=F64)
     # The Jacobian of the sum over rows: brute force, and no function of the package.
     sums = torch.autograd.functional.jacobian(lambda y: process.drift(y, t).sum(0), y)
     J = drift_jacobian(process, y, t)
@@ -86,31 +74,26 @@ def test_derivatives_by_autograd(process):
 
 
 def test_a_users_process_by_torch_func():
+    own = Plain(lambda y, t: torch.sin(y) - y.flip(1) * y)
     y, v = points(7, 3), points(7, 3, seed=1)
-    sums = torch.autograd.functional.jacobian(lambda y: Own().drift(y, 0.0).sum(0), y)
-    torch.testing.assert_close(drift_jacobian(Own(), y, 0.0), sums.movedim(1, 0))
-    product = drift_and_vjp(Own(), y, 0.0, v)[1]
+    sums = torch.autograd.functional.jacobian(lambda y: own.drift(y, 0.0).sum(0), y)
+    torch.testing.assert_close(drift_jacobian(own, y, 0.0), sums.movedim(1, 0))
+    product = drift_and_vjp(own, y, 0.0, v)[1]
     torch.testing.assert_close(product, torch.einsum("ibj,bi->bj", sums, v))
 
 
 def test_an_elementwise_jacobian_is_a_diagonal():
-    class Elementwise(Own):
-        elementwise = True
-
-        def drift(self, y, t):
-            return torch.sin(y)
-
-    y = points(5, 4)
-    torch.testing.assert_close(drift_jacobian(Elementwise(), y, 0.0), torch.cos(y))
+    y, sine = points(5, 4), Plain(lambda y, t: torch.sin(y), elementwise=True)
+    torch.testing.assert_close(drift_jacobian(sine, y, 0.0), torch.cos(y))
 
 
 @pytest.mark.parametrize("prior", [MIXTURE, DENSE, ms.Logistic(2, 0.7)], ids=name)
 def test_langevin_leaves_its_prior_invariant(prior):
     n, langevin = 40_000, ms.Langevin(prior)
-    x = prior.sample(n, torch.Generator().manual_seed(0), dtype=torch.float64)
-    y = ms.simulate(langevin, x, 0.6, 60, torch.Generator().manual_seed(1))
+    x = prior.sample(n, rng(), dtype=F64)
+    y = ms.simulate(langevin, x, 0.6, 60, rng(1))
     step = float(langevin.clock.elapsed(torch.tensor(0.6))) / 60
-    fresh = prior.sample(n, torch.Generator().manual_seed(2), dtype=torch.float64)
+    fresh = prior.sample(n, rng(2), dtype=F64)
     for psi in (lambda x: x[:, 0], lambda x: x[:, 1], lambda x: x.square().sum(1), prior.log_prob):
         error = (psi(y).mean() - psi(fresh).mean()).abs()
         noise = math.sqrt(2 * float(psi(fresh).var()) / n)
@@ -122,7 +105,7 @@ def test_langevin_leaves_its_prior_invariant(prior):
 def test_langevin_reads_any_beta():
     y = points(4, 2)
     linear, same = ms.Langevin(MIXTURE), ms.Langevin(MIXTURE, beta=lambda t: 0.1 + 9.9 * t)
-    t = torch.tensor([0.0, 0.2, 0.7, 1.0], dtype=torch.float64)
+    t = torch.tensor([0.0, 0.2, 0.7, 1.0], dtype=F64)
     torch.testing.assert_close(linear.drift(y, t), same.drift(y, t))
     torch.testing.assert_close(linear.dispersion(t), same.dispersion(t))
     torch.testing.assert_close(linear.std(t), same.std(t))
@@ -137,9 +120,9 @@ TRAP = ms.TrappedParticles(4)
 
 def trap_as_linear():
     """The same deviations from the mean path, with no class of this file."""
-    couple = torch.eye(4, dtype=torch.float64) + 0.25
-    F = -0.5 * torch.kron(couple, torch.eye(2, dtype=torch.float64))
-    return ms.LinearSDE(F, math.sqrt(2 * 0.25) * torch.eye(8, dtype=torch.float64))
+    couple = torch.eye(4, dtype=F64) + 0.25
+    F = -0.5 * torch.kron(couple, torch.eye(2, dtype=F64))
+    return ms.LinearSDE(F, math.sqrt(2 * 0.25) * torch.eye(8, dtype=F64))
 
 
 @pytest.mark.parametrize("t", [1e-5, 0.4, 3.0])
@@ -154,7 +137,7 @@ def test_trapped_transition_is_that_of_the_linear_sde(t):
 
 
 def test_trapped_mean_follows_its_equation():
-    x0, times, h = points(3, 8), torch.tensor([0.3, 1.7, 4.0], dtype=torch.float64), 1e-5
+    x0, times, h = points(3, 8), torch.tensor([0.3, 1.7, 4.0], dtype=F64), 1e-5
     mean = [TRAP._moments(x0, times + shift)[0] for shift in (-h, 0.0, h)]
     slope = (mean[2] - mean[0]) / (2 * h)
     torch.testing.assert_close(slope, TRAP.drift(mean[1], times), rtol=0, atol=1e-8)
@@ -166,11 +149,11 @@ def test_trapped_mean_follows_its_equation():
 
 def test_trapped_law_against_simulation():
     n, t = 20_000, 0.8
-    x0 = TRAP.initial.sample(n, torch.Generator().manual_seed(0), dtype=torch.float64)
+    x0 = TRAP.initial.sample(n, rng(), dtype=F64)
     law = TRAP.law(t)
     covariance = law.scale @ law.scale.T
-    exact = TRAP.sample_transition(x0, t, torch.Generator().manual_seed(1))
-    euler = ms.simulate(TRAP, x0, t, 400, torch.Generator().manual_seed(2))
+    exact = TRAP.sample_transition(x0, t, rng(1))
+    euler = ms.simulate(TRAP, x0, t, 400, rng(2))
     for y, bias in ((exact, 0.0), (euler, t / 400)):
         z = y - law.mean
         # Relative to the standard deviation: the Euler step adds at most its length.
@@ -185,8 +168,8 @@ def test_trapped_dimension_and_law_at_100():
     trap = ms.TrappedParticles()
     assert trap.dim == 100
     assert trap.prior.score(points(2, 100)).shape == (2, 100)
-    at = trap.trap(torch.tensor([0.0, 0.5], dtype=torch.float64))
-    expected = torch.tensor([[2.0, 0.0], [0.0, 2.0]], dtype=torch.float64)
+    at = trap.trap(torch.tensor([0.0, 0.5], dtype=F64))
+    expected = torch.tensor([[2.0, 0.0], [0.0, 2.0]], dtype=F64)
     torch.testing.assert_close(at, expected)
 
 
@@ -213,7 +196,7 @@ def test_a_number_and_a_tensor_are_the_same_time_also_where_beta_is_overridden()
         def beta(self, t):
             return super().beta(t) + 1
 
-    y = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(3, 2, generator=rng())
     for process in (ms.Langevin(ms.Gaussian(2)), Faster(ms.Gaussian(2))):
         for method in (process.drift, process.drift_jacobian):
             assert torch.allclose(method(y, 0.3), method(y, torch.tensor(0.3)))

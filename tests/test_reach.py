@@ -7,21 +7,17 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from statistical import F64, rng
 
 import markovscore as ms
 from markovscore.core import value_and_divergence
 
-F64 = torch.float64
 TIMES = torch.cat([torch.zeros(1), torch.logspace(-3, 0.7, 80)])
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def points(dim, n=500):
     """Skewed and correlated."""
-    z = torch.randn(n, dim, generator=generator(), dtype=F64)
+    z = points(n, dim)
     z[:, -1] = 0.4 * z[:, -1] + 0.6 * z[:, 0].square()
     mix = torch.eye(dim, dtype=F64) + 0.4 * torch.ones(dim, dim, dtype=F64).tril(-1)
     return 0.6 * z @ mix + 0.3
@@ -34,16 +30,16 @@ def fit(dim, count=None, **settings):
 
 def everywhere(dim, n=40, seed=1):
     """From well inside to far outside."""
-    z = torch.randn(n, dim, generator=generator(seed), dtype=F64)
+    z = points(n, dim, seed)
     return z * torch.logspace(-0.5, 1.5, n, dtype=F64)[:, None]
 
 
 def test_one_bad_draw_does_not_stop_a_batch():
     """The issue's snippet: a draw beyond 3.5 left the numbers, and the error spoke of an ``x``."""
     process = ms.OrnsteinUhlenbeck(1)
-    x = ms.mixture_1d(process).sample(20_000, generator=generator()).double()
+    x = ms.mixture_1d(process).sample(20_000, generator=rng()).double()
     score = ms.fit_spectral(x, process, 8)
-    start = torch.randn(3000, 1, generator=generator(1), dtype=F64)
+    start = points(3000, 1, 1)
     start[:4, 0] = torch.tensor([-9.0, -4.0, 4.0, 100.0])
     for draw in (ms.sample_ode, ms.sample_sde):
         found = draw(score, process, 3000, x_T=start, steps=150)[4:]
@@ -105,7 +101,7 @@ def test_inside_nothing_changes_and_across_the_edge_it_is_continuous(dim):
 def test_divergence_is_the_trace_of_the_field_outside_too(dim, settings):
     """Times also one for each row; the fading region is within a deviation of the edge."""
     score = fit(dim, **settings)
-    edge = (torch.rand(60, dim, generator=generator(2), dtype=F64) * 2 - 1) * 6
+    edge = (torch.rand(60, dim, generator=rng(2), dtype=F64) * 2 - 1) * 6
     for t in (0.0, 0.1, torch.linspace(0.01, 2, 60, dtype=F64)):
         found, divergence = score.score_and_divergence(edge, t)
         field, trace = value_and_divergence(score, edge, t)
@@ -174,7 +170,7 @@ def test_a_state_without_a_number_is_named_as_a_state(call):
     calls = {
         "ode": lambda: ms.sample_ode(score, process, 2, x_T=start),
         "adaptive": lambda: ms.sample_ode(score, process, 2, x_T=start, method="adaptive"),
-        "sde": lambda: ms.sample_sde(score, process, 2, x_T=start, generator=generator()),
+        "sde": lambda: ms.sample_sde(score, process, 2, x_T=start, generator=rng()),
         "likelihood": lambda: ms.log_likelihood(score, process, start),
     }
     with pytest.raises(

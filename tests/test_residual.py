@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+from statistical import F64, points, rng
 from torch import nn
 
 from markovscore import (
@@ -22,17 +23,12 @@ from markovscore import (
     train,
 )
 
-F64 = torch.float64
 OU = OrnsteinUhlenbeck(2)
 FITTED_TIMES = torch.logspace(-2, 0.6, 20, dtype=F64)
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def data(n=500, seed=1, dtype=torch.float32):
-    z = torch.randn(n, 2, generator=generator(seed), dtype=F64)
+    z = points(n, 2, seed)
     return (z @ torch.tensor([[0.6, 0.3], [0.0, 0.4]], dtype=F64) + 0.5).to(dtype)
 
 
@@ -88,9 +84,7 @@ def test_likelihood_by_probes_has_the_exact_mean():
     score, x, n = ResidualScore(spectral(), network(F64)), data(1, dtype=F64), 1000
     draw = {"times": torch.logspace(-1, 0.5, 20, dtype=F64)}
     exact = log_likelihood(score, OU, x, **draw)
-    found = log_likelihood(
-        score, OU, x.expand(n, 2), trace="hutchinson", generator=generator(), **draw
-    )
+    found = log_likelihood(score, OU, x.expand(n, 2), trace="hutchinson", generator=rng(), **draw)
     error = found.std() / n**0.5
     assert float(error) > 0
     assert (found.mean() - exact).abs() < 6 * error
@@ -100,8 +94,8 @@ def test_image_network_as_residual():
     """Rows of 64 pixels; the network's derivative is taken in blocks that it may choose."""
     process = OrnsteinUhlenbeck(16)
     score = ResidualScore(lambda x, t: -x, ScoreUNet((1, 4, 4), channels=8, std=process.std))
-    x = torch.randn(3, 16, generator=generator())
-    value = log_likelihood(score, process, x, steps=3, trace="hutchinson", generator=generator(1))
+    x = torch.randn(3, 16, generator=rng())
+    value = log_likelihood(score, process, x, steps=3, trace="hutchinson", generator=rng(1))
     exact = log_likelihood(score, process, x, steps=3)
     assert value.shape == (3,)
     torch.testing.assert_close(value, exact, rtol=0, atol=1.0)
@@ -119,8 +113,8 @@ def test_evidence_of_a_base_that_is_only_a_function():
         return -y
 
     settings = {"samples": 3, "steps": 20}
-    found = elbo(ResidualScore(base, net), OU, x, generator=generator(), **settings)
-    torch.testing.assert_close(found, elbo(base, OU, x, generator=generator(), **settings))
+    found = elbo(ResidualScore(base, net), OU, x, generator=rng(), **settings)
+    torch.testing.assert_close(found, elbo(base, OU, x, generator=rng(), **settings))
 
 
 def test_base_is_nobody_s_parameter():
@@ -149,7 +143,7 @@ def test_training_starts_at_the_base_and_shares_it_with_the_average():
     objective = DenoisingSM(OU, t_min=0.05, t_max=2.0)
     base, points = spectral(), data()
     score = ResidualScore(base, ScoreMLP(2, width=32, std=OU.std))
-    losses = [objective.losses(s, points, generator(2)).detach().mean() for s in (score, base)]
+    losses = [objective.losses(s, points, rng(2)).detach().mean() for s in (score, base)]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=0.05)
     before = base.coefficients.clone()
     run = train(score, objective, points, 5, batch_size=32, progress=False)
@@ -167,7 +161,7 @@ def test_gradient_reaches_x_through_the_base():
         seen.append((x, t))
         return score(x, t)
 
-    found = objective.losses(recorded, data(64), generator(5))
+    found = objective.losses(recorded, data(64), rng(5))
     y, t = (value.detach() for value in seen[0])
     s, divergence = score.score_and_divergence(y, t)  # of the base in closed form; G G^T = 2 I
     torch.testing.assert_close(found, 2 * s.square().sum(1) + 4 * divergence, rtol=1e-4, atol=1e-3)
@@ -201,7 +195,7 @@ def test_samplers_stay_in_the_range_of_the_base_with_a_grid_of_their_own():
     torch.testing.assert_close(score.time_range, FITTED_TIMES[[0, -1]])
     seen = []
     score.network.register_forward_hook(lambda net, args, out: seen.append(float(args[1])))
-    sample_ode(score, OU, 2, generator=generator())
+    sample_ode(score, OU, 2, generator=rng())
     assert len(set(seen)) == 201
     assert min(seen) == pytest.approx(float(FITTED_TIMES[0]), rel=1e-6)  # in float32, as x
     assert max(seen) == pytest.approx(float(FITTED_TIMES[-1]), rel=1e-6)
@@ -209,7 +203,7 @@ def test_samplers_stay_in_the_range_of_the_base_with_a_grid_of_their_own():
         sample_ode(score, OU, 2, times=[0.001, 1.0])
     from_zero = fit_spectral(data(), OU, 6, torch.cat([FITTED_TIMES.new_zeros(1), FITTED_TIMES]))
     score, seen = ResidualScore(from_zero, score.network), []
-    sample_ode(score, OU, 2, generator=generator())
+    sample_ode(score, OU, 2, generator=rng())
     assert min(seen) == pytest.approx(
         1e-3, rel=1e-6
     )  # at 0 a network that divides by the noise has no value

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from problems import Plain, linear_moments
+from statistical import F64, points, rng, slope
 from torch import Tensor
 
 from markovscore.core import (
     Diagonal,
     block_rows,
-    linear_transition,
     trace_rows,
     value_and_divergence,
 )
@@ -24,7 +25,6 @@ from markovscore.diffusions import (
 )
 from markovscore.sampling import log_likelihood, sample_ode, sample_sde
 
-F64 = torch.float64
 MEANS = torch.tensor([[1.5, 0.0], [-1.0, 0.8], [-0.3, -1.2]], dtype=F64)
 SCALES = torch.tensor([0.5, 0.35, 0.6], dtype=F64)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
@@ -86,41 +86,36 @@ def exact_end(t: float):
     return diffusion
 
 
-def points(n=64, dtype=F64):
-    g = torch.Generator().manual_seed(0)
-    return 1.2 * torch.randn(n, 2, generator=g, dtype=F64).to(dtype)
-
-
-def order(errors, steps):
-    """Slope of log error against log step."""
-    x, y = -torch.tensor(steps, dtype=F64).log(), torch.tensor(errors, dtype=F64).log()
-    x, y = x - x.mean(), y - y.mean()
-    return float((x * y).sum() / x.square().sum())
-
+cloud = functools.partial(points, scale=1.2)
 
 # Likelihood
 
 
 @pytest.mark.parametrize("start", [0.0, 0.05])
 def test_log_likelihood_converges_at_order_two(start):
-    x, exact, errors, counts = points(32), mixture_log_prob(points(32), start), [], [20, 40, 80]
+    x, exact, errors, counts = (
+        cloud(32),
+        mixture_log_prob(cloud(32), start),
+        [],
+        [20, 40, 80],
+    )
     for steps in counts:
         times = torch.linspace(start**0.5, T**0.5, steps + 1, dtype=F64) ** 2
         value = log_likelihood(mixture_score, exact_end(T), x, times=times)
         errors.append(float((value - exact).abs().mean()))
-    assert order(errors, counts) == pytest.approx(2, abs=0.15)
+    assert slope(counts, errors) == pytest.approx(-2, abs=0.15)
     assert errors[-1] < 1e-2
 
 
 def test_default_grid_and_prior_are_close_to_the_exact_density():
     """200 log-spaced steps from 1e-3 to the horizon 5; the prior's error is ``e^{-2T} = 5e-5``."""
-    value = log_likelihood(mixture_score, OrnsteinUhlenbeck(2), points())
-    assert (value - mixture_log_prob(points(), 1e-3)).abs().mean() < 5e-3
-    assert (value - mixture_log_prob(points(), 0.05)).abs().mean() > 5e-2  # t_0 matters
+    value = log_likelihood(mixture_score, OrnsteinUhlenbeck(2), cloud(64))
+    assert (value - mixture_log_prob(cloud(64), 1e-3)).abs().mean() < 5e-3
+    assert (value - mixture_log_prob(cloud(64), 0.05)).abs().mean() > 5e-2  # t_0 matters
 
 
 def test_adaptive_likelihood_meets_its_tolerance():
-    x, times = points(), [0.0, T]
+    x, times = cloud(64), [0.0, T]
     exact = mixture_log_prob(x, 0.0)
     for rtol, bound in ((1e-4, 1e-3), (1e-9, 1e-8)):
         value = log_likelihood(
@@ -131,14 +126,14 @@ def test_adaptive_likelihood_meets_its_tolerance():
 
 @pytest.mark.parametrize("both", [False, True], ids=["divergence", "score_and_divergence"])
 def test_closed_form_divergence_replaces_the_trace(both):
-    x, score = points(), WithDivergence(both)
+    x, score = cloud(64), WithDivergence(both)
     value = log_likelihood(score, exact_end(T), x, steps=50)
     torch.testing.assert_close(value, log_likelihood(mixture_score, exact_end(T), x, steps=50))
     assert score.calls == 100  # two evaluations a step, none wasted
 
 
 def test_float32_follows_float64():
-    x = points()
+    x = cloud(64)
     value = log_likelihood(mixture_score, OrnsteinUhlenbeck(2), x.float(), steps=100)
     assert value.dtype == torch.float32
     expected = log_likelihood(mixture_score, OrnsteinUhlenbeck(2), x.float().double(), steps=100)
@@ -172,7 +167,7 @@ def test_density_on_a_bounded_space(diffusion, end):
 
 
 def test_no_gradient_is_kept():
-    x = points(4).requires_grad_()
+    x = cloud(4).requires_grad_()
     assert not log_likelihood(mixture_score, OrnsteinUhlenbeck(2), x, steps=3).requires_grad
     net = torch.nn.Linear(2, 2)
     value = log_likelihood(lambda x, t: net(x), OrnsteinUhlenbeck(2), x.detach().float(), steps=3)
@@ -182,31 +177,18 @@ def test_no_gradient_is_kept():
 # Matrix, per-row and user-defined dispersions
 
 F = torch.tensor([[-1.0, 0.5], [-0.5, -0.2]], dtype=F64)
-G = torch.tensor([[0.3], [1.1]], dtype=F64)
+G, NORMAL = torch.tensor([[0.3], [1.1]], dtype=F64), Gaussian(2)
 
 
-class UserProcess:
-    """Drift and dispersion only: no base class, no divergence, no projection."""
-
-    dim, horizon = 2, 4.0
-
-    def __init__(self, dispersion=None):
-        self.prior = Gaussian(2)
-        self._dispersion = G if dispersion is None else dispersion
-
-    def drift(self, y, t):
-        return y @ F.to(y).T
-
-    def dispersion(self, t):
-        return self._dispersion
+def linear(dispersion=G):
+    """A user's process: drift and dispersion only, no divergence, no projection."""
+    return Plain(lambda y, t: y @ F.to(y).T, lambda t: dispersion, dim=2, horizon=4.0, prior=NORMAL)
 
 
 def gaussian_law(diffusion, t):
-    """Exact Gaussian law of a linear process started from N((0.5, -1), 0.3^2 I)."""
-    Q = diffusion.dispersion(0.0) @ diffusion.dispersion(0.0).T
-    phi, noise = linear_transition(F, Q, torch.tensor([t], dtype=F64))
-    covariance = 0.09 * phi[0] @ phi[0].T + noise[0]
-    mean = phi[0] @ torch.tensor([0.5, -1.0], dtype=F64)
+    """Exact law of a linear process started from N((0.5, -1), 0.3^2 I)."""
+    G = diffusion.dispersion(0.0)
+    mean, covariance = linear_moments(F, G, [0.5, -1.0], 0.09, t)
     return Gaussian(2, mean, torch.linalg.cholesky(covariance))
 
 
@@ -218,9 +200,9 @@ def gaussian_score(diffusion):
 @pytest.mark.parametrize("dispersion", [G, torch.eye(2, dtype=F64)], ids=["singular", "identity"])
 def test_user_process_with_matrix_dispersion(dispersion):
     """``f - 1/2 G G^T s`` with a matrix: exact Gaussian oracle, order-two error."""
-    diffusion = UserProcess(dispersion)
+    diffusion = linear(dispersion)
     diffusion.prior = gaussian_law(diffusion, 2.0)
-    x = points(32)
+    x = cloud(32)
     exact = gaussian_law(diffusion, 0.0).log_prob(x)
     errors = []
     for steps in (100, 200):
@@ -233,14 +215,14 @@ def test_user_process_with_matrix_dispersion(dispersion):
 
 def test_scalar_and_matrix_dispersion_agree():
     """A number, a 0-dim tensor, a diagonal, and a multiple of the identity are the same process."""
-    x, values = points(16), []
+    x, values = cloud(16), []
     for g in (0.9, torch.tensor(0.9), Diagonal([0.9, 0.9]), 0.9 * torch.eye(2)):
-        value = log_likelihood(mixture_score, UserProcess(g), x, steps=20)
+        value = log_likelihood(mixture_score, linear(g), x, steps=20)
         values.append(value)
-        sample = sample_ode(mixture_score, UserProcess(g), 16, steps=20, x_T=x)
+        sample = sample_ode(mixture_score, linear(g), 16, steps=20, x_T=x)
         torch.testing.assert_close(
             sample,
-            sample_ode(mixture_score, UserProcess(0.9), 16, steps=20, x_T=x),
+            sample_ode(mixture_score, linear(0.9), 16, steps=20, x_T=x),
             rtol=1e-6,
             atol=1e-6,
         )
@@ -266,7 +248,7 @@ def check_moments(x: Tensor, means=MEANS, scales=SCALES, slack=0.0):
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 @pytest.mark.parametrize("method", ["heun", "adaptive"])
 def test_ode_samples_have_the_data_moments(method, dtype):
-    diffusion, g = exact_end(T), torch.Generator().manual_seed(1)
+    diffusion, g = exact_end(T), rng(1)
     x_T = diffusion.prior.sample(20_000, g, dtype=dtype)
     times = torch.linspace(0, T**0.5, 61, dtype=F64) ** 2
     x = sample_ode(mixture_score, diffusion, 20_000, times=times, method=method, x_T=x_T)
@@ -275,16 +257,16 @@ def test_ode_samples_have_the_data_moments(method, dtype):
 
 
 def test_sde_samples_have_the_data_moments():
-    g = torch.Generator().manual_seed(2)
+    g = rng(2)
     x = sample_sde(mixture_score, exact_end(T), 10_000, steps=400, generator=g)
     check_moments(x, slack=0.005)  # bias of t_0 = 1e-3 and of 400 steps, below 0.003 at n = 1e5
 
 
 def test_sde_with_singular_dispersion_recovers_the_gaussian():
-    diffusion = UserProcess(G)
+    diffusion = linear()
     diffusion.prior = gaussian_law(diffusion, 2.0)
     times = torch.linspace(0, 2**0.5, 401, dtype=F64) ** 2
-    g = torch.Generator().manual_seed(3)
+    g = rng(3)
     score = gaussian_score(diffusion)
     n = 10_000
     x_T = diffusion.prior.sample(n, g, dtype=F64)
@@ -298,7 +280,7 @@ def test_sde_with_singular_dispersion_recovers_the_gaussian():
 
 def test_ode_inverts_the_likelihood_flow():
     """Down from x_T and back up: the likelihood's end point is x_T."""
-    diffusion, x_T, seen = exact_end(T), points(16), []
+    diffusion, x_T, seen = exact_end(T), cloud(16), []
     times = torch.linspace(0, T**0.5, 201, dtype=F64) ** 2
     x = sample_ode(mixture_score, diffusion, 16, times=times, x_T=x_T)
     diffusion.prior = SimpleNamespace(log_prob=lambda x: seen.append(x) or x[:, 0])
@@ -313,10 +295,7 @@ def test_samples_are_seeded_and_stay_in_the_state_space():
         return 5 * torch.ones_like(x)
 
     for sampler in (sample_ode, sample_sde):
-        first, again = (
-            sampler(score, torus, 50, steps=10, generator=torch.Generator().manual_seed(4))
-            for _ in range(2)
-        )
+        first, again = (sampler(score, torus, 50, steps=10, generator=rng(4)) for _ in range(2))
         assert torch.equal(first, again)
         assert bool(torus.contains(first).all())
         assert first.dtype == torch.get_default_dtype()
@@ -370,7 +349,7 @@ def test_hutchinson_has_the_exact_mean_and_the_variance_of_one_fixed_probe(probe
     x, n = torch.tensor([0.7, -0.4, 1.1], dtype=F64), 4000
     found = log_likelihood(
         score, diffusion, repeated(x, n), times=times, trace="hutchinson", probes=probes,
-        generator=torch.Generator().manual_seed(3),
+        generator=rng(3),
     )  # fmt: skip
     law = Gaussian(3, 0.0, torch.linalg.cholesky(C0))
     exact = log_likelihood(score, diffusion, x[None], times=times)
@@ -386,11 +365,10 @@ def test_hutchinson_has_the_exact_mean_and_the_variance_of_one_fixed_probe(probe
 
 
 def test_hutchinson_is_seeded_and_leaves_closed_forms_exact():
-    x = points(8)
+    x = cloud(8)
     draw = {"steps": 20, "trace": "hutchinson"}
     one, again, other = (
-        log_likelihood(mixture_score, OU, x, generator=torch.Generator().manual_seed(k), **draw)
-        for k in (1, 1, 2)
+        log_likelihood(mixture_score, OU, x, generator=rng(k), **draw) for k in (1, 1, 2)
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
@@ -410,7 +388,7 @@ def test_hutchinson_takes_the_score_s_own_probe():
             assert bool((probe.abs() == 1).all()) and probe.shape == x.shape
             return mixture_score(x, t), 7 + probe[:, 0] * probe[:, 1]
 
-    x, n, times = points(1).expand(4000, 2), 4000, [0.5, 0.6]
+    x, n, times = cloud(1).expand(4000, 2), 4000, [0.5, 0.6]
     found = log_likelihood(Probed(), OU, x, times=times, trace="hutchinson", probes=2)
 
     def constant(x, t):
@@ -427,7 +405,7 @@ def test_hutchinson_takes_the_score_s_own_probe():
 @pytest.mark.parametrize("drift_divergence", [False, True])
 def test_hutchinson_with_a_matrix_dispersion(drift_divergence):
     """The probe sees ``G G^T Ds`` and, where there is no closed form, the drift."""
-    diffusion = UserProcess(G)
+    diffusion = linear()
     diffusion.prior = gaussian_law(diffusion, 2.0)
     if drift_divergence:
         diffusion.drift_divergence = lambda y, t: torch.full_like(y[:, 0], float(F.trace()))
@@ -436,7 +414,7 @@ def test_hutchinson_with_a_matrix_dispersion(drift_divergence):
     score = gaussian_score(diffusion)
     found = log_likelihood(
         score, diffusion, x.expand(n, 2), trace="hutchinson",
-        generator=torch.Generator().manual_seed(0), **draw,
+        generator=rng(), **draw,
     )  # fmt: skip
     exact = log_likelihood(score, diffusion, x, **draw)
     error = found.std() / math.sqrt(n)
@@ -446,13 +424,13 @@ def test_hutchinson_with_a_matrix_dispersion(drift_divergence):
 
 def test_hutchinson_through_a_drift_without_divergence():
     """Drift ``A y`` over a time ``h``: ``h v^T A v = h (tr A + v_0 v_1 (A_01 + A_10))``."""
-    diffusion, h, n = UserProcess(0.9), 0.5, 4000
+    diffusion, h, n = linear(0.9), 0.5, 4000
     A = torch.tensor([[-1.0, 0.8], [0.3, -0.2]], dtype=F64)
     diffusion.drift = lambda y, t: y @ A.T
-    x = points(1).expand(n, 2)
+    x = cloud(1).expand(n, 2)
     found = log_likelihood(
         lambda x, t: -x, diffusion, x, times=[0.5, 0.5 + h], trace="hutchinson",
-        generator=torch.Generator().manual_seed(0),
+        generator=rng(),
     )  # fmt: skip
     exact = log_likelihood(lambda x, t: -x, diffusion, x[:1], times=[0.5, 0.5 + h])
     torch.testing.assert_close((found - exact).abs(), torch.full((n,), h * 1.1, dtype=F64))
@@ -473,11 +451,11 @@ class Watched:
 
 
 def test_blocks_of_rows_bound_what_the_score_sees_and_change_nothing(monkeypatch):
-    x = points(50)
+    x = cloud(50)
 
     def results():
         score = Watched()
-        g = torch.Generator().manual_seed(1)
+        g = rng(1)
         yield sample_ode(score, OU, 50, steps=4, x_T=x), score.rows
         yield sample_sde(score, OU, 50, steps=4, x_T=x, generator=g), score.rows
         score = Watched()
@@ -515,7 +493,7 @@ def test_out_of_memory_names_the_knob(error):
     with pytest.raises(torch.OutOfMemoryError, match="smaller n"):
         sample_sde(score, OU, 3)
     with pytest.raises(torch.OutOfMemoryError, match="fewer rows of x a call, or fewer probes"):
-        log_likelihood(score, OU, points(3))
+        log_likelihood(score, OU, cloud(3))
 
 
 def test_out_of_memory_on_the_cpu_is_told_from_other_errors():
@@ -595,8 +573,8 @@ FITTED = Fitted()
         (lambda: log_likelihood(mixture_score, TorusBrownian(2), torch.tensor([[0.0, 4.0]])),
          "state space of TorusBrownian, found row 0"),
         (lambda: sample_ode(lambda x, t: x[:, 0], OU, 2), "score: expected shape"),
-        (lambda: log_likelihood(mixture_score, OU, points(2), trace="no"), "trace: expected 'ex"),
-        (lambda: log_likelihood(mixture_score, OU, points(2), probes=0), "probes: expected an int"),
+        (lambda: log_likelihood(mixture_score, OU, cloud(2), trace="no"), "trace: expected 'ex"),
+        (lambda: log_likelihood(mixture_score, OU, cloud(2), probes=0), "probes: expected an int"),
         (lambda: sample_sde(lambda x, t: x[:, :1], OU, 2), "score: expected shape"),
     ],
 )  # fmt: skip

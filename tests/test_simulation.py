@@ -4,36 +4,18 @@ import math
 
 import pytest
 import torch
+from problems import CORNERS, DENSE, Plain, well
+from statistical import F64, points, rng, slope
 
 import markovscore as ms
 
-F = [[-1.0, 0.6], [-0.8, -0.3]]
-LINEAR = ms.LinearSDE(F, [[1.0, 0.2], [0.0, 0.7]])
-MIXTURE = ms.GaussianMixture(torch.tensor([[2.0, 2.0], [-2.0, 1.0]]), 0.8)
-LANGEVIN = ms.Langevin(MIXTURE)
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def points(n, d, seed=0):
-    return torch.randn(n, d, generator=rng(seed), dtype=torch.float64)
-
-
-class Own:
-    """Drift and dispersion, nothing else; both depend on time."""
-
-    def drift(self, y, t):
-        t = torch.as_tensor(t, dtype=y.dtype).reshape(-1, 1)
-        return -y * (1 + t)
-
-    def dispersion(self, t):
-        return 0.5 + torch.as_tensor(t)
+LANGEVIN = ms.Langevin(CORNERS)
+# Drift and dispersion, nothing else; both depend on time.
+OWN = Plain(lambda y, t: -y * (1 + t), lambda t: 0.5 + t)
 
 
 @pytest.mark.parametrize(
-    "diffusion", [LINEAR, LANGEVIN, ms.ActiveSwimmer()], ids=lambda d: str(d.dim)
+    "diffusion", [DENSE, LANGEVIN, ms.ActiveSwimmer()], ids=lambda d: str(d.dim)
 )
 def test_a_naive_loop(diffusion):
     x0, steps, end = points(5, 2), 7, 0.9
@@ -44,13 +26,13 @@ def test_a_naive_loop(diffusion):
         t, h = 0.5 * (t0 + t1), t1 - t0
         if diffusion is LANGEVIN:  # the middle in the clock, not in time
             clock = diffusion.clock
-            tau = clock.elapsed(torch.tensor([t0, t1], dtype=torch.float64)).mean()
+            tau = clock.elapsed(torch.tensor([t0, t1], dtype=F64)).mean()
             t = float(clock.inverse(tau))
-            length = float(clock.elapsed(torch.tensor(end, dtype=torch.float64))) / steps
+            length = float(clock.elapsed(torch.tensor(end, dtype=F64))) / steps
             h = length / (0.1 + 9.9 * t)
         G = diffusion.dispersion(t)
-        G = G if G.ndim == 2 else G * torch.eye(2, dtype=torch.float64)
-        z = torch.randn(5, G.shape[1], generator=g, dtype=torch.float64)
+        G = G if G.ndim == 2 else G * torch.eye(2, dtype=F64)
+        z = torch.randn(5, G.shape[1], generator=g, dtype=F64)
         y = y + h * diffusion.drift(y, t) + math.sqrt(h) * z @ G.T
         torch.testing.assert_close(path.states[i + 1], y)
     assert path.states.shape == (8, 5, 2)
@@ -61,18 +43,18 @@ def test_a_naive_loop(diffusion):
 def test_clock_steps_do_not_depend_on_beta():
     """In the clock a Langevin process is one process: same noise, same points."""
     x0 = points(50, 2)
-    clock = LANGEVIN.clock.elapsed(torch.tensor(0.7, dtype=torch.float64))
+    clock = LANGEVIN.clock.elapsed(torch.tensor(0.7, dtype=F64))
     expected = ms.simulate(LANGEVIN, x0, 0.7, 12, rng())
     for beta in (1.0, lambda t: 0.5 / t.sqrt()):
-        other = ms.Langevin(MIXTURE, beta=beta, horizon=20.0)
+        other = ms.Langevin(CORNERS, beta=beta, horizon=20.0)
         end = float(other.clock.inverse(clock))
         torch.testing.assert_close(ms.simulate(other, x0, end, 12, rng()), expected)
 
 
 def test_every_row_has_its_own_window():
     x0 = points(6, 2)
-    s = torch.tensor([0.0, 0.1, 0.3, 0.2, 0.4, 0.5], dtype=torch.float64)
-    t = torch.tensor([0.0, 0.2, 0.9, 1.0, 0.4, 0.8], dtype=torch.float64)
+    s = torch.tensor([0.0, 0.1, 0.3, 0.2, 0.4, 0.5], dtype=F64)
+    t = torch.tensor([0.0, 0.2, 0.9, 1.0, 0.4, 0.8], dtype=F64)
     together = ms.simulate(LANGEVIN, x0, t, 9, rng(), s=s, keep=True)
     assert together.states[-1, 0].equal(x0[0])  # empty windows move nothing
     assert together.states[-1, 4].equal(x0[4])
@@ -85,47 +67,36 @@ def test_every_row_has_its_own_window():
 
 def test_weak_order_one_on_exact_moments():
     """The scheme's mean and covariance of a linear SDE obey recursions: no noise in this test."""
-    x0, t = torch.tensor([[1.5, -1.0]], dtype=torch.float64), 1.0
+    x0, t = torch.tensor([[1.5, -1.0]], dtype=F64), 1.0
     steps = torch.tensor([10, 20, 40, 80, 160])
     errors = []
     for n in steps.tolist():
-        path = ms.simulate(LINEAR, x0.expand(60_000, -1), t, n, rng(3))
-        A = torch.eye(2, dtype=torch.float64) + (t / n) * LINEAR.F
-        mean, P = x0.T, torch.zeros(2, 2, dtype=torch.float64)
+        path = ms.simulate(DENSE, x0.expand(60_000, -1), t, n, rng(3))
+        A = torch.eye(2, dtype=F64) + (t / n) * DENSE.F
+        mean, P = x0.T, torch.zeros(2, 2, dtype=F64)
         for _ in range(n):
-            mean, P = A @ mean, A @ P @ A.T + (t / n) * LINEAR.G @ LINEAR.G.T
+            mean, P = A @ mean, A @ P @ A.T + (t / n) * DENSE.G @ DENSE.G.T
         noise = path.std(0) / math.sqrt(60_000)
         assert ((path.mean(0) - mean[:, 0]).abs() < 6 * noise).all()  # simulate is that recursion
-        exact_mean, factor = LINEAR._moments(x0, t)
+        exact_mean, factor = DENSE._moments(x0, t)
         errors.append(
             float((mean[:, 0] - exact_mean[0]).norm() + (P - factor @ factor.mT)[0].norm())
         )
     assert slope(t / steps.double(), errors) == pytest.approx(1, abs=0.15)
 
 
-def slope(h, errors):
-    x, y = torch.as_tensor(h).log(), torch.tensor(errors, dtype=torch.float64).log()
-    return float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
+def test_strong_order_one_and_the_package_is_that_scheme(monkeypatch):
+    """The double well driven by given noise: coarse steps see the sum of the fine increments."""
+    n, fine, t = 4_000, 1024, 1.0
 
-
-class Replayed:
-    """Double well driven by given noise: coarse steps see the sum of the fine ones' increments."""
-
-    def __init__(self, dW):
-        self.dW = dW
-
-    def run(self, y, t):
-        h = t / len(self.dW)
-        for dW in self.dW:
-            y = y + h * (y - y**3) + dW
+    def euler(y, dW):
+        for increment in dW:
+            y = y + t / len(dW) * well(y, 0.0) + increment
         return y
 
-
-def test_strong_order_one_and_the_package_is_that_scheme(monkeypatch):
-    n, fine, t = 4_000, 1024, 1.0
-    dW = math.sqrt(t / fine) * torch.randn(fine, n, 1, generator=rng(), dtype=torch.float64)
-    x0, truth = torch.zeros(n, 1, dtype=torch.float64), None
-    truth = Replayed(dW).run(x0, t)
+    dW = math.sqrt(t / fine) * torch.randn(fine, n, 1, generator=rng(), dtype=F64)
+    x0 = torch.zeros(n, 1, dtype=F64)
+    truth = euler(x0, dW)
     counts, errors = [8, 16, 32, 64], []
     for count in counts:
         coarse = dW.reshape(count, fine // count, n, 1).sum(1)
@@ -134,7 +105,7 @@ def test_strong_order_one_and_the_package_is_that_scheme(monkeypatch):
             "markovscore.diffusions.simulation.noise_like", lambda *_, z=noise: next(z)
         )
         y = ms.simulate(ms.DoubleWell(), x0, t, count)
-        torch.testing.assert_close(y, Replayed(coarse).run(x0, t))
+        torch.testing.assert_close(y, euler(x0, coarse))
         errors.append(float((y - truth).abs().mean()))
     assert slope([t / c for c in counts], errors) == pytest.approx(1, abs=0.15)
 
@@ -142,14 +113,14 @@ def test_strong_order_one_and_the_package_is_that_scheme(monkeypatch):
 def test_time_dependent_coefficients_of_a_users_class():
     """``E Y = e^{-t - t^2/2} x0``; the midpoint rule leaves only Euler's own first-order error."""
     n, t = 50_000, 1.0
-    y = ms.simulate(Own(), torch.ones(n, 1, dtype=torch.float64), t, 50, rng())
+    y = ms.simulate(OWN, torch.ones(n, 1, dtype=F64), t, 50, rng())
     mean = math.prod(1 - (i + 0.5) / 2500 - 1 / 50 for i in range(50))
     assert abs(float(y.mean()) - mean) < 6 * float(y.std()) / math.sqrt(n)
     assert abs(mean - math.exp(-1.5)) < 2 * t / 50 * math.exp(-1.5)
-    ends = torch.full((3,), t, dtype=torch.float64)
+    ends = torch.full((3,), t, dtype=F64)
     torch.testing.assert_close(
-        ms.simulate(Own(), points(3, 2), ends, 5, rng()),
-        ms.simulate(Own(), points(3, 2), t, 5, rng()),
+        ms.simulate(OWN, points(3, 2), ends, 5, rng()),
+        ms.simulate(OWN, points(3, 2), t, 5, rng()),
     )
 
 
@@ -165,19 +136,13 @@ def test_walls_seeds_dtype_and_no_gradient():
 
 
 def test_constant_kicks_are_no_divergence():
-    class Kick:
-        def drift(self, y, t):
-            return torch.full_like(y, 1e7)
-
-        def dispersion(self, t):
-            return 1e-3
-
-    y = ms.simulate(Kick(), torch.zeros(3, 1), 1.0, 10, rng())
+    kick = Plain(lambda y, t: torch.full_like(y, 1e7), lambda t: 1e-3)
+    y = ms.simulate(kick, torch.zeros(3, 1), 1.0, 10, rng())
     assert (y - 1e7).abs().max() < 100
 
 
 def test_divergence_names_time_and_step_and_the_step_works():
-    x0 = torch.tensor([[0.1], [9.0], [0.3]], dtype=torch.float64)
+    x0 = torch.tensor([[0.1], [9.0], [0.3]], dtype=F64)
     with pytest.raises(ValueError, match=r"diverge at time .* row 1 .*steps >= (\d+)") as caught:
         ms.simulate(ms.DoubleWell(), x0, 1.0, 10, rng())
     steps = int(str(caught.value).rsplit(" ", 1)[1])
@@ -187,7 +152,7 @@ def test_divergence_names_time_and_step_and_the_step_works():
 @pytest.mark.parametrize("steps", [0, -3, 2.5, True])
 def test_bad_steps(steps):
     with pytest.raises(ValueError, match="steps: expected an integer >= 1"):
-        ms.simulate(LINEAR, points(2, 2), 1.0, steps)
+        ms.simulate(DENSE, points(2, 2), 1.0, steps)
 
 
 @pytest.mark.parametrize(
@@ -202,39 +167,34 @@ def test_bad_steps(steps):
 )
 def test_bad_times(t, message):
     with pytest.raises(ValueError, match=message):
-        ms.simulate(LINEAR, points(2, 2), t, 5)
+        ms.simulate(DENSE, points(2, 2), t, 5)
 
 
 def test_bad_start_and_points():
     with pytest.raises(ValueError, match="0 <= s <= t"):
-        ms.simulate(LINEAR, points(2, 2), 1.0, 5, s=2.0)
+        ms.simulate(DENSE, points(2, 2), 1.0, 5, s=2.0)
     with pytest.raises(ValueError, match=r"x0: expected shape \(B, 2\)"):
-        ms.simulate(LINEAR, points(2, 3), 1.0, 5)
+        ms.simulate(DENSE, points(2, 3), 1.0, 5)
 
 
 def test_bad_drifts():
-    class Wrong(Own):
-        def drift(self, y, t):
-            return y[:, :1]
-
-    class Late(Own):
-        def drift(self, y, t):
-            f = -y
-            f[1] = f[1] * (math.nan if t > 0.5 else 1.0)
-            return f
+    def late(y, t):
+        f = -y
+        f[1] = f[1] * (math.nan if t > 0.5 else 1.0)
+        return f
 
     with pytest.raises(ValueError, match=r"drift: expected shape \(3, 2\), found \(3, 1\)"):
-        ms.simulate(Wrong(), points(3, 2), 1.0, 4)
+        ms.simulate(Plain(lambda y, t: y[:, :1]), points(3, 2), 1.0, 4)
     with pytest.raises(ValueError, match=r"drift: .* at time 0\.625, the first bad row is 1"):
-        ms.simulate(Late(), points(3, 2), 1.0, 4)
+        ms.simulate(Plain(late, lambda t: 0.5 + t), points(3, 2), 1.0, 4)
 
 
 def test_a_path_without_length_stays_and_draws_nothing():
     """The start of a window that reaches back to 0; one row with length is enough to simulate."""
-    y, generator = torch.randn(5, 1, dtype=torch.float64), torch.Generator().manual_seed(0)
+    y, generator = torch.randn(5, 1, dtype=F64), rng()
     before = generator.get_state()
     assert torch.equal(ms.simulate(ms.DoubleWell(), y, 0.3, 4, generator, s=0.3), y)
     assert torch.equal(generator.get_state(), before)
-    ends = torch.tensor([0.0, 0.0, 0.2, 0.0, 0.0], dtype=torch.float64)
+    ends = torch.tensor([0.0, 0.0, 0.2, 0.0, 0.0], dtype=F64)
     moved = ms.simulate(ms.DoubleWell(), y, ends, 4, generator)
     assert ((moved != y)[:, 0] == (ends > 0)).all()

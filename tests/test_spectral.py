@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import roots_hermitenorm
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.spectral import greedy, heat_kernel, heat_risk, james_stein, shrink, solve
 
-F64 = torch.float64
 PROCESSES = [
     ms.OrnsteinUhlenbeck(1),
     ms.OrnsteinUhlenbeck(2),
@@ -32,7 +32,7 @@ TIMES = torch.tensor([0.0, 0.01, 0.2, 1.5], dtype=F64)
 
 
 def sample(process, n=60, seed=0):
-    generator = torch.Generator().manual_seed(seed)
+    generator = rng(seed)
     return 0.6 * torch.rand(n, process.dim, generator=generator, dtype=F64) + 0.1
 
 
@@ -116,7 +116,7 @@ def test_fit_minimises_the_score_matching_loss(process):
         slope = (basis.gradient(x) * a[:, None]).sum(1)
         return float((0.5 * slope.square().sum(1) + basis.generator(x) @ a).mean())
 
-    best, generator = loss(alpha), torch.Generator().manual_seed(0)
+    best, generator = loss(alpha), rng()
     for _ in range(20):
         step = 0.05 * alpha.norm() * torch.randn(len(alpha), generator=generator, dtype=F64)
         assert loss(alpha + step) > best
@@ -130,7 +130,7 @@ def test_degree_two_is_the_gaussian_score(dim):
     count = dim + dim * (dim + 1) // 2
     score = ms.fit_spectral(x, ms.OrnsteinUhlenbeck(dim), count, TIMES)
     mean, covariance = x.mean(0), torch.cov(x.T, correction=0).reshape(dim, dim)
-    y = torch.randn(50, dim, generator=torch.Generator().manual_seed(1), dtype=F64)
+    y = points(50, dim, 1)
     for t in TIMES.tolist():
         a = math.exp(-t)
         diffused = a * a * covariance + (1 - a * a) * torch.eye(dim, dtype=F64)
@@ -210,7 +210,7 @@ def test_heat_risk_is_unbiased(heat):
     """The estimate's mean over simulated moments equals the true risk within 6 standard errors."""
     rates = -(torch.arange(1, 21, dtype=F64) ** 2)
     truth, variance = torch.exp(0.05 * rates), torch.full((20,), 0.01, dtype=F64)
-    generator = torch.Generator().manual_seed(0)
+    generator = rng()
     means = truth + 0.1 * torch.randn(20_000, 20, generator=generator, dtype=F64)
     gap = torch.stack([heat_risk(m, variance, rates, heat) for m in means[:4000]])
     loss = (torch.exp(rates * heat) * means[:4000] - truth).square().sum(1)
@@ -223,7 +223,7 @@ def test_heat_risk_is_unbiased(heat):
 
 def test_heat_kernel_finds_the_global_minimum():
     rates = -(torch.arange(1, 41, dtype=F64) ** 2)
-    generator = torch.Generator().manual_seed(2)
+    generator = rng(2)
     mean = torch.exp(0.02 * rates) + 0.05 * torch.randn(40, generator=generator, dtype=F64)
     variance = torch.full((40,), 0.0025, dtype=F64)
     fine = torch.linspace(-16, 4, 20_001, dtype=F64).exp()
@@ -262,7 +262,7 @@ def test_stein_effect():
     weight, truth = law.log_prob(grid, 0.0).exp(), law.score(grid, 0.0)
     losses = {"none": [], "james-stein": [], "heat": []}
     for seed in range(10):
-        x = law.sample(1000, generator=torch.Generator().manual_seed(seed)).double()
+        x = law.sample(1000, generator=rng(seed)).double()
         moments = box.eigenbasis(80).moments(x)
         for rule, found in losses.items():
             with warnings.catch_warnings():
@@ -278,7 +278,7 @@ def test_stein_effect():
 def test_warns_where_moments_are_noise():
     """Silent at 20 functions, loud at 80, for the same 1,000 points; and silent once shrunk."""
     box = ms.BoxBrownian(1, -4.0, 4.0)
-    x = ms.mixture_1d(box).sample(1000, generator=torch.Generator().manual_seed(1)).double()
+    x = ms.mixture_1d(box).sample(1000, generator=rng(1)).double()
     with pytest.warns(ms.SpectralWarning, match="condition number"):
         ms.fit_spectral(x, box, 80, [0.0, 0.1])
     with warnings.catch_warnings():
@@ -298,7 +298,7 @@ def quiet_or_loud(x, process, count, loud):
 
 def test_no_alarm_where_the_excess_is_harmless_or_no_noise():
     """20,000 normals had "1.3e+33 times" too much energy: 1e-4 of it, instead of 1e-37."""
-    g = torch.Generator().manual_seed(0)
+    g = rng()
     line, plane = ms.OrnsteinUhlenbeck(1), ms.OrnsteinUhlenbeck(2)
     for _ in range(3):
         normal = torch.randn(20_000, 2, generator=g, dtype=F64)
@@ -548,7 +548,7 @@ def test_the_design_measured_thinner_spirals_than_it_defines(shared):
     """
     values = []
     for seed in range(6):
-        x = _spirals(11_000, torch.Generator().manual_seed(seed), shared)
+        x = _spirals(11_000, rng(seed), shared)
         x = TORUS.project(x * (2.6 / x[:10_000].abs().max()))
         times = torch.cat([torch.tensor([0.002]), torch.logspace(math.log10(0.0022), 0.6, 160)])
         score = ms.fit_spectral(x[:10_000], TORUS, 200, times)

@@ -5,19 +5,12 @@ import math
 import mpmath
 import pytest
 import torch
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.targets import steering as _steering
 
 SHARP = ms.Langevin(ms.GaussianMixture([[-2.0, 0.0], [2.0, 0.0]], 0.3), beta=1.0, horizon=2.0)
-
-
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def points(n, d, seed=0):
-    return torch.randn(n, d, generator=rng(seed), dtype=torch.float64)
 
 
 def exact_first_step(M, w, end, count):
@@ -30,7 +23,7 @@ def exact_first_step(M, w, end, count):
             last, power = power, power * M
         control = last.T * P**-1 * (end - power * w)
         return torch.tensor(
-            [[float(x) for x in row] for row in (M * w + control).tolist()], dtype=torch.float64
+            [[float(x) for x in row] for row in (M * w + control).tolist()], dtype=F64
         )
 
 
@@ -48,14 +41,14 @@ MATRICES = {
 @pytest.mark.parametrize("count", [1, 2, 7, 400])
 @pytest.mark.parametrize("name", MATRICES)
 def test_the_first_step_is_right_at_any_growth(name, count):
-    M = torch.eye(2, dtype=torch.float64) + torch.tensor(MATRICES[name]).double() / 400
-    w, end = points(2, 2), torch.eye(2, dtype=torch.float64) + 0.3 * points(2, 2, 1)
+    M = torch.eye(2, dtype=F64) + torch.tensor(MATRICES[name]).double() / 400
+    w, end = points(2, 2), torch.eye(2, dtype=F64) + 0.3 * points(2, 2, 1)
     found = _steering.first_step(M[None], w[None], end, count)[0]
     expected = exact_first_step(M, w, end, count).double()
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("count", [1, 2, 7, 400])
 def test_a_diagonal_takes_the_same_step(count, dtype):
     rates = [0.0, 1e-9, -1e-9, 0.6, -0.3, -1.0, -1.7, -2.0, -2.4, 5.0, 1e4, -1e4]
@@ -87,7 +80,7 @@ def test_the_linearised_weight_is_right_at_any_growth(name, length):
             return torch.tensor([[1.0, 0.0], [0.8, 0.5]])
 
     weight = ms.linearised_weight(Linear(), points(1, 2), 0.0, length)
-    found = weight(torch.linspace(0, 1, 4, dtype=torch.float64))[:, 0]
+    found = weight(torch.linspace(0, 1, 4, dtype=F64))[:, 0]
     G = torch.tensor([[1.0, 0.0], [0.8, 0.5]]).double()
 
     with mpmath.workdps(400):
@@ -104,9 +97,7 @@ def test_the_linearised_weight_is_right_at_any_growth(name, length):
         for i in (1, 2):
             r = mpmath.mpf(i) / 3
             right = moments(r * length)[1] * moments((1 - r) * length)[0].T * whole**-1
-            expected = torch.tensor(
-                [[float(x) for x in row] for row in right.tolist()], dtype=torch.float64
-            )
+            expected = torch.tensor([[float(x) for x in row] for row in right.tolist()], dtype=F64)
             # The condition of a sheared covariance is the fourth power of the shear.
             near = 1e-11 + 1e-16 * float(J.abs().max() * length) ** 4
             torch.testing.assert_close(found[i], expected, rtol=near, atol=near)
@@ -114,19 +105,19 @@ def test_the_linearised_weight_is_right_at_any_growth(name, length):
 
 def test_the_adaptive_target_of_a_linear_chain_is_its_exact_score():
     process = ms.LinearSDE([[-1.0, 0.6], [-0.8, 2.3]], [[1.0, 0.2], [0.0, 0.7]])
-    y_s, steps, t = points(50, 2), 13, torch.linspace(0.2, 1.5, 50, dtype=torch.float64)
+    y_s, steps, t = points(50, 2), 13, torch.linspace(0.2, 1.5, 50, dtype=F64)
     y, target = ms.path_shift_target(process, y_s, 0.0, t, steps=steps, weight="adaptive")
     for row in range(0, 50, 7):
         h = t[row] / steps
-        A = torch.eye(2, dtype=torch.float64) + h * process.F
-        P = torch.zeros(2, 2, dtype=torch.float64)
+        A = torch.eye(2, dtype=F64) + h * process.F
+        P = torch.zeros(2, 2, dtype=F64)
         for _ in range(steps):
             P = A @ P @ A.T + h * process.G @ process.G.T
         mean = torch.linalg.matrix_power(A, steps) @ y_s[row]
         torch.testing.assert_close(target[row], -torch.linalg.solve(P, y[row] - mean))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_a_sharp_mixture_over_a_long_window(dtype):
     """Slopes to 240, so growth to e^240 over the window: the issue's crash."""
     x = points(400, 2).to(dtype)
@@ -141,7 +132,7 @@ def test_a_sharp_mixture_over_a_long_window(dtype):
 def test_a_sharp_product_over_a_long_window():
     """The same, coordinate by coordinate: there the powers overflowed to NaN, in silence."""
     process = ms.Langevin(ms.ProductMixture(3, torch.tensor([-1.0, 1.0]), 0.05), 1.0)
-    for dtype in (torch.float32, torch.float64):
+    for dtype in (torch.float32, F64):
         x = 0.7 * points(2000, 3).to(dtype)
         assert ms.stein_check(process, x, 1.0, steps=400, weight="adaptive", paths=2000).passed
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore import metrics
 from markovscore.core import check_number, check_time
 from markovscore.kernels import PathDrift, Steps, euler_paths
 
-F64 = torch.float64
-SHARE = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+SHARE = torch.tensor([0.0, 0.5, 1.0], dtype=F64)
 CASES = [(1, 1), (1, 3), (3, 1), (3, 3), (4, 2)]  # rows and coordinates
 
 
@@ -25,16 +25,8 @@ UNTIMED = (
 )
 
 
-def rng(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def points(n, d, seed=0):
-    return 0.5 * torch.randn(n, d, generator=rng(seed), dtype=F64)
-
-
 def fitted(d):
-    x = points(200, d, 3)
+    x = points(200, d, 3, 0.5)
     unit, vp = ms.OrnsteinUhlenbeck(d), ms.VariancePreserving(d)
     grid = [0.05, 0.3, 1.0]
     return {
@@ -59,7 +51,7 @@ def scores(d):
     yield "Spectral, one level", lambda x, t: one_time(x, 0 * torch.as_tensor(t) + 0.3)
     yield "MLP", net
     for process in (ms.OrnsteinUhlenbeck(d), ms.TorusBrownian(d), ms.BoxBrownian(d, -3, 3)):
-        truth = ms.DiffusedMixture(process, points(3, d, 5), 0.3)
+        truth = ms.DiffusedMixture(process, points(3, d, 5, 0.5), 0.3)
         yield f"mixture, {type(process).__name__}", truth
         yield f"mixture, {type(process).__name__}, density", truth.log_prob
 
@@ -80,7 +72,7 @@ def processes(d):
         yield f"{name}, density", lambda x, t, p=process: p.log_transition(x, x.flip(0), t)
         yield f"{name}, score", lambda x, t, p=process: p.transition_score(x, x.flip(0), t)
         yield f"{name}, draw", lambda x, t, p=process: p.sample_transition(x, t, rng())
-    mixture = ms.GaussianMixture(points(2, d, 1), 0.7)
+    mixture = ms.GaussianMixture(points(2, d, 1, 0.5), 0.7)
     for process in [*exact, ms.Langevin(mixture), ms.DoubleWell(d)]:
         name = type(process).__name__
         yield f"{name}, drift", process.drift
@@ -149,7 +141,7 @@ FAMILIES = {f.__name__: f for f in (scores, processes, simulations, reference)}
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("rows", "d"), CASES)
 def test_every_function_takes_the_same_times(family, rows, d):
-    x = points(rows, d)
+    x = points(rows, d, 0, 0.5)
     own = torch.tensor([0.1, 0.4, 0.3, 0.2], dtype=F64)[:rows]
     for name, function in FAMILIES[family](d):
         shared = flat(function(x, 0.3))
@@ -239,7 +231,7 @@ def test_windows_keep_what_they_are_given(window):
 
 @pytest.mark.parametrize("kind", [ms.LocalDSM, ms.PathShiftDSM])
 def test_a_schedule_may_return_any_form_of_times(kind):
-    data, forms = points(8, 2), {}
+    data, forms = points(8, 2, 0, 0.5), {}
     for name, schedule in {
         "(B,)": lambda t: 0.5 * t,
         "(B, 1)": lambda t: 0.5 * t[:, None],
@@ -263,7 +255,7 @@ def test_errors_of_a_score_at_times_of_their_own():
         ms.ScoreMLP(2, width=8, depth=1).double(),
         ms.DiffusedMixture(ms.OrnsteinUhlenbeck(2), [[1.0, -1.0]], 0.3),
     )
-    x, t = points(3, 2), torch.tensor([0.1, 0.2, 0.9], dtype=F64)
+    x, t = points(3, 2, 0, 0.5), torch.tensor([0.1, 0.2, 0.9], dtype=F64)
     right = [metrics.fisher_divergence(score, truth, x[[i] * 2], float(t[i])) for i in range(3)]
     mean = sum(r.value for r in right) / 3
     for given in (t, t[:, None], t.numpy()):

@@ -19,6 +19,7 @@ from runs import (
     small,
     weights,
 )
+from statistical import F64, rng
 
 from markovscore.datasets import DiffusedMixture
 from markovscore.diffusions import OrnsteinUhlenbeck, TorusBrownian
@@ -31,10 +32,10 @@ from markovscore.training import train
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_equals_a_loop_written_by_hand(schedule):
     net = small().double()
-    x, loss = data(dtype=torch.float64), objective()
+    x, loss = data(dtype=F64), objective()
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    g = torch.Generator().manual_seed(11)
+    g = rng(11)
     average, losses = None, []
     for _ in range(STEPS):
         batch = x[torch.randint(len(x), (32,), generator=g)]
@@ -63,7 +64,7 @@ def test_equals_a_loop_written_by_hand(schedule):
         schedule=schedule,
         progress=False,
     )
-    torch.testing.assert_close(result.losses, torch.tensor(losses, dtype=torch.float64))
+    torch.testing.assert_close(result.losses, torch.tensor(losses, dtype=F64))
     for a, b in zip(weights(result.score), average, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -94,7 +95,7 @@ def test_shards_are_independent_parts_whose_gradients_are_averaged():
     _, result = run(net, objective=seen, shards=4, seed=3)
     first, states = seen.batches[:4], seen.states[:4]
     assert [len(b) for b in first] == [8] * 4
-    assert torch.equal(first[0], drawn(data(), 8, torch.Generator().manual_seed(3)))
+    assert torch.equal(first[0], drawn(data(), 8, rng(3)))
     assert len({tuple(b.flatten().tolist()) for b in first}) == 4
     assert len({tuple(b.flatten().tolist()) for b in seen.batches}) == 4 * STEPS
     whole, losses = small(), []
@@ -294,12 +295,12 @@ def test_learns_the_score_at_small_and_at_large_times(name):
     """A short run; the smallest noise, 0.045, is a sixth of the smallest scale of the data."""
     diffusion = TorusBrownian(2) if name == "torus" else OrnsteinUhlenbeck(2)
     mixture = DiffusedMixture(diffusion, [[1.5, 0.0], [-1.0, 1.0]], 0.25)
-    x = mixture.sample(5000, torch.Generator().manual_seed(0))
+    x = mixture.sample(5000, rng())
     net = ScoreMLP(2, width=64, depth=2, periodic=name == "torus", std=diffusion.std)
     loss = DenoisingSM(diffusion, weighting="likelihood", times="log")
     result = train(net, loss, x, 600, lr=5e-3, batch_size=256, ema=0.98, progress=False)
     for t in (1e-3, 1e-2, 0.1, 1.0):
-        y = mixture.sample(4000, torch.Generator().manual_seed(1), t=t)
+        y = mixture.sample(4000, rng(1), t=t)
         error = relative_fisher_divergence(result.score, mixture, y, t)
         assert error.value < 0.25, t
     assert result.losses[-100:].mean() < result.losses[:20].mean()

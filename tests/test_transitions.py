@@ -1,6 +1,7 @@
 """Local transitions: one scipy exponential at a time, quadrature, exact cases, and orders."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,25 +9,15 @@ import scipy.integrate
 import scipy.linalg
 import torch
 from numpy.polynomial import Polynomial
+from problems import CORNERS, DENSE, LINEAR_SWIMMER, Plain, well
+from statistical import F64, points, rng, slope
 
 import markovscore as ms
 from markovscore.core import window_moments
 from markovscore.targets import covariance_factor, phi1, phi2
 
-MIXTURE = ms.GaussianMixture(torch.tensor([[2.0, 2.0], [-2.0, 1.0]]), 0.8)
-LANGEVIN = ms.Langevin(MIXTURE)
-DENSE = ms.LinearSDE([[-1.0, 0.6], [-0.8, -0.3]], [[1.0, 0.2], [0.0, 0.7]])
+LANGEVIN = ms.Langevin(CORNERS)
 SWIMMER = ms.ActiveSwimmer()
-
-
-def points(n, d, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=g, dtype=torch.float64)
-
-
-def slope(h, errors):
-    x, y = np.log(h), np.log(errors)
-    return np.polyfit(x, y, 1)[0]
 
 
 class Forced:
@@ -71,14 +62,12 @@ def test_textbook_exponentials_one_at_a_time(d, h):
         np.testing.assert_allclose(P[row], covariance, rtol=0, atol=scale * h)
 
 
-@pytest.mark.parametrize(
-    "diffusion", [DENSE, ms.LinearSDE([[-1.0, 1.0], [0.0, -0.1]], [[0.0], [0.4]])]
-)
+@pytest.mark.parametrize("diffusion", [DENSE, LINEAR_SWIMMER])
 @pytest.mark.parametrize("h", [1e-6, 0.2, 5.0])
 def test_a_linear_sde_is_exact(diffusion, h):
     y = points(5, 2)
     m, P = ms.local_transition(diffusion, y, 0.0, h)
-    x, target = ms.local_target(diffusion, y, 0.0, h, generator=torch.Generator().manual_seed(0))
+    x, target = ms.local_target(diffusion, y, 0.0, h, generator=rng())
     F, G = diffusion.F.numpy(), diffusion.G.numpy()
 
     def integrand(u):
@@ -98,11 +87,11 @@ def test_a_linear_sde_is_exact(diffusion, h):
 @pytest.mark.parametrize("d", [2, 3, 8])
 def test_noise_through_a_chain_keeps_every_digit(d, h):
     """``y_i' = y_{i+1}``, noise on the last: ``P_ij = h^{a+b+1} / (a! b! (a+b+1))``, exact."""
-    J = torch.diag(torch.ones(d - 1, dtype=torch.float64), 1)
-    G = torch.zeros(d, 1, dtype=torch.float64)
+    J = torch.diag(torch.ones(d - 1, dtype=F64), 1)
+    G = torch.zeros(d, 1, dtype=F64)
     G[-1] = 1
-    zero = torch.zeros(1, d, dtype=torch.float64)
-    P = window_moments(J[None], G @ G.T, zero, None, torch.tensor([h], dtype=torch.float64))[1][0]
+    zero = torch.zeros(1, d, dtype=F64)
+    P = window_moments(J[None], G @ G.T, zero, None, torch.tensor([h], dtype=F64))[1][0]
     a = np.arange(d)[::-1]
     factorial = np.array([float(math.factorial(i)) for i in a])
     power = a[:, None] + a + 1
@@ -111,8 +100,8 @@ def test_noise_through_a_chain_keeps_every_digit(d, h):
 
 
 def test_huge_windows_reach_the_stationary_covariance():
-    J = torch.tensor([[-200.0, 3.0], [0.0, -0.5]], dtype=torch.float64)
-    G = torch.eye(2, dtype=torch.float64)
+    J = torch.tensor([[-200.0, 3.0], [0.0, -0.5]], dtype=F64)
+    G = torch.eye(2, dtype=F64)
     process = Forced(J, G, torch.ones(2).double(), torch.zeros(2).double())
     m, P = ms.local_transition(process, points(3, 2), 0.0, 1e4)
     expected = scipy.linalg.solve_continuous_lyapunov(J.numpy(), -np.eye(2))
@@ -126,7 +115,7 @@ def test_phi_functions():
     x = x.double()
     for phi, j in ((phi1, 1), (phi2, 2)):
         exact = [math.fsum(v**k / math.factorial(k + j) for k in range(60)) for v in x[1:].tolist()]
-        expected = torch.tensor(exact, dtype=torch.float64)
+        expected = torch.tensor(exact, dtype=F64)
         torch.testing.assert_close(phi(x)[1:], expected, rtol=1e-14, atol=0)
     assert phi1(x)[0].item() == pytest.approx(1 / 50)
     assert phi2(x)[0].item() == pytest.approx(49 / 2500)
@@ -135,27 +124,24 @@ def test_phi_functions():
 class FullWell(ms.DoubleWell):
     """The double well without the promise of a diagonal Jacobian."""
 
-    elementwise = False
+    elementwise, autonomous = False, False
 
     def drift(self, y, t):
         forcing = torch.as_tensor(t, dtype=y.dtype).reshape(-1, 1).sin()
-        return y - y**3 + forcing
+        return well(y, t) + forcing
 
     def drift_jacobian(self, y, t):
         return torch.diag_embed(1 - 3 * y**2)
 
 
 class DiagonalWell(FullWell):
-    autonomous = False
-
     def drift_jacobian(self, y, t):
         return 1 - 3 * y**2
 
 
 @pytest.mark.parametrize("h", [1e-8, 0.1, 2.0])
 def test_the_diagonal_case_is_the_full_one(h):
-    FullWell.autonomous = False
-    y, s = points(40, 3), torch.linspace(0, 2, 40, dtype=torch.float64)
+    y, s = points(40, 3), torch.linspace(0, 2, 40, dtype=F64)
     m, P = ms.local_transition(DiagonalWell(3), y, s, s + h)
     m_full, P_full = ms.local_transition(FullWell(3), y, s, s + h)
     torch.testing.assert_close(m, m_full, rtol=1e-12, atol=1e-12)
@@ -190,20 +176,13 @@ def test_orders_on_the_double_well(start):
     assert errors[-1, 0] / windows[-1] ** 2 == pytest.approx(6 * abs(start) / 4, rel=0.1)
 
 
-class Well:
-    """The double well as a stationary law: ``grad log pi = 2 (y - y^3)``."""
-
-    dim = 1
-
-    def score(self, x):
-        return 2 * (x - x**3)
-
-
 @pytest.mark.parametrize("beta", [(0.1, 10.0), 3.0, lambda t: 0.5 / t.sqrt()])
 def test_everything_happens_in_the_clock(beta):
-    """Whatever ``beta``, the window of a Langevin process is its length in the clock."""
-    langevin = ms.Langevin(Well(), beta=beta)
-    y, t = points(6, 1), torch.linspace(0.1, 1.0, 6, dtype=torch.float64)
+    """Whatever ``beta``, the window of a Langevin process is its length in the clock; the law is
+    the double well's, ``grad log pi = 2 (y - y^3)``."""
+    law = SimpleNamespace(dim=1, score=lambda x: 2 * well(x, 0.0))
+    langevin = ms.Langevin(law, beta=beta)
+    y, t = points(6, 1), torch.linspace(0.1, 1.0, 6, dtype=F64)
     s = ms.clock_window(langevin, t, 0.05)
     m, P = ms.local_transition(langevin, y, s, t)
     h = langevin.clock.between(s, t)
@@ -231,21 +210,13 @@ def test_a_time_dependent_drift_is_third_order():
 
 
 def test_dispersion_is_read_in_the_middle():
-    class Growing:
-        def drift(self, y, t):
-            return torch.zeros_like(y)
-
-        def dispersion(self, t):
-            return (1 + torch.as_tensor(t, dtype=torch.float64)).sqrt()
-
-    P = ms.local_transition(Growing(), points(2, 1), 0.5, 0.7)[1]
-    torch.testing.assert_close(
-        P, torch.full_like(P, 0.2 * 1.6)
-    )  # int 1 + u, exact for linear G G^T
+    growing = Plain(lambda y, t: 0 * y, lambda t: (1 + t).sqrt())
+    P = ms.local_transition(growing, points(2, 1), 0.5, 0.7)[1]
+    torch.testing.assert_close(P, torch.full_like(P, 0.32))  # int 1 + u, for a linear G G^T
 
 
 def test_windows():
-    t = torch.tensor([0.01, 0.3, 1.0], dtype=torch.float64)
+    t = torch.tensor([0.01, 0.3, 1.0], dtype=F64)
     torch.testing.assert_close(ms.fixed_window(t, 0.05), torch.tensor([0.0, 0.25, 0.95]).double())
     assert ms.fixed_window(0.3, 0.05) == 0.25
     s = ms.clock_window(LANGEVIN, t, 0.1)
@@ -285,7 +256,7 @@ def test_the_clock_window_beats_the_fixed_one():
 
     values, vectors = np.linalg.eig(generator_matrix(f, x))
     coefficients, inner = np.linalg.solve(vectors, x), np.abs(x) < 3
-    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    t = torch.linspace(0.05, 1, 20, dtype=F64)
 
     def worst(s):
         errors = []
@@ -307,17 +278,17 @@ def test_the_clock_window_beats_the_fixed_one():
 @pytest.mark.parametrize(
     "diffusion", [LANGEVIN, SWIMMER, ms.DoubleWell(2)], ids=lambda d: type(d).__name__
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_local_target_is_the_gaussian_score(diffusion, dtype):
     y_s = points(20, 2).to(dtype)
     t = torch.linspace(0.2, 1.0, 20).to(dtype)
     s = ms.clock_window(diffusion, t, 0.05)
-    y, target = ms.local_target(diffusion, y_s, s, t, generator=torch.Generator().manual_seed(1))
+    y, target = ms.local_target(diffusion, y_s, s, t, generator=rng(1))
     m, P = ms.local_transition(diffusion, y_s, s, t)
     assert y.dtype == target.dtype == m.dtype == P.dtype == dtype
     y64, m64 = y.double(), m.double()
     expected = -torch.cholesky_solve((y64 - m64)[:, :, None], torch.linalg.cholesky(P.double()))
-    tolerance = 1e-8 if dtype == torch.float64 else 2e-2
+    tolerance = 1e-8 if dtype == F64 else 2e-2
     torch.testing.assert_close(target.double(), expected[:, :, 0], rtol=tolerance, atol=tolerance)
 
 
@@ -328,8 +299,8 @@ def test_single_precision_survives_tiny_windows_of_the_swimmer():
 
 
 def test_rows_are_independent():
-    y, t = points(6, 2), torch.linspace(0.2, 1.0, 6, dtype=torch.float64)
-    s = t * torch.linspace(0.1, 0.99, 6, dtype=torch.float64)
+    y, t = points(6, 2), torch.linspace(0.2, 1.0, 6, dtype=F64)
+    s = t * torch.linspace(0.1, 0.99, 6, dtype=F64)
     m, P = ms.local_transition(LANGEVIN, y, s, t)
     for row in range(6):
         alone = ms.local_transition(LANGEVIN, y[row : row + 1], s[row].item(), t[row].item())
@@ -337,20 +308,18 @@ def test_rows_are_independent():
         torch.testing.assert_close(P[row], alone[1][0], rtol=1e-12, atol=1e-15)
 
 
-class Own:
-    def drift(self, y, t):
-        return torch.sin(y.flip(1)) - y
-
-    def dispersion(self, t):
-        return torch.tensor([[1.0, 0.0], [0.3, 0.5]], dtype=torch.float64)
+OWN = Plain(
+    lambda y, t: torch.sin(y.flip(1)) - y,
+    lambda t: torch.tensor([[1.0, 0.0], [0.3, 0.5]], dtype=F64),
+)
 
 
 def test_a_users_class():
     y = points(4, 2)
-    m, P = ms.local_transition(Own(), y, 0.0, 1e-5)
-    G = Own().dispersion(0.0)
+    m, P = ms.local_transition(OWN, y, 0.0, 1e-5)
+    G = OWN.dispersion(0.0)
     torch.testing.assert_close(P / 1e-5, (G @ G.T).expand(4, 2, 2), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close((m - y) / 1e-5, Own().drift(y, 0.0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((m - y) / 1e-5, OWN.drift(y, 0.0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -369,29 +338,15 @@ def test_bad_windows(s, t, message):
 
 
 def test_bad_drifts_and_covariances():
-    class Wrong(Own):
-        def drift(self, y, t):
-            return y.sum(1)
-
-    class Hole(Own):
-        def drift(self, y, t):
-            return 1 / y
-
-    class Silent(Own):
-        def drift(self, y, t):
-            return -y
-
-        def dispersion(self, t):
-            return torch.tensor([[1.0], [1.0]])
-
+    silent = Plain(lambda y, t: -y, lambda t: torch.tensor([[1.0], [1.0]]))
     y = points(3, 2)
     with pytest.raises(ValueError, match=r"shape \(3, 2\), found \(3,\)"):
-        ms.local_transition(Wrong(), y, 0.0, 0.1)
+        ms.local_transition(Plain(lambda y, t: y.sum(1)), y, 0.0, 0.1)
     y[1, 0] = 0
     with pytest.raises(ValueError, match=r"drift: .*first is row 1 .* at time 0\.25"):
-        ms.local_transition(Hole(), y, 0.25, 0.5)
+        ms.local_transition(Plain(lambda y, t: 1 / y), y, 0.25, 0.5)
     with pytest.raises(ValueError, match=r"window \[0, 0\.1\] of row 0 \(coordinate 1"):
-        ms.local_target(Silent(), y, 0.0, 0.1)
+        ms.local_target(silent, y, 0.0, 0.1)
     with pytest.raises(ValueError, match="too long"):
         ms.local_transition(ms.DoubleWell(2, horizon=1e5), 0 * y, 0.0, 1e4)
     with pytest.raises(ValueError, match="without walls"):
@@ -401,9 +356,6 @@ def test_bad_drifts_and_covariances():
 
 
 def test_a_jacobian_of_the_wrong_shape():
-    class Wrong(Own):
-        def drift_jacobian(self, y, t):
-            return y[:1]
-
+    wrong = Plain(OWN.drift, OWN.dispersion, drift_jacobian=lambda y, t: y[:1])
     with pytest.raises(ValueError, match="drift_jacobian: expected shape"):
-        ms.local_transition(Wrong(), points(3, 2), 0.0, 0.1)
+        ms.local_transition(wrong, points(3, 2), 0.0, 0.1)

@@ -4,25 +4,20 @@ import math
 
 import pytest
 import torch
+from statistical import F64, rng
 from torch.nn.functional import conv2d, group_norm, interpolate, silu
 
 from markovscore import DenoisingSM, ImplicitSM, OrnsteinUhlenbeck, ScoreUNet, train
 from markovscore.core import pull_back, value_and_divergence
 
-F64 = torch.float64
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
 
 def images(n, shape, seed=1, dtype=torch.float32):
-    return torch.randn(n, math.prod(shape), generator=generator(seed), dtype=dtype)
+    return torch.randn(n, math.prod(shape), generator=rng(seed), dtype=dtype)
 
 
 def trained(net, seed=2):
     """Weights of the size they have after training: no layer is zero, so differences show."""
-    g = generator(seed)
+    g = rng(seed)
     with torch.no_grad():
         for p in net.parameters():
             fan_in = p[0].numel() if p.ndim > 1 else 25
@@ -156,7 +151,7 @@ def test_first_and_second_derivatives():
     weight = net.middle.attention.qkv.weight
     for parameter in (weight, net.first.weight, net.up[0].blocks[0].norm1.weight):
         found = torch.autograd.grad((pulled(x) * u).sum(), parameter)[0]
-        direction = torch.randn(parameter.shape, generator=generator(7), dtype=F64)
+        direction = torch.randn(parameter.shape, generator=rng(7), dtype=F64)
         values = []
         for sign in (1, -1):
             with torch.no_grad():
@@ -198,7 +193,7 @@ def test_starts_near_zero_with_healthy_layers():
 
 def test_initialisation_is_reproducible_and_local():
     before = torch.get_rng_state()
-    one, two, other = small(), small(), small(generator=generator(1))
+    one, two, other = small(), small(), small(generator=rng(1))
     assert torch.equal(before, torch.get_rng_state())
     pairs = zip(one.parameters(), two.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -211,8 +206,8 @@ def test_initialisation_is_reproducible_and_local():
 
 def prototypes(n, seed=3):
     """Two images and a little noise: what there is to learn is the pattern."""
-    g = generator(seed)
-    patterns = torch.randn(2, 32, generator=generator(11))
+    g = rng(seed)
+    patterns = torch.randn(2, 32, generator=rng(11))
     which = torch.randint(2, (n,), generator=g)
     return patterns[which] + 0.1 * torch.randn(n, 32, generator=g)
 
@@ -221,10 +216,10 @@ def test_denoising_training_learns():
     diffusion = OrnsteinUhlenbeck(32, horizon=2.0)
     objective = DenoisingSM(diffusion, t_min=0.05, weighting="variance")
     net, data = small(std=diffusion.std), prototypes(400)
-    start = objective.losses(net, data, generator(4)).detach()
+    start = objective.losses(net, data, rng(4)).detach()
     run = train(net, objective, data, 150, batch_size=64, lr=3e-3, ema=0.9, progress=False)
     with torch.no_grad():
-        end = objective.losses(run.score, data, generator(4))
+        end = objective.losses(run.score, data, rng(4))
     assert float(end.mean()) < 0.6 * float(start.mean())
 
 
@@ -235,10 +230,10 @@ def test_implicit_training_learns(trace):
     objective = ImplicitSM(diffusion, trace, t_min=0.3)
     truth = DenoisingSM(diffusion, t_min=0.3)
     net, data = small(std=diffusion.std), prototypes(200)
-    start = truth.losses(net, data, generator(4)).detach().mean()
+    start = truth.losses(net, data, rng(4)).detach().mean()
     train(net, objective, data, 60 if trace == "hutchinson" else 8, batch_size=32, lr=3e-3,
           ema=0.0, progress=False)  # fmt: skip
-    end = truth.losses(net, data, generator(4)).detach().mean()
+    end = truth.losses(net, data, rng(4)).detach().mean()
     assert float(end) < (0.9 if trace == "hutchinson" else 1.0) * float(start)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     assert float(net.middle.attention.qkv.weight.grad.abs().max()) > 0

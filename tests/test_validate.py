@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from statistical import F64
 
 from markovscore.core import check_points, check_times, expand_like
 
 
 def test_points_pass_unchanged():
-    for dtype in (torch.float32, torch.float64):
+    for dtype in (torch.float32, F64):
         x = torch.randn(3, 2, dtype=dtype)
         assert check_points(x, 2) is x
     array = np.zeros((4, 2))
-    assert check_points(array, 2).dtype == torch.float64
+    assert check_points(array, 2).dtype == F64
     assert check_points(array, None).shape == (4, 2)
 
 
@@ -47,7 +48,7 @@ def test_vector_for_one_dimension():
 
 def test_times_pass():
     times = check_times(torch.tensor([0.0, 0.5, 2.0]))
-    assert times.dtype == torch.float64
+    assert times.dtype == F64
     assert times.tolist() == [0.0, 0.5, 2.0]
     assert check_times(0.1).tolist() == [0.1]
     assert check_times([1, 2]).tolist() == [1.0, 2.0]
@@ -74,7 +75,7 @@ def test_expand_like():
     x = torch.zeros(4, 2, 3, dtype=torch.float32)
     assert expand_like(0.5, x).shape == (1, 1, 1)
     assert expand_like(torch.tensor(0.5), x).shape == (1, 1, 1)
-    t = expand_like(torch.arange(4, dtype=torch.float64), x)
+    t = expand_like(torch.arange(4, dtype=F64), x)
     assert t.shape == (4, 1, 1)
     assert t.dtype == torch.float32
     assert (x + t)[3, 1, 2] == 3

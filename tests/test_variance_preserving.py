@@ -7,6 +7,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
+from statistical import F64, points, rng, sigmas
 
 from markovscore import (
     DenoisingSM,
@@ -31,18 +32,6 @@ BETAS = [(0.1, 20.0), 2.0, (3.0, 0.5)]
 MEANS, SCALES, WEIGHTS = [[-1.5], [0.0], [1.2]], [0.25, 0.3, 0.2], [0.3, 0.4, 0.3]
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def sigmas(samples, expected=0.0):
-    return float((samples.mean() - expected).abs() / (samples.std() / math.sqrt(len(samples))))
-
-
-def points(n=40, dim=2, seed=1):
-    return torch.randn(n, dim, generator=generator(seed), dtype=torch.float64)
-
-
 def elapsed(beta, t, horizon):
     first, last = np.broadcast_to(beta, 2)
     return scipy.integrate.quad(lambda u: first + (last - first) * u / horizon, 0, t)[0]
@@ -51,7 +40,7 @@ def elapsed(beta, t, horizon):
 @pytest.mark.parametrize("horizon", [1.0, 3.0])
 @pytest.mark.parametrize("beta", BETAS)
 def test_transition_against_scipy(beta, horizon):
-    vp, x0, y = VariancePreserving(2, beta, horizon), points(), points(seed=2)
+    vp, x0, y = VariancePreserving(2, beta, horizon), points(40, seed=1), points(40, seed=2)
     for t in (1e-3, 0.3, horizon):
         tau = elapsed(beta, t, horizon)
         var, mean = 1 - math.exp(-tau), math.exp(-tau / 2) * x0.numpy()
@@ -59,7 +48,7 @@ def test_transition_against_scipy(beta, horizon):
         torch.testing.assert_close(vp.log_transition(y, x0, t), expected)
         score = -(y - torch.from_numpy(mean)) / var
         torch.testing.assert_close(vp.transition_score(y, x0, t), score)
-        times = torch.full((len(y),), t, dtype=torch.float64)
+        times = torch.full((len(y),), t, dtype=F64)
         torch.testing.assert_close(vp.transition_score(y, x0, times), score)
         assert float(vp.std(t)) == pytest.approx(math.sqrt(var), rel=1e-12)
         assert float(vp.ou_time(t)) == pytest.approx(tau / 2, rel=1e-12)
@@ -70,8 +59,8 @@ def test_transition_against_scipy(beta, horizon):
 def test_fokker_planck(beta):
     """``d_t p = G^2 / 2 p'' - (f p)'``, that is ``d_t log p = G^2 / 2 (s' + s^2) - f s - f'``."""
     vp = VariancePreserving(1, beta)
-    y = torch.linspace(-2, 2, 30, dtype=torch.float64)[:, None].requires_grad_()
-    x0, t = torch.full_like(y, 0.4), torch.full((30,), 0.35, dtype=torch.float64)
+    y = torch.linspace(-2, 2, 30, dtype=F64)[:, None].requires_grad_()
+    x0, t = torch.full_like(y, 0.4), torch.full((30,), 0.35, dtype=F64)
     t.requires_grad_()
     rate = torch.autograd.grad(vp.log_transition(y, x0, t).sum(), t)[0]
     s = vp.transition_score(y, x0, t)
@@ -89,9 +78,9 @@ def test_float32_keeps_its_digits_down_to_tiny_times(t):
     exact = math.sqrt(-math.expm1(-elapsed((0.1, 20.0), float(single[0]), 1)))
     assert vp.std(single).dtype == torch.float32
     assert float(vp.std(single)[0]) == pytest.approx(exact, rel=4e-7)
-    x0 = points(64, 3).float()
-    y = vp.sample_transition(x0, single, generator())
-    z = torch.randn(64, 3, generator=generator())
+    x0 = points(64, 3, 1).float()
+    y = vp.sample_transition(x0, single, rng())
+    z = torch.randn(64, 3, generator=rng())
     predicted = -exact * vp.transition_score(y, x0, single)
     # What remains is the rounding of y itself, seen through the small standard deviation.
     rounding = 4 * 1.2e-7 * (1 + float(y.abs().max())) / exact
@@ -99,7 +88,7 @@ def test_float32_keeps_its_digits_down_to_tiny_times(t):
 
 
 def test_coefficients_in_every_shape():
-    vp, y, v = VariancePreserving(2, (0.1, 20.0)), points(5), points(5, seed=3)
+    vp, y, v = VariancePreserving(2, (0.1, 20.0)), points(5, seed=1), points(5, seed=3)
     t = torch.linspace(0.1, 0.9, 5)
     assert vp.dispersion(0.5).shape == () and vp.dispersion(t).shape == (5,)
     torch.testing.assert_close(vp.dispersion(t).square(), 0.1 + 19.9 * t.double())
@@ -120,8 +109,8 @@ def test_coefficients_in_every_shape():
 def test_simulation_agrees_with_the_transition(beta):
     """Mean and variance at the end of 400 steps; the scheme's error is below its noise."""
     vp, t = VariancePreserving(1, beta), 0.6
-    x0 = torch.full((N, 1), 1.3, dtype=torch.float64)
-    y = simulate(vp, x0, t, 400, generator(4))
+    x0 = torch.full((N, 1), 1.3, dtype=F64)
+    y = simulate(vp, x0, t, 400, rng(4))
     tau = elapsed(beta, t, 1.0)
     mean, var = 1.3 * math.exp(-tau / 2), 1 - math.exp(-tau)
     assert sigmas(y, mean) < 6
@@ -131,14 +120,14 @@ def test_simulation_agrees_with_the_transition(beta):
 
 @pytest.mark.parametrize(("s", "t"), [(0.0, 1e-5), (0.0, 0.4), (0.2, 0.9)])
 def test_local_transition_is_exact(s, t):
-    vp, x0 = VariancePreserving(2), points()
+    vp, x0 = VariancePreserving(2), points(40, seed=1)
     tau = elapsed((0.1, 20.0), t, 1) - elapsed((0.1, 20.0), s, 1)
     m, P = local_transition(vp, x0, s, t)
     torch.testing.assert_close(m, math.exp(-tau / 2) * x0)
-    expected = -math.expm1(-tau) * torch.eye(2, dtype=torch.float64)
+    expected = -math.expm1(-tau) * torch.eye(2, dtype=F64)
     torch.testing.assert_close(P, expected.expand_as(P), rtol=1e-9, atol=0)
     if s == 0:
-        y, target = local_target(vp, x0, s, t, generator=generator())
+        y, target = local_target(vp, x0, s, t, generator=rng())
         torch.testing.assert_close(target, vp.transition_score(y, x0, t), rtol=1e-5, atol=1e-5)
 
 
@@ -147,11 +136,11 @@ def test_local_transition_is_exact(s, t):
 def test_other_objectives_differ_by_what_plain_dsm_does(kind, times):
     vp, span = VariancePreserving(2), {"t_min": 0.05}
     settings = {} if kind is ImplicitSM else {"window": 0.4, "steps": 100}
-    x0 = MEAN + 0.6 * points(N)
+    x0 = MEAN + 0.6 * points(N, seed=1)
 
     def gap(objective, seed):
         first, second = (
-            objective.losses(lambda y, t, a=a: a * y + 0.3, x0, generator(seed)) for a in (-1, 0.5)
+            objective.losses(lambda y, t, a=a: a * y + 0.3, x0, rng(seed)) for a in (-1, 0.5)
         )
         return first - second
 
@@ -161,7 +150,7 @@ def test_other_objectives_differ_by_what_plain_dsm_does(kind, times):
     assert sigmas(mine - 1.25 * plain) > 6
 
 
-MEAN = torch.tensor([0.5, -1.0], dtype=torch.float64)
+MEAN = torch.tensor([0.5, -1.0], dtype=F64)
 
 
 def mixture(dim=1):
@@ -169,9 +158,9 @@ def mixture(dim=1):
 
 
 def test_mixture_is_that_of_the_unit_process_in_its_clock():
-    vp, x = mixture(), points(30, 1)
+    vp, x = mixture(), points(30, 1, 1)
     ou = DiffusedMixture(OrnsteinUhlenbeck(1), MEANS, SCALES, WEIGHTS)
-    t = torch.linspace(0.01, 1, 30, dtype=torch.float64)
+    t = torch.linspace(0.01, 1, 30, dtype=F64)
     u = 0.05 * t + 19.9 / 4 * t**2
     torch.testing.assert_close(vp.log_prob(x, t), ou.log_prob(x, u))
     torch.testing.assert_close(vp.score(x, t), ou.score(x, u))
@@ -180,13 +169,13 @@ def test_mixture_is_that_of_the_unit_process_in_its_clock():
 
 def test_likelihood_and_bound_of_the_exact_score():
     """Both equal ``log rho_{t_min}``; the prior differs from ``rho_1`` by ``e^{-tau(1)/2}``."""
-    law, x = mixture(), torch.tensor([[-1.4], [0.1], [0.6], [1.2]], dtype=torch.float64)
+    law, x = mixture(), torch.tensor([[-1.4], [0.1], [0.6], [1.2]], dtype=F64)
     exact = law.log_prob(x, 1e-3)
     value = log_likelihood(law, law.diffusion, x)
     torch.testing.assert_close(value, exact, rtol=0, atol=0.02)
     # The bound on E[log rho(Y_{t_min}) | x]: the spread of Y_{t_min} is 1e-2, its bias 1e-3.
     bound = torch.stack(
-        [elbo(law, law.diffusion, x, samples=1024, generator=generator(k)) for k in range(20)]
+        [elbo(law, law.diffusion, x, samples=1024, generator=rng(k)) for k in range(20)]
     )
     error = bound.std(0) / math.sqrt(20)
     assert bool(((bound.mean(0) - exact).abs() < 6 * error + 0.02).all())
@@ -196,7 +185,7 @@ def test_likelihood_and_bound_of_the_exact_score():
 @pytest.mark.parametrize("sampler", [sample_ode, sample_sde])
 def test_samplers_draw_the_data(sampler):
     law = mixture()
-    x = sampler(law, law.diffusion, 4000, generator=generator(2)).double()[:, 0]
+    x = sampler(law, law.diffusion, 4000, generator=rng(2)).double()[:, 0]
 
     def cdf(v):  # at t_min = 1e-3, which widens the components by 1e-4
         parts = zip(WEIGHTS, MEANS, SCALES, strict=True)
@@ -214,7 +203,9 @@ def test_samplers_draw_the_data(sampler):
         (lambda: VariancePreserving(2, lambda t: t), TypeError, "found a function"),
         (lambda: VariancePreserving(2, horizon=0.0), ValueError, "horizon"),
         (
-            lambda: VariancePreserving(2).log_transition(points(), points(), 0.0),
+            lambda: VariancePreserving(2).log_transition(
+                points(40, seed=1), points(40, seed=1), 0.0
+            ),
             ValueError,
             "expected finite times > 0",
         ),

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from statistical import F64, rng
 
 import markovscore as ms
 from markovscore.kernels import additive_score, dispatch
 
 from .compiled import resources
 
-FLOATS = [torch.float32, torch.float64]
+FLOATS = [torch.float32, F64]
 # Rows, columns, functions, whether every row has its own time. More columns than a program has,
 # more rows than one takes at a time, odd sizes, a linear score, the highest order.
 CASES = [
@@ -24,9 +25,9 @@ CASES = [
 ]
 
 
-def problem(rows, columns, count, own, dtype=torch.float64, seed=0, ends=1.0):
+def problem(rows, columns, count, own, dtype=F64, seed=0, ends=1.0):
     """Points in and out of reach; all numbers are exact in single precision."""
-    g = torch.Generator().manual_seed(seed)
+    g = rng(seed)
 
     def numbers(*shape):
         return torch.randn(*shape, generator=g).to(dtype)
@@ -142,7 +143,7 @@ def test_gradients_are_the_twins(device, in_torch, rows, columns, count, own, dt
     def gradient(run, p):
         x = p.x.to(device).requires_grad_()
         score, total = run(call, p, device, x=x)
-        g = torch.Generator().manual_seed(1)
+        g = rng(1)
         weights = torch.randn(score.shape, generator=g).to(score)
         product = (weights * score).sum() + weights[:, 0] @ total
         return torch.autograd.grad(product, x)[0].cpu().double()
@@ -249,7 +250,7 @@ def test_a_number_that_is_not_finite_is_named(device, in_torch, bad, divergence)
         ({"x": torch.zeros(4, 2).double()}, "one series for each column of x"),
         ({"upper": torch.ones(2, dtype=torch.int64)}, r"upper: expected shape \(1,\) or \(4,\)"),
         ({"low": torch.zeros(2).double()}, r"low: expected \(3,\), found \(2,\)"),
-        ({"scale": torch.ones(3)}, "expected torch.float64 as x, found torch.float32"),
+        ({"scale": torch.ones(3)}, "expected F64 as x, found torch.float32"),
     ],
 )
 def test_bad_arguments(change, message):
@@ -279,7 +280,7 @@ def test_what_the_kernel_leaves_to_pytorch(device, in_torch):
 @pytest.mark.parametrize(("order", "rotation"), [(2, "pca"), (5, None)])
 def test_a_fit_is_that_of_the_twins_to_rounding(device, in_torch, order, rotation):
     """Moments, solution, score and divergence, of points of two values among them."""
-    g = torch.Generator().manual_seed(3)
+    g = rng(3)
     x = torch.rand(300, 4, generator=g) ** 2 - 0.3
     x[:, 1] = (x[:, 1] > 0).float()
     y, t = torch.randn(50, 4, generator=g), torch.rand(50, generator=g).clamp(min=0.05)

@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from statistical import F64, rng
 
 from markovscore.kernels import dispatch, expm
 from markovscore.kernels.expm import _DEGREE
 
 from .compiled import resources
 
-FLOATS = [torch.float32, torch.float64]
+FLOATS = [torch.float32, F64]
 
 
 def matrices(n, count, dtype, size=1.0, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return (size / n * torch.randn(count, n, n, generator=g, dtype=torch.float64)).to(dtype)
+    g = rng(seed)
+    return (size / n * torch.randn(count, n, n, generator=g, dtype=F64)).to(dtype)
 
 
 def by_scipy(A):
@@ -59,24 +60,24 @@ def test_against_scipy(device, in_torch, n, dtype):
 
 @pytest.mark.parametrize("n", [17, 33])
 def test_larger_matrices_are_pytorchs(in_torch, n):
-    A = matrices(n, 4, torch.float64, 2.0)
+    A = matrices(n, 4, F64, 2.0)
     assert (errors(in_torch(expm, A), by_scipy(A)) <= allowed(A)).all()
 
 
 def nasty():
     """Nilpotent, a rotation by many turns, stiff, a Jordan block, tiny; norms from 1e-12 to 1e3."""
-    upper = torch.ones(4, 4, dtype=torch.float64).triu(1)
-    turn = torch.zeros(4, 4, dtype=torch.float64)
+    upper = torch.ones(4, 4, dtype=F64).triu(1)
+    turn = torch.zeros(4, 4, dtype=F64)
     turn[0, 1], turn[1, 0], turn[2, 3], turn[3, 2] = 50.0, -50.0, 1.0, -1.0
-    stiff = torch.diag(torch.tensor([-1e3, -1.0, -1e-3, 0.0], dtype=torch.float64)) + upper
+    stiff = torch.diag(torch.tensor([-1e3, -1.0, -1e-3, 0.0], dtype=F64)) + upper
     return {
         "nilpotent": 100 * upper,
         "rotation": turn,
         "stiff": stiff,
-        "jordan": torch.eye(4, dtype=torch.float64) + upper.triu(1) - upper.triu(2),
+        "jordan": torch.eye(4, dtype=F64) + upper.triu(1) - upper.triu(2),
         "tiny": 1e-12 * (upper + upper.mT),
-        "zero": torch.zeros(4, 4, dtype=torch.float64),
-        "decay": -30 * torch.eye(4, dtype=torch.float64) + upper,
+        "zero": torch.zeros(4, 4, dtype=F64),
+        "decay": -30 * torch.eye(4, dtype=F64) + upper,
     }
 
 
@@ -91,7 +92,7 @@ def test_nasty_matrices_side_by_side(device, in_torch, dtype):
 
 def test_small_entries_survive_a_large_neighbour(device, in_torch):
     """Scaling by the largest of the batch would leave 2^-20 of these digits."""
-    A = matrices(4, 2, torch.float64, 1e-3).to(device)
+    A = matrices(4, 2, F64, 1e-3).to(device)
     A = torch.cat([A, 600 * torch.ones_like(A[:1]).triu(1) - 600 * torch.eye(4).to(A)])
     exact = torch.stack([by_mpmath(a) for a in A.cpu()])
     for found in (expm(A), in_torch(expm, A)):
@@ -100,7 +101,7 @@ def test_small_entries_survive_a_large_neighbour(device, in_torch):
 
 @pytest.mark.parametrize("n", [3, 8, 12])
 def test_the_inverse_is_that_of_minus_a(device, n):
-    A = matrices(n, 9, torch.float64, 4.0).to(device)
+    A = matrices(n, 9, F64, 4.0).to(device)
     product, growth = expm(A) @ expm(-A), torch.linalg.matrix_norm(A).exp()
     gap = torch.linalg.matrix_norm(product - torch.eye(n).to(A))
     assert (gap <= 4 * n * 2.0**-53 * growth**2).all()
@@ -114,7 +115,7 @@ def test_a_row_does_not_depend_on_its_batch(device):
 
 
 def test_blocks_of_rows(device, monkeypatch):
-    A = matrices(3, 11, torch.float64).to(device)
+    A = matrices(3, 11, F64).to(device)
     whole = expm(A)
     monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 4 * 9)
     assert torch.equal(expm(A), whole)
@@ -132,7 +133,7 @@ def test_every_entry_is_written(device, monkeypatch, n):
 
 
 def test_any_strides(device, in_torch):
-    A = matrices(4, 12, torch.float64).to(device)
+    A = matrices(4, 12, F64).to(device)
     for view in (A.mT, A[::3], A.flip(0).permute(0, 2, 1)[1:]):
         assert torch.equal(expm(view), expm(view.contiguous()))
         assert torch.equal(in_torch(expm, view), in_torch(expm, view.contiguous()))
@@ -147,7 +148,7 @@ def test_nothing_to_do(device, shape):
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_not_finite(device, in_torch, n, value):
-    A = matrices(n, 7, torch.float64).to(device)
+    A = matrices(n, 7, F64).to(device)
     A[4, n - 1, 0] = value
     for call in (expm, lambda A: in_torch(expm, A)):
         with pytest.raises(ValueError, match=r"A: expected finite numbers.*1 of 7 rows.*row 4 "):
@@ -155,7 +156,7 @@ def test_a_number_that_is_not_finite(device, in_torch, n, value):
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 9])
-@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 90.0), (torch.float64, 800.0)])
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 90.0), (F64, 800.0)])
 def test_an_exponential_that_overflows(device, in_torch, n, dtype, size):
     A = matrices(n, 7, dtype).to(device)
     A[5], A[6] = size * torch.eye(n).to(A), 1.01 * size * torch.eye(n).to(A)
@@ -184,11 +185,11 @@ def test_malformed_input(device):
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
 def test_derivatives(n):
     """The directional one by exp of [[A, E], [0, A]], whose corner it is (Van Loan 1978)."""
-    A = torch.cat([matrices(n, 2, torch.float64, size) for size in (0.0, 1.0, 8.0)])
+    A = torch.cat([matrices(n, 2, F64, size) for size in (0.0, 1.0, 8.0)])
     if n > 1:  # a Jordan block but for 1e-8: eigenvalues +-1e-4
-        A[1, :2, :2] = torch.tensor([[1.0, 1.0], [-1.0 + 1e-8, -1.0]], dtype=torch.float64)
-    A, E = A.requires_grad_(), matrices(n, 6, torch.float64, seed=1)
-    W = matrices(n, 6, torch.float64, seed=2)
+        A[1, :2, :2] = torch.tensor([[1.0, 1.0], [-1.0 + 1e-8, -1.0]], dtype=F64)
+    A, E = A.requires_grad_(), matrices(n, 6, F64, seed=1)
+    W = matrices(n, 6, F64, seed=2)
     (gradient,) = torch.autograd.grad((W * expm(A)).sum(), A)
     block = torch.cat([torch.cat([A, E], 2), torch.cat([torch.zeros_like(A), A], 2)], 1)
     corner = by_scipy(block.detach())[:, :n, n:]
@@ -200,8 +201,8 @@ def test_derivatives(n):
 
 @pytest.mark.parametrize(
     ("n", "dtype", "arch"),
-    [(4, torch.float32, 90), (4, torch.float64, 80), (8, torch.float32, 80),
-     (8, torch.float64, 90), (16, torch.float32, 90), (16, torch.float64, 90)],
+    [(4, torch.float32, 90), (4, F64, 80), (8, torch.float32, 80),
+     (8, F64, 90), (16, torch.float32, 90), (16, F64, 90)],
 )  # fmt: skip
 def test_compiled_for_a_gpu_that_need_not_be_there(n, dtype, arch):
     """No spills; and two changes of layout, on the way in and out, so no barrier for each entry."""

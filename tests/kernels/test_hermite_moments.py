@@ -5,31 +5,32 @@ import math
 import numpy as np
 import pytest
 import torch
+from statistical import F64, rng
 
 from markovscore.kernels import dispatch, hermite_moments
 from markovscore.spectral import AdditiveMoments
 
 from .compiled import resources
 
-EPS = torch.finfo(torch.float64).eps
+EPS = torch.finfo(F64).eps
 # Whole rows and a rest, one and several programs in each direction, one value, more columns than
 # a program has.
 CASES = [
     (1000, 3, 4, torch.float32),
     (333, 130, 10, torch.float32),
     (70, 129, 16, torch.float32),
-    (41, 50, 18, torch.float64),
+    (41, 50, 18, F64),
     (1, 1, 7, torch.float32),
-    (77, 7, 1, torch.float64),
+    (77, 7, 1, F64),
     (9, 2, 0, torch.float32),
 ]
 
 
 def problem(n, d, dtype=torch.float32, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    centre = torch.randn(d, generator=g, dtype=torch.float64)
-    scale = 0.5 + torch.rand(d, generator=g, dtype=torch.float64)
-    x = centre + scale * torch.randn(n, d, generator=g, dtype=torch.float64)
+    g = rng(seed)
+    centre = torch.randn(d, generator=g, dtype=F64)
+    scale = 0.5 + torch.rand(d, generator=g, dtype=F64)
+    x = centre + scale * torch.randn(n, d, generator=g, dtype=F64)
     return x.to(dtype), centre, scale
 
 
@@ -65,7 +66,7 @@ def test_sums_and_range(device, in_torch, n, d, degree, dtype):
     sums, bounds = oracle(x, degree, centre, scale)
     arguments = on(device, x)[0], degree, *on(device, centre, scale)
     for found, low, high in (hermite_moments(*arguments), in_torch(hermite_moments, *arguments)):
-        assert found.dtype == torch.float64 and low.dtype == high.dtype == dtype
+        assert found.dtype == F64 and low.dtype == high.dtype == dtype
         assert float(((found.cpu() - sums).abs() / bounds).max()) < 1
         assert torch.equal(low.cpu(), x.amin(0)) and torch.equal(high.cpu(), x.amax(0))
 

@@ -7,6 +7,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import torch
+from statistical import F64, rng
 
 import markovscore as ms
 from markovscore.kernels import SingularCovarianceError, dispatch, local_transition
@@ -17,16 +18,16 @@ from .compiled import resources
 EPS = 2.0**-52
 
 
-def problem(d, count, noise, slope=True, dtype=torch.float64, seed=0):
+def problem(d, count, noise, slope=True, dtype=F64, seed=0):
     """Rows of norms from 1e-3 to 4 d, so that some are doubled and others are not."""
-    g = torch.Generator().manual_seed(seed)
+    g = rng(seed)
 
     def draw(*shape):
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
+        return torch.randn(*shape, generator=g, dtype=F64)
 
-    size = torch.logspace(-3, 0.6, count, dtype=torch.float64)
+    size = torch.logspace(-3, 0.6, count, dtype=F64)
     J = size[:, None, None] * draw(count, d, d) / d**0.5
-    G = draw(count, d, d) + 2 * torch.eye(d, dtype=torch.float64)
+    G = draw(count, d, d) + 2 * torch.eye(d, dtype=F64)
     kinds = {
         "number": G[0, 0, 0].square(),
         "numbers": G[:, 0, 0].square(),
@@ -34,7 +35,7 @@ def problem(d, count, noise, slope=True, dtype=torch.float64, seed=0):
         "matrices": G @ G.mT,
     }
     f, f_dot, y, z = (draw(count, d) for _ in range(4))
-    h = 0.2 + torch.rand(count, generator=g, dtype=torch.float64)
+    h = 0.2 + torch.rand(count, generator=g, dtype=F64)
     parts = [J, kinds[noise], f, f_dot if slope else None, h, y, z]
     return [None if x is None else x.to(dtype) for x in parts]
 
@@ -54,7 +55,7 @@ def gaps(found, expected):
 
 def by_quadrature(J, Q, f, f_dot, h, y):
     J, f, f_dot, y = (x.double().numpy() for x in (J, f, f_dot, y))
-    Q = (Q * torch.eye(len(f), dtype=torch.float64) if Q.ndim == 0 else Q).double().numpy()
+    Q = (Q * torch.eye(len(f), dtype=F64) if Q.ndim == 0 else Q).double().numpy()
 
     def both(u):
         growth, rest = scipy.linalg.expm(J * u), scipy.linalg.expm(J * (float(h) - u))
@@ -108,7 +109,7 @@ def test_single_precision_in_double_inside(device, in_torch):
     parts = problem(3, 6, "matrix", dtype=torch.float32)
     found = local_transition(*to(device, parts))
     exact = in_torch(local_transition, *[x.double() for x in parts])
-    assert [x.dtype for x in found] == [torch.float64] * 3 + [torch.float32] * 2
+    assert [x.dtype for x in found] == [F64] * 3 + [torch.float32] * 2
     assert (gaps(found[:3], exact[:3]) <= 1e-12).all()
     assert (gaps(found[3:], exact[3:]) <= 2.0**-23).all()
 
@@ -116,18 +117,18 @@ def test_single_precision_in_double_inside(device, in_torch):
 @pytest.mark.parametrize(("d", "h"), [(3, 1e-6), (3, 3.0), (5, 1e-3)])
 def test_small_entries_of_a_chain_with_noise_on_the_last(device, d, h):
     """``P_ij = h^(a+b+1) / (a! b! (a+b+1))``, a and b the steps from the noise to i and j."""
-    J = torch.ones(d - 1, dtype=torch.float64).diag(1)[None]
-    Q = torch.zeros(d, d, dtype=torch.float64)
+    J = torch.ones(d - 1, dtype=F64).diag(1)[None]
+    Q = torch.zeros(d, d, dtype=F64)
     Q[-1, -1] = 1
-    zero = torch.zeros(1, d, dtype=torch.float64)
-    length = torch.tensor([h], dtype=torch.float64)
+    zero = torch.zeros(1, d, dtype=F64)
+    length = torch.tensor([h], dtype=F64)
     found = local_transition(*to(device, [J, Q, zero, None, length, zero])).covariance[0].cpu()
     a = range(d - 1, -1, -1)
     exact = [
         [h ** (i + j + 1) / (math.factorial(i) * math.factorial(j) * (i + j + 1)) for j in a]
         for i in a
     ]
-    torch.testing.assert_close(found, torch.tensor(exact, dtype=torch.float64), rtol=1e-13, atol=0)
+    torch.testing.assert_close(found, torch.tensor(exact, dtype=F64), rtol=1e-13, atol=0)
 
 
 def test_every_output_is_written_and_rows_are_independent(device, monkeypatch):
@@ -156,7 +157,7 @@ def both(in_torch, device, parts):
 @pytest.mark.parametrize("d", [2, 6])
 def test_a_direction_without_noise(device, in_torch, d):
     parts = problem(d, 9, "matrices")
-    parts[0][7:], parts[1][7:] = 0, torch.eye(d, dtype=torch.float64)
+    parts[0][7:], parts[1][7:] = 0, torch.eye(d, dtype=F64)
     parts[1][7:, 1] = parts[1][7:, 0]
     parts[1][7:, :, 1] = parts[1][7:, :, 0]
     for call in both(in_torch, device, parts):

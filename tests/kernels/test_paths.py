@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from statistical import F64
 
 import markovscore as ms
 from markovscore.core import as_diffusion
@@ -14,8 +15,8 @@ from markovscore.kernels import PathDrift, Steps, dispatch, euler_paths, philox_
 
 simulation = importlib.import_module("markovscore.diffusions.simulation")
 path_shift = importlib.import_module("markovscore.targets.path_shift")
-CORNERS = torch.tensor([[1.5, 1.0], [-1.0, 0.5], [0.2, -1.3]], dtype=torch.float64)
-LARGE = torch.linspace(-1, 1, 45, dtype=torch.float64).reshape(9, 5).sin() * 2
+CORNERS = torch.tensor([[1.5, 1.0], [-1.0, 0.5], [0.2, -1.3]], dtype=F64)
+LARGE = torch.linspace(-1, 1, 45, dtype=F64).reshape(9, 5).sin() * 2
 SCALES, WEIGHTS = torch.tensor([0.6, 0.9, 1.2]), torch.tensor([0.5, 0.2, 0.3])
 # Of numpy, in the interpreter, where a path is meant to leave the numbers.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -35,8 +36,8 @@ def rng(device="cpu", seed=3):
     return torch.Generator(device).manual_seed(seed)
 
 
-def points(n, d, dtype=torch.float64, seed=0):
-    return torch.randn(n, d, generator=rng(seed=seed), dtype=torch.float64).to(dtype)
+def points(n, d, dtype=F64, seed=0):
+    return torch.randn(n, d, generator=rng(seed=seed), dtype=F64).to(dtype)
 
 
 @pytest.fixture
@@ -53,18 +54,18 @@ def big_blocks(device, monkeypatch):
 # Against the twin
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=["float64", "float32"])
 @NAMES
 def test_path_by_path(name, dtype, device, in_torch):
     process, d = PROCESSES[name]
     drift, y0 = process.euler_kernel(), points(37, d, dtype)
-    before = Steps(6, 0.1 * torch.rand(37, generator=rng(), dtype=torch.float64))
+    before = Steps(6, 0.1 * torch.rand(37, generator=rng(), dtype=F64))
     arguments = before, Steps(7, 0.05)
     kernel = euler_paths(drift, y0.to(device), *arguments, seed=5)
     twin = in_torch(euler_paths, drift, y0, *arguments, seed=5)
     # On a GPU sums are fused, so the float32 normals differ in the last place. Rounding grows by
     # the slopes over a clock of 1, at most exp(3); the swimmer's target cancels over 1 / h^1.5.
-    unit = 1e-13 if dtype == torch.float64 and device.type == "cpu" else 1e-6
+    unit = 1e-13 if dtype == F64 and device.type == "cpu" else 1e-6
     for field, (ours, theirs) in enumerate(zip(kernel, twin, strict=True)):
         size = float(theirs.abs().max()) if field == 2 else 1.0
         assert ours.dtype == dtype and ours.shape == (37, d)
@@ -101,7 +102,7 @@ def test_the_eager_loops_on_the_same_noise(name, monkeypatch):
     monkeypatch.setenv(dispatch.VARIABLE, "torch")
     (process, d), steps, seed = PROCESSES[name], 6, 8
     y0, columns = points(9, d), 1 if name == "swimmer" else d
-    t = torch.linspace(0.3, 0.9, 9, dtype=torch.float64)
+    t = torch.linspace(0.3, 0.9, 9, dtype=F64)
     s = 0.4 * t
     clock = as_diffusion(process).clock
     first, second = (
@@ -177,7 +178,7 @@ def test_the_block_changes_nothing(device, monkeypatch):
 @pytest.mark.parametrize("name", ["double well", "mixture"])
 def test_splitting_the_rows_changes_nothing(name, device, monkeypatch):
     process, d = PROCESSES[name]
-    h = torch.linspace(0, 0.1, 11, dtype=torch.float64)
+    h = torch.linspace(0, 0.1, 11, dtype=F64)
     arguments = process.euler_kernel(), points(11, d).to(device), Steps(3, h), Steps(2, h + 0.01)
     whole = euler_paths(*arguments, seed=7)
     monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 4 * d)
@@ -249,7 +250,7 @@ def test_diverging_paths_name_row_and_step(name, phase, device, in_torch, monkey
 
 def test_a_path_that_blows_up_in_its_last_step_is_found(device):
     """Finite, but no number of the process: 60 - 0.1 60^3 and then 0.1 of its cube."""
-    y0 = torch.full((2, 1), 60.0, dtype=torch.float64, device=device)
+    y0 = torch.full((2, 1), 60.0, dtype=F64, device=device)
     for phases in ((Steps(2, 0.1), None), (None, Steps(2, 0.1))):
         with pytest.raises(ValueError, match="diverge in step 2 of 2"):
             euler_paths(PathDrift.double_well(), y0, *phases, seed=1)
@@ -295,7 +296,7 @@ def test_malformed_steps_and_points(device):
 def test_simulate_and_path_shift_target_use_it(name, device):
     process, d = PROCESSES[name]
     y0, clock = points(6, d).to(device), as_diffusion(process).clock
-    t = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.8, 1.0], dtype=torch.float64)
+    t = torch.tensor([0.0, 0.1, 0.4, 0.5, 0.8, 1.0], dtype=F64)
     seed = int(torch.randint(2**63 - 1, (1,), generator=rng(device), device=device))
     found = ms.simulate(process, y0, t, 5, rng(device))
     h = clock.between(torch.zeros_like(t), t) / 5

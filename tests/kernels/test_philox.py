@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from statistical import rng
 
 from markovscore.kernels import dispatch, philox_normals, seed_tensor
 
@@ -67,7 +68,7 @@ def test_the_kernels_words_are_tritons(device):
     globals()["ours"] = ours  # the interpreter looks there
     for counter, key, expected in KNOWN:
         k0, k1 = words(key)
-        g = torch.Generator().manual_seed(1)
+        g = rng(1)
         counters = torch.randint(WORD, (4, 16), generator=g)
         counters[:, 0] = torch.tensor(words(counter))
         low = torch.where(counters < 2**31, counters, counters - WORD).int().to(device)
@@ -87,7 +88,7 @@ def box_muller(a, b):
 
 
 def test_box_muller_in_float64():
-    g = torch.Generator().manual_seed(2)
+    g = rng(2)
     a, b = torch.randint(WORD, (2, 20_000), generator=g)
     found = torch.stack(philox._pair(a, b)).double().numpy()
     expected = np.stack(box_muller(a.numpy(), b.numpy()))

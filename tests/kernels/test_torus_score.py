@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from statistical import F64, rng
 
 import markovscore as ms
 from markovscore.kernels import MAX_COORDINATE, dispatch, torus_score
 
 from .compiled import resources
 
-F32, F64 = torch.float32, torch.float64
+F32 = torch.float32
 both_types = pytest.mark.parametrize("dtype", [F32, F64], ids=["f32", "f64"])
 both_sides = pytest.mark.parametrize("side", ["kernel", "twin"])
 
@@ -39,7 +40,7 @@ def kernel_file():
 
 def draw(n, dim, seed=0, dtype=F64):
     """Points on the torus; the first ones on its edges, corners and axes."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = rng(seed)
     x = (2 * torch.rand(n, dim, generator=generator, dtype=F64) - 1) * math.pi
     for row, value in enumerate((0.0, math.pi, -math.pi, math.pi / 2, -math.pi / 4)):
         x[row : row + 1] = value
@@ -48,7 +49,7 @@ def draw(n, dim, seed=0, dtype=F64):
 
 def coefficients(count, rows=None, seed=1):
     shape = (count,) if rows is None else (rows, count)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    return torch.randn(shape, generator=rng(seed), dtype=F64)
 
 
 def direct(x, waves, c):
@@ -91,7 +92,7 @@ def test_against_direct_sums(run, dim, count, dtype):
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_scattered_waves(run, dim, dtype):
     """Any set of vectors: gaps, both signs, a wave and its mirror images, zero, repeats."""
-    generator = torch.Generator().manual_seed(3)
+    generator = rng(3)
     waves = torch.randint(-4, 5, (9, dim), generator=generator)
     mirrored = waves[:2] * torch.tensor([1] * (dim - 1) + [-1])
     waves = torch.cat([waves, mirrored, -waves[:2], 0 * waves[:1], waves[3:4]])
@@ -105,7 +106,7 @@ def test_scattered_waves(run, dim, dtype):
 def test_coefficients_of_their_own(run, dim, dtype):
     x, waves = draw(203, dim, dtype=dtype), ms.TorusBrownian(dim).eigenbasis(12).indices
     table = coefficients(12, rows=5)
-    generator = torch.Generator().manual_seed(4)
+    generator = rng(4)
     upper = torch.randint(1, 5, (203,), generator=generator)
     share = torch.rand(203, generator=generator, dtype=F64)
     share[:3] = torch.tensor([0.0, 1.0, 0.5])
@@ -202,7 +203,7 @@ def test_strided_input(run):
 @both_sides
 def test_strided_places(run):
     waves, table = ms.TorusBrownian(2).eigenbasis(12).indices, coefficients(12, rows=5)
-    x, generator = draw(31, 2), torch.Generator().manual_seed(4)
+    x, generator = draw(31, 2), rng(4)
     upper = torch.randint(1, 5, (62,), generator=generator)[::2]
     share = torch.rand(62, generator=generator, dtype=F64)[::2]
     expected = run(x, waves, table, upper=upper.clone(), share=share.clone())
@@ -228,7 +229,7 @@ def test_block_sizes():
 
 def test_more_points_than_a_launch_takes(device, monkeypatch):
     waves, table = ms.TorusBrownian(2).eigenbasis(12).indices, coefficients(12, rows=4)
-    x, generator = draw(100, 2).float().to(device), torch.Generator().manual_seed(5)
+    x, generator = draw(100, 2).float().to(device), rng(5)
     upper = torch.randint(1, 3, (100,), generator=generator).to(device)
     share = torch.rand(100, generator=generator).to(device)
     expected = torus_score(x, waves, table.to(device), upper, share)
@@ -364,7 +365,7 @@ def test_the_twin_has_gradients(in_torch):
 # -- inside the spectral score ---------------------------------------------------------------------
 def fitted(dim=2, selection="eigenvalue"):
     torus = ms.TorusBrownian(dim)
-    x = 0.5 * torch.rand(60, dim, generator=torch.Generator().manual_seed(0), dtype=F64)
+    x = 0.5 * torch.rand(60, dim, generator=rng(), dtype=F64)
     times = [0.05, 0.2, 1.0, 4.0]
     return torus, x, ms.fit_spectral(x, torus, 12, times, shrinkage="heat", selection=selection)
 
