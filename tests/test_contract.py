@@ -16,6 +16,7 @@ import markovscore as ms
 from markovscore.core import (
     Dense,
     Scalar,
+    as_diffusion,
     drift_and_vjp,
     drift_at,
     drift_divergence,
@@ -393,7 +394,7 @@ def test_a_matrix_that_takes_the_times_of_rows_for_its_own_is_refused(n):
     process.drift = lambda y, t: y @ (t * A)
     for function in (drift_at, drift_divergence, drift_jacobian):
         with pytest.raises(ValueError, match=r"drift: .*t\[\.\.\., None\] \* A"):
-            function(process, y, t)
+            function(as_diffusion(process), y, t)
     torch.testing.assert_close(drift_at(process, y, 0.5), 0.5 * y @ A)
 
 
@@ -407,7 +408,7 @@ def test_a_drift_of_another_shape_is_named(n):
                 lambda t: ms.simulate(process, y, t, 3),
                 lambda t: ms.local_transition(process, y, 0.1, t),
                 lambda t: ms.path_shift_target(process, y, 0.1, t),
-                lambda t: drift_divergence(process, y, t),
+                lambda t: drift_divergence(as_diffusion(process), y, t),
             ):
                 with pytest.raises(ValueError, match=r"drift: expected shape \(\d+, 3\), found"):
                     function(t)
@@ -429,19 +430,20 @@ def test_derivatives_of_another_shape_are_named(n):
     y, process = points(n, 3), Noise(lambda t: 1.0)
     process.drift = lambda y, t: y @ A.T
     process.drift_divergence = lambda y, t: y[:, :1]
+    seen = as_diffusion(process)  # which follows what is set later
     with pytest.raises(ValueError, match="drift_divergence: expected shape"):
-        drift_divergence(process, y, 0.1)
+        drift_divergence(seen, y, 0.1)
     process.drift_divergence = lambda y, t: 1.5
-    assert drift_divergence(process, y, 0.1).tolist() == [1.5] * n
+    assert drift_divergence(seen, y, 0.1).tolist() == [1.5] * n
     process.drift_jacobian = lambda y, t: A
     with pytest.raises(ValueError, match="drift_jacobian: expected shape"):
-        drift_jacobian(process, y, own_times(n))
+        drift_jacobian(seen, y, own_times(n))
     process.drift_jacobian = lambda y, t: A.expand(len(y), 3, 3)
-    f, product = drift_and_vjp(process, y, own_times(n), y)
+    f, product = drift_and_vjp(seen, y, own_times(n), y)
     torch.testing.assert_close((f, product), (y @ A.T, y @ A))
     process.drift_and_vjp = lambda y, t, v: (y, v[:, :1])
     with pytest.raises(ValueError, match="drift_and_vjp: expected shape"):
-        drift_and_vjp(process, y, 0.1, y)
+        drift_and_vjp(seen, y, 0.1, y)
 
 
 @pytest.mark.parametrize("n", [2, 3])

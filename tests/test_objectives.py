@@ -9,6 +9,7 @@ import torch
 from problems import Plain, well
 from statistical import F64, points, rng, sigmas
 
+from markovscore.core import as_diffusion
 from markovscore.datasets import DiffusedMixture, mixture_1d
 from markovscore.diffusions import (
     BoxBrownian,
@@ -22,7 +23,6 @@ from markovscore.diffusions import (
     VariancePreserving,
 )
 from markovscore.objectives import DenoisingSM, TimeSampler
-from markovscore.objectives import draws as _times
 
 N = 20_000
 CHOICES = [(w, t) for w in ("likelihood", "variance") for t in ("uniform", "log", "importance")]
@@ -159,7 +159,7 @@ def test_drawn_times_fill_the_interval(times):
 
 
 def drawn(diffusion, t_min, kind="importance", n=N, dtype=F64, t_max=None):
-    sampler = TimeSampler(diffusion, t_min, t_max, kind)
+    sampler = TimeSampler(as_diffusion(diffusion), t_min, t_max, kind)
     return sampler.draw(torch.zeros(n, 1, dtype=dtype), rng(11))
 
 
@@ -184,6 +184,7 @@ class Jumps:
     """A scale that no table resolves."""
 
     horizon, dispersion = 1.0, staticmethod(lambda t: 1.0)
+    drift = staticmethod(lambda y, t: -y)
 
     def std(self, t):
         return torch.where((7 * t).sin() > 0, 1.0, 0.2)
@@ -192,7 +193,7 @@ class Jumps:
 @pytest.mark.parametrize("pieces", [3, 50])
 @pytest.mark.parametrize("process", [VariancePreserving(1), Jumps()])
 def test_weights_are_exact_however_coarse_the_table(process, pieces, monkeypatch):
-    monkeypatch.setattr(_times, "_PIECES", pieces)
+    monkeypatch.setattr("markovscore.objectives.draws.PIECES", pieces)
     t, weight = drawn(process, 1e-3)
     # E[w g(t)] is the plain average of g over [t_min, 1].
     for value, mean in (
@@ -252,7 +253,7 @@ def test_importance_needs_a_scale_and_a_scalar_dispersion():
     silent = Jumps()
     silent.dispersion = lambda t: (t - 0.5).clamp(min=0)
     with pytest.raises(ValueError, match=r"expected finite positive \|G\(t\)\| / std\(t\)"):
-        TimeSampler(silent, 1e-3, None, "importance")
+        TimeSampler(as_diffusion(silent), 1e-3, None, "importance")
     # Each of these has both.
     for process in (OrnsteinUhlenbeck(2), Langevin(ProductMixture(2, [-1.0, 1.0], 0.5))):
         assert TimeSampler(process, 1e-3, None, "importance").kind == "importance"

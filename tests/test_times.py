@@ -77,7 +77,7 @@ def processes(d):
         name = type(process).__name__
         yield f"{name}, drift", process.drift
         yield f"{name}, divergence", process.drift_divergence
-        if hasattr(process, "drift_jacobian"):
+        if process.drift_jacobian is not None:
             yield f"{name}, Jacobian", process.drift_jacobian
     for process in exact[:2]:
         name = f"{type(process).__name__}, Gaussian"

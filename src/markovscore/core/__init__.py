@@ -1,5 +1,6 @@
 """What every room may use: types, checks, derivatives, linear maps, the Euler walk, files."""
 
+from .arrays import takes_arrays
 from .blocks import (
     block_rows,
     by_blocks,
@@ -16,19 +17,12 @@ from .checks import (
     as_tensor,
     check_callable,
     check_finite,
-    check_from_start,
     check_generator,
     check_integer,
     check_number,
     check_points,
     check_precision,
     check_steps,
-    check_time,
-    check_time_range,
-    check_times,
-    check_window,
-    expand_like,
-    takes_arrays,
 )
 from .fields import (
     Field,
@@ -46,7 +40,15 @@ from .fields import (
     times_vector,
     value_and_divergence,
 )
-from .files import output_path, user_path, write_whole
+from .files import (
+    checksum,
+    crc32,
+    named_checksum,
+    output_path,
+    user_path,
+    whole_folder,
+    write_whole,
+)
 from .hermite import between, hermite, series, standard_scale
 from .linear import (
     SINGULAR,
@@ -59,6 +61,14 @@ from .linear import (
 )
 from .linear_maps import Dense, Diagonal, Noise, Scalar
 from .modes import Constants, full_precision, lasting, ordinary_tensors, remembered
+from .times import (
+    check_from_start,
+    check_time,
+    check_time_range,
+    check_times,
+    check_window,
+    expand_like,
+)
 from .types import (
     Clock,
     Criterion,
@@ -73,9 +83,8 @@ from .types import (
     as_law,
     as_objective,
     as_score,
-    name_of,
-    original,
 )
+from .views import name_of, original
 from .walk import Grid, Walk, Watch, euler_step, make_grid, noise_like
 
 __all__ = [
@@ -122,7 +131,9 @@ __all__ = [
     "check_time_range",
     "check_times",
     "check_window",
+    "checksum",
     "cholesky",
+    "crc32",
     "drift_and_vjp",
     "drift_at",
     "drift_divergence",
@@ -140,6 +151,7 @@ __all__ = [
     "make_grid",
     "multiplier",
     "name_of",
+    "named_checksum",
     "noise_at",
     "noise_like",
     "noise_norm",
@@ -161,6 +173,7 @@ __all__ = [
     "trace_rows",
     "user_path",
     "value_and_divergence",
+    "whole_folder",
     "window_moments",
     "write_whole",
 ]

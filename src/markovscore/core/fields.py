@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_time
 from .linear_maps import Noise, read_noise
+from .times import check_time
 from .types import Process
 
 Time = float | Tensor

@@ -1,10 +1,17 @@
-"""Paths that users give, and files that are whole or absent."""
+"""Paths that users give, files and folders that are whole or absent, and their checksum."""
 
 import os
+import shutil
 import uuid
-from contextlib import suppress
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 
 def user_path(path: Any, name: str = "path") -> Path:
@@ -72,9 +79,64 @@ def write_whole(path: Path, content: bytes | str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    with suppress(OSError):  # the rename itself; some systems cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    _bring_to_disk(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to write files in, which becomes ``path`` at the end, or is gone if that is not
+    reached; ``path`` must not exist. One process at a time: the caller holds a lock. What one that
+    was killed has left is removed by the next.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        for written in (*partial.iterdir(), partial):
+            _bring_to_disk(written)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    _bring_to_disk(path.parent)
+
+
+def _bring_to_disk(path: Path) -> None:
+    """A file that was written and closed, or the names in a folder."""
+    try:
+        place = os.open(path, os.O_RDONLY)
+    except OSError:  # some systems cannot open a folder
+        if path.is_dir():
+            return
+        raise
+    try:
+        os.fsync(place)
+    except OSError:  # nor all bring one to the disk
+        if not path.is_dir():
+            raise
+    finally:
+        os.close(place)
+
+
+Content = Tensor | np.ndarray | bytes | str
+
+
+def crc32(content: Content, start: int = 0) -> int:
+    """CRC-32 of the bytes of ``content``, in order of its rows, continued from ``start``."""
+    if isinstance(content, Tensor):
+        content = content.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    if isinstance(content, np.ndarray):
+        return zlib.crc32(np.ascontiguousarray(content).data, start)
+    return zlib.crc32(content.encode() if isinstance(content, str) else content, start)
+
+
+def checksum(*contents: Content, start: int = 0) -> str:
+    """CRC-32 of ``contents`` one after the other, as eight hexadecimal digits."""
+    for content in contents:
+        start = crc32(content, start)
+    return f"{start:08x}"
+
+
+def named_checksum(named: Mapping[str, Tensor], start: int = 0) -> str:
+    """:func:`checksum` of names and tensors, in the order of the names."""
+    return checksum(*(part for name in sorted(named) for part in (name, named[name])), start=start)

@@ -7,18 +7,16 @@ is *optional* is listed once, with its default, in the class beside it: :class:`
 so that nothing behind an entry point asks whether there is one. Nothing has to be inherited.
 """
 
-import functools
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checks import check_callable, is_integer, is_number
+from .views import Test, function, has_methods, refuse_class, seen_as, shown, takes
 
-Kind = TypeVar("Kind")
 Method = Any  # a function, or None where there is none
 
 
@@ -156,18 +154,15 @@ def as_diffusion(diffusion: Any) -> Process:
         TypeError: no ``drift`` or ``dispersion``, one that does not take ``(y, t)`` or ``(t)``, or
             an attribute of another kind than :class:`Process` says.
     """
-    if isinstance(diffusion, Process):
-        process = diffusion
-    else:
+    if not isinstance(diffusion, Process):
+        refuse_class(diffusion, "diffusion")
         for method in ("drift", "dispersion"):
             if not callable(getattr(diffusion, method, None)):
                 raise TypeError(
                     "diffusion: expected drift(y, t) and dispersion(t), found "
                     f"{type(diffusion).__name__} without {method}: define it"
                 )
-        process = _view(Process, diffusion)
-    _check_kinds(process, _PROCESS, "diffusion")
-    return process
+    return seen_as(Process, diffusion, _PROCESS, "diffusion")
 
 
 # Scores
@@ -219,10 +214,13 @@ def as_score(score: Any) -> ScoreModel:
     Raises:
         TypeError: it cannot be called, or an attribute is of another kind.
     """
+    refuse_class(score, "score")
     check_callable(score)
-    model = score if isinstance(score, ScoreModel) else _view(ScoreModel, score)
-    _check_kinds(model, _SCORE, "score")
-    return model
+    if not takes(score, 2):
+        raise TypeError(
+            f"score: expected a function (x, t) -> (B, d), found {shown(score)}: give it these two"
+        )
+    return seen_as(ScoreModel, score, _SCORE, "score")
 
 
 # Objectives
@@ -260,15 +258,14 @@ def as_objective(objective: Any) -> Criterion:
     Raises:
         TypeError: no ``loss``, or an attribute of another kind.
     """
+    refuse_class(objective, "objective")
     if not callable(getattr(objective, "loss", None)):
         raise TypeError(
             "objective: expected loss(score, x0, generator), found "
             f"{type(objective).__name__} without it: pass DenoisingSM, LocalDSM or a class of "
             "your own that has it"
         )
-    criterion = objective if isinstance(objective, Criterion) else _view(Criterion, objective)
-    _check_kinds(criterion, _OBJECTIVE, "objective")
-    return criterion
+    return seen_as(Criterion, objective, _OBJECTIVE, "objective")
 
 
 # Laws
@@ -302,164 +299,55 @@ def as_law(prior: Any) -> Law:
         if not hasattr(prior, name):
             raise TypeError(
                 f"prior: expected dim and score(x) -> (B, d), found {type(prior).__name__} "
-                f"without {name}: define it, or pass a law of markovscore.priors"
+                f"without {name}: define it, or pass a law such as markovscore.Gaussian"
             )
-    law = prior if isinstance(prior, Law) else _view(Law, prior)
-    _check_kinds(law, _LAW, "prior")
-    return law
+    return seen_as(Law, prior, _LAW, "prior")
 
 
-# Views
-
-
-def original(thing: Any) -> Any:
-    """The user's own object behind a view, or ``thing`` itself."""
-    return thing.own if isinstance(thing, _View) else thing
-
-
-def name_of(thing: Any) -> str:
-    """The name of the user's own class, for messages."""
-    return type(original(thing)).__name__
-
-
-_ABSENT = object()
-
-
-class _View:
-    """An object with the defaults of a class of this module where it has no attribute."""
-
-    __slots__ = ("own",)
-
-    def __init__(self, own: Any) -> None:
-        self.own = own
-
-    def __repr__(self) -> str:
-        return repr(self.own)
-
-
-class _Read:
-    """An attribute of a view: that of the user's object, else the default."""
-
-    def __init__(self, name: str, default: Any) -> None:
-        self.name, self.default = name, default
-
-    def __get__(self, view: Any, owner: type) -> Any:
-        value = getattr(view.own, self.name, _ABSENT)
-        if value is _ABSENT:
-            value = self.default
-            return value.__get__(view) if inspect.isfunction(value) else value
-        return value
-
-
-@functools.cache
-def _view_class(kind: Any) -> Any:
-    names = [name for name in vars(kind) if not name.startswith("__")]
-    readers: dict[str, Any] = {name: _Read(name, vars(kind)[name]) for name in names}
-    if "__call__" in vars(kind):
-        readers["__call__"] = lambda view, *args: view.own(*args)
-    return type(f"{kind.__name__}View", (_View, kind), readers)
-
-
-def _view(kind: type[Kind], own: Any) -> Kind:
-    made: Any = kind
-    view: Any = _view_class(made)
-    return view(own)
-
-
-# What an attribute is expected to be: a test of its value, and the words for it.
-_Test = tuple[Callable[[Any], bool], str]
-
-
-def _method(arguments: int, form: str, optional: bool = True) -> _Test:
-    def fits(value: Any) -> bool:
-        return (optional and value is None) or (callable(value) and _takes(value, arguments))
-
-    return fits, f"a function {form}" + (" or None" if optional else "")
-
-
-_FLAG: _Test = (lambda value: isinstance(value, bool), "True or False")
-_CLOCK: _Test = (
-    lambda value: all(
-        callable(getattr(value, name, None)) for name in ("rate", "elapsed", "between", "inverse")
-    ),
-    "an object with rate, elapsed, between and inverse",
-)
-_PROCESS: dict[str, _Test] = {
-    "drift": _method(2, "(y, t) -> (B, d)", optional=False),
-    "dispersion": _method(1, "(t)", optional=False),
+# Kinds of attributes. What is not here is looked at where it is used: times by ``check_times``, a
+# prior by who draws from it.
+_FLAG: Test = (lambda value: isinstance(value, bool | np.bool_), "True or False")
+_PROCESS: dict[str, Test] = {
+    "drift": function(2, "(y, t) -> (B, d)", optional=False),
+    "dispersion": function(1, "(t)", optional=False),
     "dim": (lambda value: value is None or is_integer(value), "an integer or None"),
     "horizon": (is_number, "a number"),
-    "clock": _CLOCK,
+    "clock": has_methods("rate", "elapsed", "between", "inverse"),
     "elementwise": _FLAG,
     "autonomous": _FLAG,
     "reflects": _FLAG,
-    "project": _method(1, "(y) -> (B, d)", optional=False),
-    "contains": _method(1, "(x) -> (B,)", optional=False),
-    "drift_divergence": _method(2, "(y, t) -> (B,)"),
-    "drift_jacobian": _method(2, "(y, t) -> (B, d, d) or (B, d)"),
-    "drift_and_vjp": _method(3, "(y, t, v) -> f, J^T v"),
-    "sample_transition": _method(3, "(x0, t, generator) -> (B, d)"),
-    "transition_score": _method(3, "(y, x0, t) -> (B, d)"),
-    "std": _method(1, "(t)"),
-    "evolve_gaussian": _method(3, "(mean, var, t) -> mean, var"),
-    "shift_target": _method(3, "(states, noise, step) -> (B, d)"),
-    "eigenbasis": _method(1, "(n_functions)"),
-    "ou_time": _method(1, "(t)"),
+    "project": function(1, "(y) -> (B, d)", optional=False),
+    "contains": function(1, "(x) -> (B,)", optional=False),
+    "drift_divergence": function(2, "(y, t) -> (B,)"),
+    "drift_jacobian": function(2, "(y, t) -> (B, d, d) or (B, d)"),
+    "drift_and_vjp": function(3, "(y, t, v) -> f, J^T v"),
+    "sample_transition": function(3, "(x0, t, generator) -> (B, d)"),
+    "transition_score": function(3, "(y, x0, t) -> (B, d)"),
+    "std": function(1, "(t)"),
+    "evolve_gaussian": function(3, "(mean, var, t) -> mean, var"),
+    "log_kernel": function(3, "(y, mean, var)"),
+    "kernel_score": function(3, "(y, mean, var)"),
+    "shift_target": function(3, "(states, noise, step) -> (B, d)"),
+    "euler_kernel": function(0, "()"),
+    "eigenbasis": function(1, "(n_functions)"),
+    "ou_time": function(1, "(t)"),
 }
-_SCORE: dict[str, _Test] = {
-    "score_and_divergence": _method(2, "(x, t) -> s, div s"),
-    "divergence": _method(2, "(x, t) -> (B,)"),
-    "probe_divergence": _method(3, "(x, t, probe) -> s, div s"),
+_SCORE: dict[str, Test] = {
+    "score_and_divergence": function(2, "(x, t) -> s, div s"),
+    "divergence": function(2, "(x, t) -> (B,)"),
+    "probe_divergence": function(3, "(x, t, probe) -> s, div s"),
     "finest_time": (lambda value: value is None or is_number(value), "a number or None"),
+    "dtype": (lambda value: isinstance(value, torch.dtype | None), "a torch.dtype or None"),
 }
-_OBJECTIVE: dict[str, _Test] = {
-    "loss": _method(3, "(score, x0, generator) -> 0-dim", optional=False),
-    "state": _method(0, "() -> dict"),
-    "restore": _method(2, "(state, device)"),
-    "description": _method(0, "() -> str"),
+_OBJECTIVE: dict[str, Test] = {
+    "loss": function(3, "(score, x0, generator) -> 0-dim", optional=False),
+    "state": function(0, "() -> dict"),
+    "restore": function(2, "(state, device)"),
+    "description": function(0, "() -> str"),
 }
-_LAW: dict[str, _Test] = {
-    "score": _method(1, "(x) -> (B, d)", optional=False),
-    "hessian": _method(1, "(x) -> (B, d, d) or (B, d)"),
-    "score_and_hessian_product": _method(2, "(x, v) -> score, H v"),
+_LAW: dict[str, Test] = {
+    "score": function(1, "(x) -> (B, d)", optional=False),
+    "hessian": function(1, "(x) -> (B, d, d) or (B, d)"),
+    "score_and_hessian_product": function(2, "(x, v) -> score, H v"),
+    "path_drift": function(0, "()"),
 }
-
-
-def _check_kinds(thing: Any, tests: dict[str, _Test], noun: str) -> None:
-    for name, (fits, words) in tests.items():
-        value = getattr(thing, name)
-        if not fits(value):
-            raise TypeError(
-                f"{noun}: expected {name_of(thing)}.{name} to be {words}, found {_shown(value)}: "
-                "mend it, or leave it out"
-            )
-
-
-def _shown(value: Any) -> str:
-    if not callable(value):
-        return f"{type(value).__name__} {value!r}"[:80]
-    return f"one that takes {inspect.signature(value)}"
-
-
-def _takes(method: Callable[..., Any], arguments: int) -> bool:
-    """Whether ``method`` can be called with so many positional arguments."""
-    if isinstance(method, nn.Module):
-        return True
-    function = getattr(method, "__func__", None)
-    try:
-        if function is not None:
-            return _bindable(function, arguments + 1)
-        return _bindable(method, arguments)
-    except TypeError:  # what has no hash is asked anew
-        return _bindable.__wrapped__(method, arguments)
-
-
-@functools.lru_cache(maxsize=1024)
-def _bindable(function: Callable[..., Any], arguments: int) -> bool:
-    try:
-        inspect.signature(function).bind(*[None] * arguments)
-    except TypeError:
-        return False
-    except ValueError:  # no signature to read
-        return True
-    return True

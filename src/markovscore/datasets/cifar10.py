@@ -12,8 +12,6 @@ import json
 import math
 import os
 import re
-import shutil
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..core import checksum, crc32, whole_folder
 
 SHAPE = (3, 32, 32)
 CLASSES = 10
@@ -33,7 +33,7 @@ BOTH_WAYS = (
     "(pip install 'markovscore[images]'), which downloads them"
 )
 _FORMAT = 1
-_ROWS = 1000
+ROWS = 1000
 _SHARD = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
 
@@ -142,7 +142,7 @@ def _parquet(path: Path) -> _Source:
 
     def batches() -> Iterator[Any]:
         with explained(), ParquetFile(path, page_checksum_verification=True) as file:
-            yield from file.iter_batches(_ROWS, columns=["img", "label"])
+            yield from file.iter_batches(ROWS, columns=["img", "label"])
 
     with explained(), ParquetFile(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -167,34 +167,28 @@ def _hub(split: str) -> list[_Source]:
     encoded = data.with_format("arrow")
     files = tuple(Path(entry["filename"]) for entry in data.cache_files)
     schema = data.features.arrow_schema
-    return [_Source(HUB, files, schema, len(data), lambda: encoded.iter(batch_size=_ROWS))]
+    return [_Source(HUB, files, schema, len(data), lambda: encoded.iter(batch_size=ROWS))]
 
 
 def _write(sources: Sequence[_Source], target: Path) -> None:
     """Decode into ``target``, which appears complete or not at all, in constant memory."""
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed; we hold the lock
-    partial.mkdir()
-    try:
-        rows = sum(source.rows for source in sources)
-        if not rows:
-            raise ValueError(f"{sources[0].name}: expected images, found none: copy the file again")
-        labels, crc = [], 0
-        with (partial / "pixels.npy").open("wb") as stream:
+    rows = sum(source.rows for source in sources)
+    if not rows:
+        raise ValueError(f"{sources[0].name}: expected images, found none: copy the file again")
+    labels, crc = [], 0
+    with whole_folder(target) as folder:
+        with (folder / "pixels.npy").open("wb") as stream:
             header = {"descr": "|u1", "fortran_order": False, "shape": (rows, math.prod(SHAPE))}
             np.lib.format.write_array_header_1_0(stream, header)
             for pixels, label in (batch for source in sources for batch in _decoded(source)):
                 stream.write(pixels.data)
-                crc = zlib.crc32(pixels.data, crc)
+                crc = crc32(pixels, crc)
                 labels.append(label)
         label = np.concatenate(labels)
-        np.save(partial / "labels.npy", label)
-        about = {"format": _FORMAT, "checksum": checksum(label, crc)}
+        np.save(folder / "labels.npy", label)
+        about = {"format": _FORMAT, "checksum": content_checksum(label, crc)}
         about["files"] = [path.name for source in sources for path in source.files]
-        (partial / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _decoded(source: _Source) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -257,9 +251,9 @@ def _decode(encoded: Sequence[bytes], name: str, first: int) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).reshape(len(encoded), -1)
 
 
-def checksum(labels: np.ndarray, crc: int) -> str:
+def content_checksum(labels: np.ndarray, crc: int) -> str:
     """CRC-32 of the pixels, continued over the labels: eight hexadecimal digits."""
-    return f"{zlib.crc32(labels.astype('<i8').tobytes(), crc):08x}"
+    return checksum(labels.astype("<i8"), start=crc)
 
 
 def _read(target: Path) -> tuple[np.ndarray, np.ndarray, str]:
@@ -278,7 +272,7 @@ def _read(target: Path) -> tuple[np.ndarray, np.ndarray, str]:
         ) from error
     if version != _FORMAT:
         raise ValueError(f"cache: expected format {_FORMAT}, found {version}: {remedy}")
-    found = checksum(labels, zlib.crc32(pixels.data))
+    found = content_checksum(labels, crc32(pixels))
     if found != expected:
         raise ValueError(f"cache: expected the checksum {expected}, found {found}: {remedy}")
     return pixels, labels, found

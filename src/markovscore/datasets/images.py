@@ -12,7 +12,6 @@ Rows are flat, ``d = C H W``, channels first.
 
 import hashlib
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import check_integer, check_points
-from .cifar10 import SHAPE, checksum, open_split
+from ..core import check_integer, check_points, crc32
+from .cifar10 import SHAPE, content_checksum, open_split
 
 SPLITS = ("train", "test")
 DIGITS_TRAIN = 1500
@@ -224,5 +223,5 @@ def _images(
     pixels: Tensor, labels: Tensor, shape: tuple[int, int, int], levels: int, name: str, split: str
 ) -> Images:
     """Images with the checksum of their content."""
-    crc = zlib.crc32(pixels.contiguous().cpu().numpy().data)
-    return Images(pixels, labels, shape, levels, name, split, checksum(labels.cpu().numpy(), crc))
+    found = content_checksum(labels.cpu().numpy(), crc32(pixels))
+    return Images(pixels, labels, shape, levels, name, split, found)

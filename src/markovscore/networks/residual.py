@@ -2,7 +2,6 @@
 
 import copy
 import re
-import zlib
 from typing import Any
 
 import torch
@@ -14,7 +13,9 @@ from ..core import (
     as_tensor,
     check_field,
     check_time,
+    crc32,
     field_and_divergence,
+    named_checksum,
     score_and_divergence,
 )
 
@@ -90,15 +91,13 @@ class ResidualScore(nn.Module):
 
         Its own ``checksum``, else one of its printed form (without addresses) and of its tensors.
         """
-        own = as_score(self.base).checksum
-        if own is not None:
-            return str(own)
-        crc = zlib.crc32(re.sub(r" at 0x[0-9a-f]+", "", repr(self.base)).encode())
-        for name, value in sorted(getattr(self.base, "__dict__", {}).items()):
-            if isinstance(value, Tensor):
-                content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                crc = zlib.crc32(content.numpy().tobytes(), zlib.crc32(name.encode(), crc))
-        return f"{type(self.base).__name__} crc32 {crc:08x}"
+        given = as_score(self.base).checksum
+        if given is not None:
+            return str(given)
+        own = getattr(self.base, "__dict__", {}).items()
+        printed = re.sub(r" at 0x[0-9a-f]+", "", repr(self.base))
+        tensors = {k: v for k, v in own if isinstance(v, Tensor)}
+        return f"{type(self.base).__name__} crc32 {named_checksum(tensors, crc32(printed))}"
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Score ``(B, d)`` at ``x`` ``(B, d)`` and ``t``: one, ``(B,)`` or ``(B, 1)``."""

@@ -22,7 +22,7 @@ from ..core import (
 )
 
 # Pieces of the table behind "importance": over seven decades each is 1.6% long in t.
-_PIECES = 1024
+PIECES = 1024
 
 
 class TimeSampler:
@@ -63,7 +63,7 @@ class TimeSampler:
 
     def _invert(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draws of ``log(t / t_min)`` and their density, float64 ``(n,)``."""
-        device, length = generator.device, self._log_span / _PIECES
+        device, length = generator.device, self._log_span / PIECES
         if self._share.device != device:
             self._share, self._start = self._share.to(device), self._start.to(device)
         u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
@@ -79,9 +79,9 @@ class TimeSampler:
                 "times: 'importance' expected a diffusion with std(t), the noise scale, found "
                 f"{name_of(process)} without it: define it, or use 'uniform' or 'log'"
             )
-        middle = (torch.arange(_PIECES, dtype=torch.float64) + 0.5) / _PIECES
+        middle = (torch.arange(PIECES, dtype=torch.float64) + 0.5) / PIECES
         t = self.low * torch.exp(self._log_span * middle)
-        rows = t.new_zeros(()).expand(_PIECES, process.dim or 1)
+        rows = t.new_zeros(()).expand(PIECES, process.dim or 1)
         G = noise_at(process, rows, t)
         if not isinstance(G, Scalar):
             kind = "diagonal" if isinstance(G, Diagonal) else "matrix"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..core import Criterion, write_whole
+from ..core import Criterion, as_score, checksum, named_checksum, write_whole
 
 FORMAT = "markovscore-training-2"
 REMEDY = "move it away to start anew, or pass another path"
@@ -110,28 +109,16 @@ def describe_network(net: nn.Module) -> str:
     residual score.
     """
     tensors = {name: f"{tuple(v.shape)} {v.dtype}" for name, v in net.state_dict().items()}
-    checksum = getattr(net, "checksum", None)
-    base = "" if checksum is None else f" checksum {checksum}"
+    own = as_score(net).checksum
+    base = "" if own is None else f" checksum {own}"
     return f"{type(net).__name__} {json.dumps(tensors)}{base}"
 
 
 def describe_data(data: Any) -> str:
     """Shape, dtype and checksum of a tensor; of other data class, length and ``checksum``."""
     if isinstance(data, Tensor):
-        return f"{tuple(data.shape)} {data.dtype} crc32 {_crc32(data):08x}"
+        return f"{tuple(data.shape)} {data.dtype} crc32 {checksum(data)}"
     return f"{type(data).__name__} of {len(data)}, checksum {data.checksum}"
-
-
-def _crc32(tensor: Tensor, start: int = 0) -> int:
-    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return zlib.crc32(content.numpy().data, start)
-
-
-def _checksum(named: Mapping[str, Tensor]) -> str:
-    crc = 0
-    for name in sorted(named):
-        crc = _crc32(named[name], zlib.crc32(name.encode(), crc))
-    return f"{crc:08x}"
 
 
 def write_checkpoint(
@@ -142,7 +129,7 @@ def write_checkpoint(
         "format": FORMAT,
         "step": str(step),
         "settings": json.dumps(settings),
-        "checksum": _checksum(named),
+        "checksum": named_checksum(named),
     }
     write_whole(path, safetensors.torch.save(named, metadata))
 
@@ -165,7 +152,7 @@ def read_checkpoint(path: Path, settings: Mapping[str, Any]) -> tuple[dict[str, 
             f"checkpoint: expected a file of format {FORMAT}, found "
             f"{metadata.get('format', 'no format mark')} in {path}: {REMEDY}"
         )
-    if metadata["checksum"] != _checksum(named):
+    if metadata["checksum"] != named_checksum(named):
         raise ValueError(f"checkpoint: the content of {path} fails its checksum: {REMEDY}")
     stored = json.loads(metadata["settings"])
     different = [

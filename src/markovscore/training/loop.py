@@ -18,7 +18,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..core import Criterion, check_integer, check_number, ordinary_tensors, output_path, user_path
+from ..core import (
+    Criterion,
+    Objective,
+    as_objective,
+    check_integer,
+    check_number,
+    ordinary_tensors,
+    output_path,
+    user_path,
+)
 from .checkpoints import Run, Shard, read_checkpoint, write_checkpoint
 from .log import TrainingLog
 from .plan import Plan, check_data, check_network, check_rates, check_shards
@@ -45,7 +54,7 @@ class TrainResult:
 
 def train(
     net: nn.Module,
-    objective: Any,
+    objective: Objective,
     data: Any,
     steps: int,
     seed: int = 0,
@@ -128,7 +137,8 @@ def train(
             only.
 
     Raises:
-        TypeError: data that are neither a floating-point tensor nor such an object.
+        TypeError: data that are neither a floating-point tensor nor such an object; a network that
+            is no module; an objective without ``loss``.
         ValueError: malformed settings or data; ``shards`` that do not divide the batch, or that the
             processes do not divide; a checkpoint that is corrupt, foreign, of another version, or
             of a run with other settings (the message lists what differs); a log that is something
@@ -148,7 +158,7 @@ def train(
     if minutes is not None:
         minutes = check_number(minutes, "checkpoint_minutes", positive=True)
     place = None if checkpoint is None else user_path(checkpoint, "checkpoint")
-    device = check_network(net)
+    device, criterion = check_network(net), as_objective(objective)
     device = data.device if isinstance(data, Tensor) else device
     data = check_data(data, net, device)
     modes = ordinary_tensors(), torch.enable_grad()  # the caller's may be those of an evaluation
@@ -157,14 +167,14 @@ def train(
         plan = Plan(data, steps, seed, batch_size, shards, lr, ema, schedule)
         settings: dict[str, Any] = {}
         if checkpoint is not None or world.size > 1:
-            settings = plan.describe(net, objective) | {"device": device.type}
+            settings = plan.describe(net, criterion) | {"device": device.type}
             world.agree(settings, "pass the same arguments in every process")
         lines = None
         if world.rank == 0:  # which alone writes; better refused before the work
             place = None if place is None else output_path(place, "checkpoint")
             lines = None if log is None else output_path(log, "log")
         world.broadcast(net)
-        run = _start(net, objective, plan, world, device)
+        run = _start(net, criterion, plan, world, device)
         keeper = _Keeper(world, place, settings, every, minutes)
         keeper.resume(run)
         if lines is not None:
@@ -220,7 +230,7 @@ def _start(
     net: nn.Module, objective: Criterion, plan: Plan, world: World, device: torch.device
 ) -> Run:
     if objective.restore is not None:
-        objective.restore({})  # else the run would depend on what was trained before
+        objective.restore({}, device)  # else the run would depend on what was trained before
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(plan.ema))
     average.module.eval().requires_grad_(False)
     stateful = objective.state is not None
