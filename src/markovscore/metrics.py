@@ -12,7 +12,9 @@ from torch import Tensor
 
 from .core import (
     Score,
+    as_score,
     as_tensor,
+    check_field,
     check_generator,
     check_integer,
     check_number,
@@ -202,6 +204,7 @@ def _squared_errors(
     score: Score, truth: Score, x: Tensor, t: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """``|score - truth|^2`` and ``|truth|^2`` at each point, ``(B,)`` each, in blocks of points."""
+    score, truth = as_score(score), as_score(truth, "truth")
     t = check_time(t, len(x), like=x)
     times = t.expand(len(x))
     errors, sizes = [], []
@@ -209,8 +212,9 @@ def _squared_errors(
         block = slice(rows, rows + SCORE_CHUNK)
         # A shared time stays one: scores are much faster at one time than at B times.
         at = times[block] if t.ndim else t
-        exact = truth(x[block], at)
-        errors.append((score(x[block], at) - exact).square().sum(-1))
+        exact = check_field(truth(x[block], at), x[block], "truth")
+        found = check_field(score(x[block], at), x[block], "score")
+        errors.append((found - exact).square().sum(-1))
         sizes.append(exact.square().sum(-1))
     error, size = torch.cat(errors), torch.cat(sizes)
     bad = ~(torch.isfinite(error) & torch.isfinite(size))

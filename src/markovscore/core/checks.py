@@ -256,10 +256,10 @@ def check_generator(generator: Any, device: torch.device | None = None) -> None:
         )
 
 
-def check_callable(score: Any) -> None:
+def check_callable(score: Any, noun: str = "score") -> None:
     """Raise ``TypeError`` where ``score`` cannot be called."""
     if not callable(score):
         raise TypeError(
-            f"score: expected a function (x, t) -> (B, d), found {type(score).__name__}: pass a "
+            f"{noun}: expected a function (x, t) -> (B, d), found {type(score).__name__}: pass a "
             "network, a fitted score or a function of your own"
         )

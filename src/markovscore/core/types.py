@@ -208,19 +208,19 @@ class ScoreModel:
         raise NotImplementedError
 
 
-def as_score(score: Any) -> ScoreModel:
+def as_score(score: Any, noun: str = "score") -> ScoreModel:
     """``score`` with every attribute of :class:`ScoreModel`, as :func:`as_diffusion` does.
 
     Raises:
         TypeError: it cannot be called, or an attribute is of another kind.
     """
-    refuse_class(score, "score")
-    check_callable(score)
+    refuse_class(score, noun)
+    check_callable(score, noun)
     if not takes(score, 2):
         raise TypeError(
-            f"score: expected a function (x, t) -> (B, d), found {shown(score)}: give it these two"
+            f"{noun}: expected a function (x, t) -> (B, d), found {shown(score)}: give it these two"
         )
-    return seen_as(ScoreModel, score, _SCORE, "score")
+    return seen_as(ScoreModel, score, _SCORE, noun)
 
 
 # Objectives

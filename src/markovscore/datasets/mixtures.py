@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    DiffusionLike,
     as_diffusion,
     as_tensor,
     check_from_start,
@@ -42,7 +43,7 @@ class DiffusedMixture:
     """
 
     @lasting
-    def __init__(self, diffusion: Any, means: Any, scales: Any, weights: Any = None):
+    def __init__(self, diffusion: DiffusionLike, means: Any, scales: Any, weights: Any = None):
         process = as_diffusion(diffusion)
         if process.evolve_gaussian is None:
             raise TypeError(
@@ -114,7 +115,7 @@ class DiffusedMixture:
         return self.weights.to(x).log() + self._process.log_kernel(x[:, None], mean, var)
 
 
-def mixture_1d(diffusion: Any) -> DiffusedMixture:
+def mixture_1d(diffusion: DiffusionLike) -> DiffusedMixture:
     """The one-dimensional trial mixture of the book, on any diffusion of dimension one.
 
     Weights .3, .4, .3; means -1.5, 0, 1.2; standard deviations .25, .3, .2. In the box, use

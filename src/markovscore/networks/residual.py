@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import (
+    Score,
     as_input,
     as_score,
     as_tensor,
@@ -53,7 +54,7 @@ class ResidualScore(nn.Module):
 
     base: Any
 
-    def __init__(self, base: Any, network: nn.Module):
+    def __init__(self, base: Score, network: nn.Module):
         super().__init__()
         if not callable(base):
             raise TypeError(

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    DiffusionLike,
     Process,
     Time,
     as_diffusion,
@@ -199,7 +200,7 @@ class FokkerPlanck:
 
 @lasting
 def fokker_planck(
-    diffusion: Any,
+    diffusion: DiffusionLike,
     log_prob: Callable[[Tensor], Tensor],
     times: Any,
     bounds: Any,
