@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import itertools
 import math
-import sys
 
 import mpmath
 import numpy as np
@@ -346,14 +345,14 @@ def test_bad_calls():
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):
-    module = sys.modules["markovscore.kernels.additive_score"]
     x = points(50, 7)
     score = ms.fit_spectral(x, ms.OrnsteinUhlenbeck(7), features="additive", order=4)
     for t in (0.3, torch.linspace(0.1, 2, 50, dtype=F64)):
         whole = score.score_and_divergence(x, t)
         alone = score(x, t)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_BLOCK", 30)  # four rows, the last block has two
+            # Four rows, the last block has two.
+            patch.setattr("markovscore.kernels.blocks.CACHE_ENTRIES", 30)
             assert all(map(torch.equal, score.score_and_divergence(x, t), whole))
             assert torch.equal(score(x, t), alone)
             with pytest.raises(ValueError, match="the first is row 41"):

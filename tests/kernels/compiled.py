@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 
 _SCRIPT = """
-import importlib, json, re, subprocess, sys, tempfile
+import json, re, subprocess, sys, tempfile
 from pathlib import Path
 import triton
 import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from markovscore.kernels import triton_source
+
 module, kernel, signature, constants, warps, arch, aligned = json.loads(sys.stdin.read())
-function = getattr(importlib.import_module("markovscore.kernels._triton." + module), kernel)
+function = getattr(triton_source(module), kernel)
 signature |= {name: "constexpr" for name in constants}
 pointers = [n for n, kind in signature.items() if aligned and kind.startswith("*")]
 attributes = {(function.arg_names.index(n),): [["tt.divisibility", 16]] for n in pointers}

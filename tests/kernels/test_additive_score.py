@@ -9,7 +9,7 @@ import torch
 from statistical import F64, rng
 
 import markovscore as ms
-from markovscore.kernels import additive_score, dispatch
+from markovscore.kernels import additive_score, triton_source
 
 from .compiled import resources
 
@@ -201,7 +201,7 @@ def test_every_number_is_written_and_a_row_does_not_depend_on_the_others(device,
     for first in (0, 5):
         for one, again in zip(expected, everything(first), strict=True):
             assert torch.equal(one[first:], again)
-    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 140 * 4 + 3)
+    monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 140 * 4 + 3)
     for one, again in zip(expected, everything(), strict=True):
         assert torch.equal(one, again)
     wide = torch.empty(9, 280, device=device)
@@ -214,15 +214,13 @@ def test_every_number_is_written_and_a_row_does_not_depend_on_the_others(device,
 @pytest.mark.parametrize("columns", [1, 3072])
 def test_a_launch_has_no_more_programs_than_cuda_takes(device, own, columns):
     """The interpreter takes any grid; CUDA at most 65,535 programs in the second direction."""
-    dispatch.use_triton("none", torch.ones(1, device=device))  # before the kernels are imported
-    from markovscore.kernels._triton import additive_score as module
-
+    launches = triton_source("additive_score").launches
     p, rows = problem(2, columns, 2, own, torch.float32), 17_000_000 // columns
     x = p.x[:1].expand(rows, columns)
     times = [v[:1].expand(rows if own else 1) for v in (p.ou_time, p.upper, p.share)]
     ends = (p.centre, p.scale, p.low, p.high)
     last = 0
-    for part, grid, _, numbers, settings in module._launches(x, *times, p.table, ends):
+    for part, grid, _, numbers, settings in launches(x, *times, p.table, ends):
         assert grid[1] <= 65_535 and numbers[2] % settings["ROWS"] == 0
         assert grid[1] * numbers[2] >= part.stop - part.start and part.start == last
         last = part.stop
@@ -308,9 +306,7 @@ def test_a_fit_is_that_of_the_twins_to_rounding(device, in_torch, order, rotatio
 )
 def test_compiled(device, kernel, dtype, shared, arch):
     """At the highest order; 168 registers let twelve one-warp programs onto a multiprocessor."""
-    dispatch.use_triton("none", torch.ones(1, device=device))  # before the kernels are imported
-    from markovscore.kernels._triton import additive_score as module
-
+    module = triton_source("additive_score")
     outputs = (
         ("score", "partial")
         if kernel == "score_kernel"

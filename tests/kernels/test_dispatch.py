@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from markovscore.kernels import VARIABLE, dispatch, row_blocks, unsupported, use_triton
+from markovscore.kernels import VARIABLE, row_blocks, unsupported, use_triton
 
 X = torch.ones(3, 2)
 
@@ -58,7 +58,7 @@ def test_a_limit_is_an_error_where_forced_and_a_fallback_where_not(monkeypatch):
 
 
 def test_without_triton(monkeypatch):
-    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    monkeypatch.setattr("markovscore.kernels.dispatch.find_spec", lambda name: None)
     monkeypatch.setenv(VARIABLE, "interpret")
     with pytest.raises(ImportError, match=r"pip install 'markovscore\[gpu\]'"):
         use_triton("kernel", X)
@@ -68,14 +68,13 @@ def test_without_triton(monkeypatch):
 
 def test_every_choice_is_logged_once(monkeypatch, caplog):
     monkeypatch.delenv(VARIABLE, raising=False)
-    dispatch._say_once.cache_clear()
     with caplog.at_level(logging.INFO, "markovscore.kernels"):
         for _ in range(3):
-            use_triton("first", X)
-            use_triton("second", X)
+            use_triton("the first to be logged", X)
+            use_triton("the second", X)
     assert [r.getMessage() for r in caplog.records] == [
-        "first runs in PyTorch (tensors on cpu)",
-        "second runs in PyTorch (tensors on cpu)",
+        "the first to be logged runs in PyTorch (tensors on cpu)",
+        "the second runs in PyTorch (tensors on cpu)",
     ]
 
 
@@ -93,7 +92,7 @@ def test_rows_are_split_below_the_limit(monkeypatch):
     assert row_blocks(5, 3) == [(0, 5)]
     assert row_blocks(0, 3) == []
     assert row_blocks(2**22, 3072) == [(i, min(i + 699050, 2**22)) for i in range(0, 2**22, 699050)]
-    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 7)
+    monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 7)
     assert row_blocks(5, 3) == [(0, 2), (2, 4), (4, 5)]
     with pytest.raises(ValueError, match="at most 7 columns, found 8"):
         row_blocks(1, 8)
@@ -102,24 +101,27 @@ def test_rows_are_split_below_the_limit(monkeypatch):
 @pytest.mark.parametrize("first", ["interpret", "triton"])
 def test_one_process_has_one_kind_of_kernel(first):
     """Triton decides at definition; a second kind would silently be the first."""
-    other = {"interpret": "False", "triton": "True"}[first]
+    other = {"interpret": "triton", "triton": "interpret"}[first]
     script = (
-        "import os; from markovscore.kernels import dispatch\n"
-        f"dispatch._prepare(interpret={first == 'interpret'})\n"
-        "import markovscore.kernels._triton\n"
-        f"dispatch._prepare(interpret={other})\n"
+        "import os; from markovscore.kernels import VARIABLE, triton_source\n"
+        f"for mode in ({first!r}, {other!r}):\n"
+        "    os.environ[VARIABLE] = mode\n"
+        "    triton_source('expm')\n"
+        "    print(mode)\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert run.returncode != 0 and "set it once, before the first call" in run.stderr
+    assert run.stdout.split() == [first]
 
 
 @pytest.mark.parametrize(("imported", "asked"), [("0", "interpret"), ("1", "triton")])
 def test_triton_that_was_imported_for_the_other_kind(imported, asked):
     script = (
         f"import os; os.environ['TRITON_INTERPRET'] = '{imported}'; import triton.language\n"
-        f"from markovscore.kernels import dispatch\ndispatch._prepare({asked == 'interpret'})\n"
+        "from markovscore.kernels import VARIABLE, triton_source\n"
+        f"os.environ[VARIABLE] = {asked!r}; triton_source('expm')\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
@@ -132,7 +134,8 @@ def test_importing_the_package_leaves_triton_alone():
     script = (
         "import sys, torch\nbefore = 'triton' in sys.modules\nimport markovscore\n"
         "assert before or 'triton' not in sys.modules\n"
-        "assert 'markovscore.kernels._triton' not in sys.modules\n"
+        "loaded = [name for name in sys.modules if name.startswith('markovscore.')]\n"
+        "assert loaded and not any('_triton' in name for name in loaded)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -140,7 +143,7 @@ def test_importing_the_package_leaves_triton_alone():
 def test_the_interpreter_can_be_asked_for_in_the_environment():
     script = (
         "import markovscore, torch._dynamo\n"  # torch's compiler imports triton
-        "from markovscore.kernels.dispatch import use_triton\n"
+        "from markovscore.kernels import use_triton\n"
         "assert use_triton('kernel', torch.ones(1))\n"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

@@ -9,8 +9,7 @@ import scipy.linalg
 import torch
 from statistical import F64, rng
 
-from markovscore.kernels import dispatch, expm
-from markovscore.kernels.expm import _DEGREE
+from markovscore.kernels import expm, triton_source
 
 from .compiled import resources
 
@@ -117,7 +116,7 @@ def test_a_row_does_not_depend_on_its_batch(device):
 def test_blocks_of_rows(device, monkeypatch):
     A = matrices(3, 11, F64).to(device)
     whole = expm(A)
-    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 4 * 9)
+    monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 4 * 9)
     assert torch.equal(expm(A), whole)
     A[9:] = 1000 * torch.eye(3).to(A)
     with pytest.raises(ValueError, match=r"overflow in row 9, whose norm is 1000"):
@@ -204,17 +203,15 @@ def test_derivatives(n):
     [(4, torch.float32, 90), (4, F64, 80), (8, torch.float32, 80),
      (8, F64, 90), (16, torch.float32, 90), (16, F64, 90)],
 )  # fmt: skip
-def test_compiled_for_a_gpu_that_need_not_be_there(n, dtype, arch):
+def test_compiled_for_a_gpu_that_need_not_be_there(device, n, dtype, arch):
     """No spills; and two changes of layout, on the way in and out, so no barrier for each entry."""
-    split = {4: 1, 8: 2 if dtype == torch.float32 else 4, 16: 8 if dtype == torch.float32 else 16}[
-        n
-    ]
-    meta = {"N": n, "ROWS": n // split, "SPLIT": split, "BLOCK": 128 // max(split, 2)}
+    source = triton_source("expm")
+    meta = source.constants(n, dtype) | {"PAIRS": source.DEGREE[dtype] // 2}
     kind = "fp32" if dtype == torch.float32 else "fp64"
     types = dict.fromkeys(("source", "target", "coefficients"), "*" + kind)
     made = resources(
         "expm", "expm_kernel", types | {"cell": "*i32", "first": "i32", "rows": "i32"},
-        meta | {"PAIRS": _DEGREE[dtype] // 2}, arch=arch, aligned=True,
+        meta, arch=arch, aligned=True,
     )  # fmt: skip
     assert made["stack"] <= 16 and made["local"] == 0
     assert made["reg"] <= 255 and made["ptx"].count("bar.sync") <= 24

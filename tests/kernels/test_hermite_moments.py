@@ -7,7 +7,7 @@ import pytest
 import torch
 from statistical import F64, rng
 
-from markovscore.kernels import dispatch, hermite_moments
+from markovscore.kernels import hermite_moments, triton_source
 from markovscore.spectral import AdditiveMoments
 
 from .compiled import resources
@@ -105,7 +105,7 @@ def test_rows_that_are_not_contiguous(device):
 def test_more_numbers_than_a_launch_takes(device, monkeypatch):
     x, centre, scale = problem(103, 5)
     sums, bounds = oracle(x, 6, centre, scale)
-    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 150)
+    monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 150)
     found, low, high = hermite_moments(*on(device, x), 6, *on(device, centre, scale))
     assert float(((found.cpu() - sums).abs() / bounds).max()) < 1
     assert torch.equal(low.cpu(), x.amin(0)) and torch.equal(high.cpu(), x.amax(0))
@@ -179,9 +179,7 @@ def test_batches_stream_and_merge_into_the_same_moments(device, in_torch):
 @pytest.mark.parametrize(("dtype", "arch"), [("fp32", 90), ("fp64", 80)])
 def test_compiled(device, dtype, arch):
     """102 registers a thread let five programs of 128 threads onto a multiprocessor."""
-    dispatch.use_triton("none", torch.ones(1, device=device))  # before the kernels are imported
-    from markovscore.kernels._triton import hermite_moments as kernel
-
+    kernel = triton_source("hermite_moments")
     numbers = ("rows", "rest", "width", "columns", "chunk", "first_program", "n_programs")
     signature = dict.fromkeys(("x", "lows", "highs"), f"*{dtype}") | dict.fromkeys(numbers, "i32")
     signature |= dict.fromkeys(("centre", "scale", "table", "sums"), "*fp64") | {"cell": "*i32"}

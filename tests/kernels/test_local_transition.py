@@ -10,8 +10,7 @@ import torch
 from statistical import F64, rng
 
 import markovscore as ms
-from markovscore.kernels import SingularCovarianceError, dispatch, local_transition
-from markovscore.objectives import LocalDSM
+from markovscore.kernels import SingularCovarianceError, local_transition, triton_source
 
 from .compiled import resources
 
@@ -135,7 +134,7 @@ def test_every_output_is_written_and_rows_are_independent(device, monkeypatch):
     parts = to(device, problem(2, 41, "matrices"))
     whole = local_transition(*parts)
     strided = [torch.stack([x, x], -1)[..., 0] for x in parts]
-    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 20 * 4)
+    monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 20 * 4)
     empty_like, new_empty = torch.empty_like, torch.Tensor.new_empty
     monkeypatch.setattr(torch, "empty_like", lambda x: empty_like(x).fill_(math.nan))
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(7.5))
@@ -205,14 +204,13 @@ class Bent(ms.Diffusion):
 
 @pytest.mark.parametrize("weighting", ["likelihood", "perceptual"])
 def test_the_objective_takes_it(device, in_torch, weighting):
-    objective = LocalDSM(Bent(), 0.3, 3, weighting)
+    objective = ms.LocalDSM(Bent(), 0.3, 3, weighting, t_min=0.4)
     g, y = torch.Generator(device).manual_seed(0), torch.randn(7, 3, device=device)
-    rows = (y, *(torch.full((7,), v, device=device) for v in (0.4, 0.7, 1.0)))
 
-    def terms():
-        return objective._terms(lambda x, t: -x, g.manual_seed(1), *rows)
+    def losses():
+        return objective.losses(lambda x, t: -x, y, g.manual_seed(1))
 
-    found, expected = terms(), in_torch(terms)
+    found, expected = losses(), in_torch(losses)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     moments = ms.local_transition(Bent(), y, 0.4, 0.7)
     for a, b in zip(moments, in_torch(ms.local_transition, Bent(), y, 0.4, 0.7), strict=True):
@@ -228,14 +226,14 @@ def test_the_window_without_noise_is_named(device):
 
 
 @pytest.mark.parametrize(("d", "noise", "arch"), [(2, 0, 90), (4, 3, 90), (8, 3, 90), (8, 0, 80)])
-def test_compiled_for_a_gpu_that_need_not_be_there(d, noise, arch):
+def test_compiled_for_a_gpu_that_need_not_be_there(device, d, noise, arch):
     wide = ("length", "normal", "mean", "covariance", "factor", "coefficients")
     plain = ("jacobian", "noise", "force", "force_slope", "start", "sample", "target")
     types = dict.fromkeys(wide, "*fp64") | dict.fromkeys(plain, "*fp32")
     types |= {"silent": "*i32", "cells": "*i32", "first": "i32", "rows": "i32"}
-    split = 1 if d <= 4 else 4
-    meta = {"N": d, "ROWS": d // split, "SPLIT": split, "BLOCK": 128 // max(split, 2)}
-    meta |= {"NOISE": noise, "SLOPE": True, "DRAW": True, "TERMS": 14}
-    meta |= {"COVARIANCE_TERMS": 19 + (2 * d - 2 if noise > 1 else 0)}
+    source = triton_source("local_transition")
+    meta = source.constants(d) | {"NOISE": noise, "SLOPE": True, "DRAW": True}
+    more = 2 * d - 2 if noise > 1 else 0
+    meta |= {"TERMS": source.TERMS, "COVARIANCE_TERMS": source.COVARIANCE_TERMS + more}
     made = resources("local_transition", "transition_kernel", types, meta, arch=arch, aligned=True)
     assert made["stack"] <= 16 and made["local"] == 0

@@ -1,7 +1,6 @@
 """Whole paths in a kernel: against the twin path by path, the eager loops on the same noise, the
 exact law of a linear chain, and Stein's identity for the targets."""
 
-import importlib
 import math
 
 import pytest
@@ -10,11 +9,15 @@ from statistical import F64
 
 import markovscore as ms
 from markovscore.core import as_diffusion
-from markovscore.diffusions import kernel_paths as _kernel_paths
-from markovscore.kernels import PathDrift, Steps, dispatch, euler_paths, philox_normals
+from markovscore.kernels import (
+    VARIABLE,
+    PathDrift,
+    Steps,
+    euler_paths,
+    philox_normals,
+    triton_source,
+)
 
-simulation = importlib.import_module("markovscore.diffusions.simulation")
-path_shift = importlib.import_module("markovscore.targets.path_shift")
 CORNERS = torch.tensor([[1.5, 1.0], [-1.0, 0.5], [0.2, -1.3]], dtype=F64)
 LARGE = torch.linspace(-1, 1, 45, dtype=F64).reshape(9, 5).sin() * 2
 SCALES, WEIGHTS = torch.tensor([0.6, 0.9, 1.2]), torch.tensor([0.5, 0.2, 0.3])
@@ -43,11 +46,8 @@ def points(n, d, dtype=F64, seed=0):
 @pytest.fixture
 def big_blocks(device, monkeypatch):
     """The interpreter pays by the program; the size of a block changes no number."""
-    euler_paths(PathDrift.double_well(), points(1, 1).to(device), Steps(1, 0.1), seed=0)
-    from markovscore.kernels._triton import paths
-
     if device.type == "cpu":
-        monkeypatch.setattr(paths, "_BLOCK", 2**15)
+        monkeypatch.setattr(triton_source("paths"), "BLOCK", 2**15)
     return device
 
 
@@ -86,20 +86,20 @@ def test_any_number_of_steps(name, steps, device, in_torch):
 # The twin against the eager loops, which know the clock and have torch's noise: given ours instead
 
 
-def replay(monkeypatch, module, seed, stream, columns):
-    """``noise_like`` of ``module`` returns the kernel's normals, one step after the other."""
+def replay(monkeypatch, seed, stream, columns):
+    """The walk's noise is the kernel's normals, one step after the other."""
     step = iter(range(10**6))
 
     def noise(G, y, generator):
         drawn = philox_normals(seed, (i := next(step)) + 1, len(y), columns, stream=stream)
         return drawn[i].to(y)
 
-    monkeypatch.setattr(module, "noise_like", noise)
+    monkeypatch.setattr("markovscore.core.walk.noise_like", noise)
 
 
 @NAMES
 def test_the_eager_loops_on_the_same_noise(name, monkeypatch):
-    monkeypatch.setenv(dispatch.VARIABLE, "torch")
+    monkeypatch.setenv(VARIABLE, "torch")
     (process, d), steps, seed = PROCESSES[name], 6, 8
     y0, columns = points(9, d), 1 if name == "swimmer" else d
     t = torch.linspace(0.3, 0.9, 9, dtype=F64)
@@ -109,9 +109,9 @@ def test_the_eager_loops_on_the_same_noise(name, monkeypatch):
         Steps(steps, clock.between(a, b) / steps) for a, b in ((torch.zeros_like(s), s), (s, t))
     )
     found = euler_paths(process.euler_kernel(), y0, first, second, seed=seed)
-    replay(monkeypatch, simulation, seed, 0, columns)
+    replay(monkeypatch, seed, 0, columns)
     y_s = ms.simulate(process, y0, s, steps)
-    replay(monkeypatch, path_shift, seed, 1, columns)
+    replay(monkeypatch, seed, 1, columns)
     unchecked = {"check_derivative": False}  # whose own noise would come out of the replay
     expected = y_s, *ms.path_shift_target(process, y_s, s, t, steps=steps, **unchecked)
     for ours, theirs in zip(found, expected, strict=True):
@@ -167,10 +167,8 @@ def test_the_block_changes_nothing(device, monkeypatch):
     process, d = PROCESSES["swimmer"]
     arguments = process.euler_kernel(), points(70, d).to(device), Steps(3, 0.1), Steps(5, 0.1)
     first = euler_paths(*arguments, seed=7)
-    from markovscore.kernels._triton import paths
-
     for block in (32, 256):
-        monkeypatch.setattr(paths, "_BLOCK", block)
+        monkeypatch.setattr(triton_source("paths"), "BLOCK", block)
         for one, other in zip(first, euler_paths(*arguments, seed=7), strict=True):
             assert one.equal(other)
 
@@ -181,7 +179,7 @@ def test_splitting_the_rows_changes_nothing(name, device, monkeypatch):
     h = torch.linspace(0, 0.1, 11, dtype=F64)
     arguments = process.euler_kernel(), points(11, d).to(device), Steps(3, h), Steps(2, h + 0.01)
     whole = euler_paths(*arguments, seed=7)
-    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 4 * d)
+    monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 4 * d)
     for one, other in zip(whole, euler_paths(*arguments, seed=7), strict=True):
         assert one.equal(other)
 
@@ -239,7 +237,8 @@ def test_diverging_paths_name_row_and_step(name, phase, device, in_torch, monkey
     process, d = PROCESSES[name]
     y0 = torch.zeros(9, d, device=device)
     y0[6, 0], y0[8, 0] = 60.0, 60.0
-    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 4 * d)  # the row is in the second launch
+    # The row is in the second launch.
+    monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 4 * d)
     long, short = Steps(20, 0.1), Steps(3, 1e-4)
     steps = (short, long) if phase == "window" else (long, short)
     message = r"diverge in step [12] of 20 of 0.1 in the clock, the first in row 6 .*steps >= \d+"
@@ -322,7 +321,7 @@ def test_what_the_kernel_leaves_to_the_loops(device):
     ms.simulate(ms.Langevin(many), torch.zeros(3, 9, device=device), 0.1, 2, rng(device))
 
 
-def test_a_subclass_with_a_drift_of_its_own_is_not_its_parent(device):
+def test_a_subclass_with_a_drift_of_its_own_is_not_its_parent(device, in_torch):
     class Tilted(ms.DoubleWell):
         def drift(self, y, t):
             return super().drift(y, t) + 100.0
@@ -335,7 +334,9 @@ def test_a_subclass_with_a_drift_of_its_own_is_not_its_parent(device):
     assert ms.simulate(Tilted(1), y0, 0.01, 2, rng(device)).mean() > 0.5
     assert ms.Langevin(Shallow(2)).euler_kernel() is None
     plain = type("Renamed", (ms.DoubleWell,), {})(1)
-    assert _kernel_paths.offered(plain, "euler_kernel", "drift") is not None
+    found, parents = (ms.simulate(p, y0, 0.01, 2, rng(device)) for p in (plain, ms.DoubleWell(1)))
+    assert found.equal(parents)
+    assert not found.equal(in_torch(ms.simulate, plain, y0, 0.01, 2, rng(device)))
 
 
 def test_an_objective_end_to_end(big_blocks, in_torch):

@@ -1,7 +1,7 @@
 """Torus score: kernel and twin against sums in float64, and inside the spectral score."""
 
-import importlib
 import math
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ import torch
 from statistical import F64, rng
 
 import markovscore as ms
-from markovscore.kernels import MAX_COORDINATE, dispatch, torus_score
+from markovscore.kernels import MAX_COORDINATE, VARIABLE, torus_score, triton_source
 
 from .compiled import resources
 
@@ -35,7 +35,7 @@ def run(side, device, in_torch):
 
 
 def kernel_file():
-    return importlib.import_module("markovscore.kernels._triton.torus_score")
+    return triton_source("torus_score")
 
 
 def draw(n, dim, seed=0, dtype=F64):
@@ -136,7 +136,7 @@ def test_derivatives_of_the_function(run, dim):
 @pytest.mark.parametrize("wave", [[30], [30, 0], [0, 30], [-17, 30], [20, -20, 30]])
 def test_error_of_high_waves(device, monkeypatch, wave, dtype):
     """One wave alone: ``2 |k|_1 eps`` as the docstring says, at 2,000 points, edges included."""
-    if dispatch.os.environ[dispatch.VARIABLE] == "interpret":  # which is slow for each program
+    if os.environ[VARIABLE] == "interpret":  # which is slow for each program
         monkeypatch.setattr(kernel_file(), "block_size", lambda *_: 2048)
     waves, c = torch.tensor([wave]), torch.tensor([1.0, 0.0], dtype=F64)
     x = draw(2000, len(wave), dtype=dtype)
@@ -221,7 +221,7 @@ def test_any_block_and_any_run_give_the_same_bits(device, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_block_sizes():
+def test_block_sizes(device):
     of = kernel_file().block_size
     assert of(10**6, F32, False) == 512 and of(10**6, F64, False) == 256
     assert of(1000, F32, False) == of(1000, F64, False) == of(10**6, F32, True) == 128
@@ -233,7 +233,7 @@ def test_more_points_than_a_launch_takes(device, monkeypatch):
     upper = torch.randint(1, 3, (100,), generator=generator).to(device)
     share = torch.rand(100, generator=generator).to(device)
     expected = torus_score(x, waves, table.to(device), upper, share)
-    monkeypatch.setattr(dispatch, "MAX_ELEMENTS", 61)
+    monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 61)
     found = torus_score(x, waves, table.to(device), upper, share)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     upper[77], share[77] = 3, 1.0  # the only one that sees the last row of the table
@@ -349,7 +349,7 @@ def test_outside_the_kernel(device, monkeypatch):
     for message, arguments in cases.items():
         with pytest.raises(ValueError, match=message):
             torus_score(*arguments)
-    monkeypatch.delenv(dispatch.VARIABLE)
+    monkeypatch.delenv(VARIABLE)
     for arguments in (four, recorded, wide):
         gradient, laplacian = torus_score(*arguments)
         expected = direct(arguments[0].detach().cpu(), arguments[1], arguments[2].cpu())

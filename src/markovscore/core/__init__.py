@@ -60,7 +60,7 @@ from .linear import (
     window_moments,
 )
 from .linear_maps import Dense, Diagonal, Noise, Scalar
-from .modes import Constants, full_precision, lasting, ordinary_tensors, remembered
+from .modes import Constants, full_precision, lasting, ordinary_tensors, recorded, remembered
 from .times import (
     check_from_start,
     check_time,
@@ -161,6 +161,7 @@ __all__ = [
     "output_path",
     "pull_back",
     "random_signs",
+    "recorded",
     "remembered",
     "score_and_divergence",
     "score_and_trace",

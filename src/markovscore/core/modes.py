@@ -67,6 +67,16 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     return exact
 
 
+def recorded(*tensors: Tensor) -> bool:
+    """Whether operations on any of them are recorded for derivatives, as writing to memory is not:
+    autograd follows it, or it is inside a ``torch.func`` transform."""
+    return any(
+        (t.requires_grad and torch.is_grad_enabled())
+        or torch._C._functorch.is_functorch_wrapped_tensor(t)
+        for t in tensors
+    )
+
+
 @contextmanager
 def _without_autocast() -> Iterator[None]:
     with ExitStack() as stack:

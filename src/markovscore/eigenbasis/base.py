@@ -32,8 +32,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..core import as_tensor, check_integer, check_points, check_precision, lasting
-from ..kernels import recorded
+from ..core import as_tensor, check_integer, check_points, check_precision, lasting, recorded
 from .moments import Moments
 
 _MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision

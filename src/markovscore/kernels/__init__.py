@@ -5,15 +5,16 @@ here has the public function, with its checks, and the twin; the file of the sam
 ``_triton`` has the kernel.
 """
 
-from . import dispatch
 from .additive_score import additive_score
-from .constants import MAX_COORDINATE, REACH
-from .dispatch import VARIABLE, recorded, row_blocks, unsupported, use_triton
+from .blocks import row_blocks
+from .constants import MAX_COORDINATE, REACH, VARIABLE
+from .dispatch import triton_source, unsupported, use_triton
 from .expm import expm
 from .hermite_moments import hermite_moments
 from .local_transition import TOO_LONG, SingularCovarianceError, local_transition
-from .paths import MAX_COORDINATES, PathDrift, Steps, euler_paths, kernel_limit
-from .philox import philox_normals, seed_tensor
+from .path_drift import PathDrift
+from .paths import MAX_COORDINATES, Steps, euler_paths, kernel_limit
+from .philox import box_muller, philox_normals, philox_words, seed_tensor
 from .torus_score import kernel_applies, torus_score
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "SingularCovarianceError",
     "Steps",
     "additive_score",
-    "dispatch",
+    "box_muller",
     "euler_paths",
     "expm",
     "hermite_moments",
@@ -34,10 +35,11 @@ __all__ = [
     "kernel_limit",
     "local_transition",
     "philox_normals",
-    "recorded",
+    "philox_words",
     "row_blocks",
     "seed_tensor",
     "torus_score",
+    "triton_source",
     "unsupported",
     "use_triton",
 ]

@@ -5,13 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import between, check_finite, expand_like, series, standard_scale
+from ..core import between, check_finite, expand_like, recorded, series, standard_scale
+from .blocks import MAX_ELEMENTS, working_rows
 from .constants import REACH
-from .dispatch import recorded, unsupported, use_triton
+from .dispatch import unsupported, use_triton
 
 MAX_FUNCTIONS = 9  # coefficients of a column stay in registers
-_BLOCK = 2**16  # numbers at a time on a CPU: the dozen arrays of a block stay in the cache
-MAX_TABLE = 2**31 - 1  # entries: offsets in the kernel are 32-bit
 
 
 def additive_score(
@@ -62,9 +61,9 @@ def additive_score(
     columns = (centre, scale, low, high)
     _check(x, (ou_time, upper, share), table, columns)
     limit = unsupported(x, gradients=True) or unsupported(table, *columns, ou_time, share)
-    if len(table[0]) > MAX_FUNCTIONS or table.numel() > MAX_TABLE:
-        limit = f"expected at most {MAX_FUNCTIONS} functions and {MAX_TABLE} entries of the table, "
-        limit += f"found {len(table[0])} and {table.numel()}"
+    if len(table[0]) > MAX_FUNCTIONS or table.numel() > MAX_ELEMENTS:
+        limit = f"expected at most {MAX_FUNCTIONS} functions and {MAX_ELEMENTS} entries of the "
+        limit += f"table, found {len(table[0])} and {table.numel()}"
     if not use_triton("additive_score", x, table, limit=limit):
         return _in_blocks(x, ou_time, upper, share, table, columns, divergence)
     arguments = (ou_time, upper, share, table, columns, divergence)
@@ -100,10 +99,10 @@ def _in_blocks(
     x: Tensor, ou_time: Tensor, upper: Tensor, share: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The twin; on a CPU over blocks of rows, so that what it computes stays in the cache."""
-    rows = max(1, _BLOCK // x.shape[1])
+    check_finite(x, "x")
+    rows = working_rows(x.device, x.shape[1])
     if x.device.type != "cpu" or len(x) <= rows or recorded(x):
         return _twin(x, ou_time, upper, share, *rest)
-    check_finite(x, "x")
     score, total = torch.empty_like(x), x.new_empty(len(x))
     for first in range(0, len(x), rows):
         part = slice(first, first + rows)
@@ -124,7 +123,6 @@ def _twin(
     columns: tuple[Tensor, ...],
     divergence: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    check_finite(x, "x")
     centre, scale, low, high = columns
     ou = expand_like(ou_time, x)
     a, s_t, _ = standard_scale(scale, ou)

@@ -1,4 +1,6 @@
-"""Numbers that a kernel and its PyTorch twin share."""
+"""What a kernel and its PyTorch twin share, and the name of the variable that chooses."""
+
+VARIABLE = "MARKOVSCORE_KERNELS"
 
 # Noise reaches this many standard deviations beyond the data: once in 16,000 times more.
 REACH = 4.0
@@ -9,6 +11,11 @@ MAX_COORDINATE = 2.0**20
 # h y^2 of a coordinate with a cubic drift: a step that ends there grew it a thousandfold, for then
 # y = h y_0^3, and h y_0^2 = (h y^2)^(1/3). A stable step has h y^2 < 2.
 DIVERGED = 1e9
+
+# theta of the Taylor polynomial of degree m: the largest norm for which it is the exponential of a
+# matrix within half a unit of rounding u of A, sum_{k > m} |c_k| theta^(k - 1) <= u for
+# log(e^{-x} T_m(x)) = sum c_k x^k (Higham 2005, SIAM J. Matrix Anal. 26, section 2, for T_m).
+THETA = {9: 0.7795113379, 12: 1.4616615, 15: 0.6410835233, 18: 1.0908637}
 
 # Philox4x32-10, and what makes normals of its words
 

@@ -17,17 +17,19 @@ import logging
 import os
 import sys
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-VARIABLE = "MARKOVSCORE_KERNELS"
+from .constants import VARIABLE
+
 MODES = ("torch", "triton", "interpret")
-# Offsets inside a kernel are 32-bit: a launch sees fewer elements, see row_blocks.
-MAX_ELEMENTS = 2**31 - 1
 FLOATS = (torch.float32, torch.float64)
 
+_TRITON = f"{__package__}._triton"
 _log = logging.getLogger("markovscore.kernels")
 
 # Triton reads this when it is imported, which torch may do for its compiler before any kernel does.
@@ -47,9 +49,7 @@ def use_triton(kernel: str, *tensors: Tensor, limit: str | None = None) -> bool:
         ImportError: Triton is forced and not installed.
         RuntimeError: the process has used the kernels in the other way before.
     """
-    mode = os.environ.get(VARIABLE) or "auto"
-    if mode not in ("auto", *MODES):
-        raise ValueError(f"{VARIABLE}: expected one of {', '.join(MODES)}, found {mode!r}")
+    mode = _mode()
     if mode == "torch":
         return _choose(kernel, f"PyTorch ({VARIABLE}=torch)", False)
     elsewhere = next((t.device for t in tensors if not t.is_cuda), None)
@@ -82,29 +82,23 @@ def unsupported(
     return None
 
 
-def recorded(*tensors: Tensor) -> bool:
-    """Whether operations on any of them are recorded for derivatives, as writing to memory is not:
-    autograd follows it, or it is inside a ``torch.func`` transform."""
-    return any(
-        (t.requires_grad and torch.is_grad_enabled())
-        or torch._C._functorch.is_functorch_wrapped_tensor(t)
-        for t in tensors
-    )
-
-
-def row_blocks(rows: int, columns: int) -> list[tuple[int, int]]:
-    """Ranges of rows, each of at most ``MAX_ELEMENTS`` elements.
+def triton_source(kernel: str) -> ModuleType:
+    """The file of Triton functions of ``kernel``, for who compiles or measures those: defined for
+    the interpreter if that is forced, else for a GPU, which need not be there.
 
     Raises:
-        ValueError: one row alone has more.
+        ValueError, RuntimeError: as :func:`use_triton`.
+        ImportError: Triton is not installed, or has no such kernel.
     """
-    if columns > MAX_ELEMENTS:
-        raise ValueError(
-            f"expected at most {MAX_ELEMENTS} columns, found {columns}: split them, or set "
-            f"{VARIABLE}=torch"
-        )
-    size = MAX_ELEMENTS // max(columns, 1)
-    return [(first, min(first + size, rows)) for first in range(0, rows, size)]
+    _prepare(interpret=_mode() == "interpret")
+    return import_module(f"{_TRITON}.{kernel}")
+
+
+def _mode() -> str:
+    mode = os.environ.get(VARIABLE) or "auto"
+    if mode not in ("auto", *MODES):
+        raise ValueError(f"{VARIABLE}: expected one of {', '.join(MODES)}, found {mode!r}")
+    return mode
 
 
 def _reason_against(elsewhere: torch.device | None, limit: str | None) -> str | None:
@@ -139,7 +133,7 @@ def _require(kernel: str, mode: str, elsewhere: torch.device | None, limit: str 
 
 def _prepare(interpret: bool) -> None:
     """Triton decides when a kernel is defined whether it is compiled or interpreted."""
-    package = sys.modules.get("markovscore.kernels._triton")
+    package = sys.modules.get(_TRITON)
     if package is not None and package.INTERPRETED is not interpret:
         used = "interpreter" if not interpret else "GPU"
         raise RuntimeError(
@@ -160,11 +154,8 @@ def _prepare(interpret: bool) -> None:
             )
 
 
-def _choose(kernel: str, place: str, triton: bool) -> bool:
-    _say_once(kernel, place)
-    return triton
-
-
 @cache
-def _say_once(kernel: str, place: str) -> None:
+def _choose(kernel: str, place: str, triton: bool) -> bool:
+    """``triton``; the first time that a kernel goes to a place it is logged."""
     _log.info("%s runs in %s", kernel, place)
+    return triton

@@ -6,16 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..core import check_finite, multiplier, remembered
-from .dispatch import FLOATS, recorded, unsupported, use_triton
+from ..core import check_finite, multiplier, recorded, remembered
+from .constants import THETA
+from .dispatch import FLOATS, unsupported, use_triton
 
 # The kernel holds a matrix in registers; beyond this size it would not fit.
 _LARGEST = 16
-# theta of the Taylor polynomial of degree m: the largest norm for which it is the exponential of a
-# matrix within half a unit of rounding u of A, sum_{k > m} |c_k| theta^(k - 1) <= u for
-# log(e^{-x} T_m(x)) = sum c_k x^k (Higham 2005, SIAM J. Matrix Anal. 26, section 2, for T_m).
-_THETA = {9: 0.7795113379, 12: 1.4616615, 15: 0.6410835233, 18: 1.0908637}
-_DEGREE = {torch.float32: 9, torch.float64: 15}
 # The twin can hold more matrices at a time than a thread, and so does with fewer products: degree
 # 12 in four and 18 in five, as P + (Q + S) S, S = L R + M. The rows are P, Q, M, L, R in terms of
 # I, A, A^2, A^3 (and A^6); Bader, Blanes and Casas 2019, Mathematics 7, 1174, section 3.
@@ -38,7 +34,7 @@ _TWIN = {
         [0, 0, -0.092336461936711855536, -0.016936493900208175, -1.40086798182036094e-5],
     ],
 }  # fmt: skip
-# On a CPU: sizes whose products are vector operations over the batch (see _linear), and the
+# On a CPU: sizes whose products are vector operations over the batch (see core.linear), and the
 # numbers in a block of matrices, so that the few arrays of an operation stay in the cache.
 _VECTOR, _BLOCK, _FEW = 7, 2**15, 2**13
 # Up to so many thetas all matrices are scaled as the largest: two squarings too many cost the small
@@ -81,7 +77,7 @@ def expm(A: Tensor) -> Tensor:
     if use_triton("expm", A, limit=_limit(A)):
         from ._triton import expm as kernel
 
-        result, row = kernel.expm(A.contiguous(), _kernel_constants(A.dtype, A.device))
+        result, row = kernel.expm(A.contiguous())
         return result if row is None else _checked(result, A, row)
     result = _twin(A)
     # One pass; a sum of finite numbers may overflow, so only the exact look decides.
@@ -119,14 +115,6 @@ def _checked(result: Tensor, A: Tensor, row: int | None) -> Tensor:
         f"in row {row}, whose norm is {size:g}: pass the matrix times a shorter time, or subtract "
         "a multiple c of the identity, which takes out the factor e^c"
     )
-
-
-@remembered
-def _kernel_constants(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``1 / theta`` and ``1 / k!`` from the highest ``k`` down."""
-    m = _DEGREE[dtype]
-    values = [1 / _THETA[m], *(1 / math.factorial(k) for k in range(m, -1, -1))]
-    return torch.tensor(values, dtype=dtype, device=device)
 
 
 # The twin
@@ -185,7 +173,7 @@ def _times(A: Tensor, axis: int) -> Callable[[Tensor], Tensor]:
 def _scaled_and_squared(A: Tensor, axis: int) -> Tensor:
     """``e^A``, the batch along ``axis``, 0 or 2."""
     degree = _TWIN_DEGREE[A.dtype]
-    size = A.detach().abs().sum(1 if axis else 2).amax(0 if axis else 1) * (1 / _THETA[degree])
+    size = A.detach().abs().sum(1 if axis else 2).amax(0 if axis else 1) * (1 / THETA[degree])
     largest = float(size.max())
     if not largest > _SHARED:  # or NaN
         squarings = math.ceil(math.log2(largest)) if largest > 1 else 0

@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from ..core import check_finite, check_integer
+from .blocks import working_rows
 from .dispatch import unsupported, use_triton
 
 MAX_DEGREE = 18
-# Entries of a working block: three of 512 KiB stay in the cache; with twice that, twice the time.
-_BLOCK = 2**16
-_DEVICE_BLOCK = 2**25  # on other devices: 256 MiB, so that launches are few
 
 
 def hermite_moments(
@@ -79,8 +77,7 @@ def _twin(
     sums = torch.zeros(degree + 1, x.shape[1], dtype=torch.float64, device=x.device)
     low = x.new_full((x.shape[1],), torch.inf)
     high, inverse = -low, 1 / scale
-    block = _BLOCK if x.device.type == "cpu" else _DEVICE_BLOCK
-    for rows in x.split(max(1, block // x.shape[1])) if len(x) else ():
+    for rows in x.split(working_rows(x.device, x.shape[1])) if len(x) else ():
         u = rows.to(sums, copy=True).sub_(centre).mul_(inverse)
         _add_hermite(u, sums)
         torch.minimum(low, rows.amin(0), out=low)

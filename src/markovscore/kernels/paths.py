@@ -15,62 +15,18 @@ score at its end is, in the same loop and without a stored path,
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..core import check_finite, check_points, check_steps, check_time
+from ..core import Grid, Noise, Walk, check_finite, check_points, check_steps, check_time
 from .dispatch import unsupported, use_triton
-from .path_twins import Drift, Lengths, follow, walk
-from .philox import seed_tensor
+from .path_drift import PathDrift
+from .philox import four_normals, seed_tensor
 
 MAX_COORDINATES = 8
-Kind = Literal["double_well", "logistic", "mixture", "swimmer"]
-
-
-@dataclass(frozen=True, eq=False)
-class PathDrift:
-    """A drift at unit rate that the kernel knows, and the size of its noise.
-
-    Made by one of the functions of the class. ``table`` holds the parameters, float64 on the CPU;
-    ``coordinates`` is how many depend on each other: 1 for an elementwise drift, of any dimension.
-    """
-
-    kind: Kind
-    table: Tensor
-    coordinates: int = 1
-    noise: float = 1.0
-
-    @classmethod
-    def double_well(cls) -> "PathDrift":
-        """``f(y) = y - y^3`` in each coordinate."""
-        return cls("double_well", torch.zeros(1, 1, dtype=torch.float64))
-
-    @classmethod
-    def logistic(cls, scale: float) -> "PathDrift":
-        """``f(y) = -tanh(y / 2 s) / 2 s`` in each coordinate: half the score of ``Logistic``."""
-        values = [[1 / (scale * math.log(2)), 0.5 / scale]]
-        return cls("logistic", torch.tensor(values, dtype=torch.float64))
-
-    @classmethod
-    def mixture(cls, means: Tensor, scale: Tensor, weights: Tensor) -> "PathDrift":
-        """Half the score of a mixture of ``N(mu_m, sigma_m^2 I)``; ``(M, D)``, ``(M,)``, ``(M,)``.
-
-        With ``D = 1`` of the mixture in each coordinate (``ProductMixture``), else of the one in
-        ``D`` dimensions.
-        """
-        half = 0.5 / scale.square()
-        log2 = weights.log2() - means.shape[1] * scale.log2()
-        columns = [half, half / math.log(2), log2 - log2.max()]
-        table = torch.cat([means, torch.stack(columns, 1)], 1)
-        return cls("mixture", table.double().cpu(), means.shape[1])
-
-    @classmethod
-    def swimmer(cls, gamma: float, noise: float) -> "PathDrift":
-        """``f(x, v) = (v - x^3, -gamma v)``, with noise on ``v`` alone."""
-        return cls("swimmer", torch.tensor([[gamma]], dtype=torch.float64), 2, noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,20 +75,19 @@ def euler_paths(
             (``h y^2 > 1e9`` after it): the row, and the step at which it happened.
     """
     y0 = _check_start(drift, y0)
-    first = _lengths(drift, before, y0, "before")
-    second = _lengths(drift, window, y0, "window")
+    first, second = _grid(drift, before, y0, "before"), _grid(drift, window, y0, "window")
     key = seed_tensor(seed, y0.device)
     if use_triton("euler_paths", y0, limit=kernel_limit(drift, y0)):
         from ._triton import paths
 
-        start, table = y0.contiguous(), drift.table.to(y0)
-        y_s, y_t, target, bad = paths.run(
-            drift.kind, table, drift.coordinates, start, first, second, key
-        )
+        lengths = (_lengths(drift, first, y0), _lengths(drift, second, y0))
+        table, size = drift.table.to(y0), drift.coordinates
+        *found, bad = paths.run(y0.contiguous(), drift.kind, table, size, *lengths, key)
     else:
-        y_s, y_t, target, bad = follow(_field(drift, y0), y0, first, second, key)
+        *found, bad = _twin(drift, y0, first, second, key)
     if bad is not None:
         _diverged(drift, y0, first, second, key, bad)
+    y_s, y_t, target = found
     return y_s, y_t, target
 
 
@@ -146,47 +101,132 @@ def _check_start(drift: PathDrift, y0: Tensor) -> Tensor:
     return check_points(y0, columns, "y0", finite=False)
 
 
-def _field(drift: PathDrift, y0: Tensor) -> Drift:
-    return Drift(drift.kind, drift.table.to(y0), drift.coordinates)
-
-
-def _lengths(drift: PathDrift, steps: Steps | None, y0: Tensor, name: str) -> Lengths | None:
-    """The count, and ``h`` and ``sigma sqrt(h)`` as ``(1 or B, 2)``."""
+def _grid(drift: PathDrift, steps: Steps | None, y0: Tensor, name: str) -> Grid | None:
+    """The checked steps; their times are left at zero, for the process has none."""
     if steps is None:
         return None
     count = check_steps(steps.count)
-    h = check_time(steps.length, len(y0), name).reshape(-1, 1)
+    h = check_time(steps.length, len(y0), name).reshape(1, -1)
     shift = name == "window"
     if not bool(((h > 0) if shift else (h >= 0)).all() & torch.isfinite(h).all()):
         bound = "positive" if shift else "non-negative"
-        raise ValueError(f"{name}: expected finite {bound} lengths, found {h[:, 0].tolist()[:3]}")
+        raise ValueError(f"{name}: expected finite {bound} lengths, found {h[0].tolist()[:3]}")
     if shift and drift.kind == "swimmer" and count < 2:
         raise ValueError(
             f"steps: expected at least 2 for the swimmer's window, found {count}: the noise needs "
             "two steps to reach x"
         )
-    return count, torch.cat([h, drift.noise * h.sqrt()], 1).to(y0)
+    times = torch.zeros_like(h).expand(count + 1, -1)
+    return Grid(times, times[1:], h.expand(count, -1), autonomous=True)
+
+
+def _lengths(drift: PathDrift, grid: Grid | None, y0: Tensor) -> tuple[int, Tensor] | None:
+    """The number of steps, ``h`` and ``sigma sqrt(h)`` ``(1 or B, 2)``, as the kernel has them."""
+    if grid is None:
+        return None
+    h = grid.step[0]
+    return len(grid.step), torch.stack([h, drift.noise * h.sqrt()], 1).to(y0)
+
+
+# The twin
+
+
+def _twin(
+    drift: PathDrift, y0: Tensor, before: Grid | None, window: Grid | None, seed: Tensor
+) -> tuple[Tensor, Tensor, Tensor | None, int | None]:
+    """``y_s``, ``y_t``, the target, and the first row that diverged, if one did."""
+    drift, rows = replace(drift, table=drift.table.to(y0)), torch.arange(len(y0), device=y0.device)
+    y_s, target, bad = y0, None, torch.zeros(len(y0), dtype=torch.bool, device=y0.device)
+    if before is not None:
+        walk = _walk(drift, y0, before, seed, rows, 0)
+        for _ in walk:
+            pass
+        y_s = walk.y
+        bad |= drift.diverged(y_s, _column(before, y_s))
+    y_t = y_s
+    if window is not None:
+        follow = _swimmer_target if drift.kind == "swimmer" else _linear_target
+        y_t, target = follow(drift, _walk(drift, y_s, window, seed, rows, 1))
+        bad |= drift.diverged(y_t, _column(window, y_t)) | ~torch.isfinite(target).all(1)
+    return y_s, y_t, target, int(bad.nonzero()[0]) if bool(bad.any()) else None
+
+
+def _walk(drift: PathDrift, y: Tensor, grid: Grid, seed: Tensor, rows: Tensor, stream: int) -> Walk:
+    """The steps from ``y``, with the normals that the counters of ``rows`` give."""
+    four = y.new_empty(0)
+
+    def draw(i: int, G: Noise, y: Tensor) -> Tensor:
+        nonlocal four
+        if i % 4 == 0:
+            four = four_normals(seed, rows, G.columns(y.shape[1]), i // 4, stream).to(y)
+        return four[i % 4]
+
+    return Walk(drift, y, grid, draw, watched=False)
+
+
+def _points(walk: Walk) -> Iterator[Tensor]:
+    """``y_1 .. y_N``."""
+    for step in walk:
+        if step.i:
+            yield step.y
+    yield walk.y
+
+
+def _column(grid: Grid, y: Tensor) -> Tensor:
+    """``h`` as ``(1 or B, 1)``, of the dtype of ``y``."""
+    return grid.step[0, :, None].to(y)
+
+
+def _linear_target(drift: PathDrift, walk: Walk) -> tuple[Tensor, Tensor]:
+    """The end, and ``-sum_i [z_i - i h J^T z_i] / (N sigma sqrt(h))``."""
+    total, h = torch.zeros_like(walk.y), _column(walk.grid, walk.y)
+    for step in walk:
+        step.drift, product = drift.drift_and_vjp(step.y, step.time, step.z)
+        total = total + step.z - step.h * step.i * product
+    return walk.y, -total / (len(walk.grid.step) * drift.noise * h.sqrt())
+
+
+def _swimmer_target(drift: PathDrift, walk: Walk) -> tuple[Tensor, Tensor]:
+    """The end, and ``ActiveSwimmer.shift_target``, as the steps go by: the sum by nodes, for
+    ``u_i`` meets the noise that led there and that which follows."""
+    rest, gamma = len(walk.grid.step) - 1, float(drift.table)
+    along_v, along_x, last = 3 * [torch.zeros_like(walk.y[:, :1])]
+    for step in walk:
+        (b, a), (b_next, a_next) = (_shift(i, rest) for i in (step.i, step.i + 1))
+        slope = 3 * step.y[:, :1].square()
+        change = last - (1 - gamma * step.h) * step.z
+        along_v = along_v + (rest * (b_next - b) + rest * b * step.h * slope) * change
+        along_x = along_x + ((a_next - a) / step.h + a * slope) * change
+        last = step.z
+    # At the end u is (1, 3 x^2): the last noise is that of v alone.
+    slope, root = 3 * walk.y[:, :1].square(), drift.noise * _column(walk.grid, walk.y).sqrt()
+    return walk.y, -torch.cat([along_x - slope * along_v, along_v + last], 1) / root
+
+
+def _shift(i: int, rest: int) -> tuple[float, float]:
+    """The two paths ``a`` at node ``i``, the first less its factor ``rest h``."""
+    rho = max(i - 1, 0) / rest
+    return rho**2 * (rho - 1), rho**2 * (3 - 2 * rho)
 
 
 def _diverged(
-    drift: PathDrift, y0: Tensor, before: Lengths | None, window: Lengths | None, key: Tensor,
-    row: int,
-) -> None:  # fmt: skip
+    drift: PathDrift, y0: Tensor, before: Grid | None, window: Grid | None, seed: Tensor, row: int
+) -> None:
     """Follow the bad row alone, by its own counters, and say where it left the numbers."""
     check_finite(y0, "y0")
-    field, y = _field(drift, y0), y0[row : row + 1]
-    counters, slope = torch.tensor([row], device=y0.device), field.slope(y)
-    for stream, phase in enumerate((before, window)):
-        if phase is None:
+    y, slope = y0[row : row + 1], drift.slope(y0[row : row + 1])
+    for stream, grid in enumerate((before, window)):
+        if grid is None:
             continue
-        count, lengths = phase[0], phase[1][-1:] if len(phase[1]) == 1 else phase[1][row : row + 1]
-        h = float(lengths[0, 0])
-        for i, _, _, y_next, _ in walk(field, y, (count, lengths), key, counters, stream):
-            y = y_next
-            if bool(field.diverged(y, lengths[:, :1]).any()):
+        if grid.step.shape[1] > 1:
+            grid = replace(grid, middle=grid.middle[:, :1], step=grid.step[:, row : row + 1])
+        count, h = len(grid.step), float(grid.step[0])
+        walk = _walk(drift, y, grid, seed, torch.tensor([row], device=y0.device), stream)
+        for i, y in enumerate(_points(walk), 1):
+            if bool(drift.diverged(y, _column(grid, y)).any()):
                 trial = min(0.5 * h, 1 / slope) if 0 < slope < math.inf else 0.5 * h
                 raise ValueError(
-                    f"the particles diverge in step {i + 1} of {count} of {h:g} in the clock, the "
+                    f"the particles diverge in step {i} of {count} of {h:g} in the clock, the "
                     f"first in row {row} (started at {y0[row].tolist()[:8]}): the step is too long "
                     f"for the drift's slope {slope:.3g} there, try a step of at most {trial:.2g}, "
                     f"that is steps >= {math.ceil(count * h / trial)}"

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .blocks import MAX_ELEMENTS
 from .constants import COS, LN2, LOG, MULTIPLIERS, ROUNDS, SIN, WEYL
-from .dispatch import MAX_ELEMENTS, use_triton
+from .dispatch import use_triton
 
 _WORD = 0xFFFFFFFF
 
@@ -85,11 +86,12 @@ def seed_tensor(seed: int | Tensor, device: torch.device | str | None = None) ->
 def four_normals(seed: Tensor, rows: Tensor, columns: int, group: int, stream: int) -> Tensor:
     """The normals of steps ``4 group .. 4 group + 3``, ``(4, B, columns)``; ``rows`` ``(B,)``."""
     coordinates = torch.arange(columns, device=rows.device)
-    words = philox(seed, (rows[:, None], coordinates, _like(rows, group), _like(rows, stream)))
-    return torch.stack([*_pair(words[0], words[1]), *_pair(words[2], words[3])])
+    counter = (rows[:, None], coordinates, _like(rows, group), _like(rows, stream))
+    a, b, c, d = philox_words(seed, counter)
+    return torch.stack([*box_muller(a, b), *box_muller(c, d)])
 
 
-def philox(seed: Tensor, counter: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def philox_words(seed: Tensor, counter: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four words of ``counter``: int64 tensors with values in ``[0, 2**32)``, broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = seed & _WORD, (seed >> 32) & _WORD
@@ -106,7 +108,7 @@ def _product(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return (high + (low >> 16)) >> 16, (((high & 0xFFFF) << 16) + low) & _WORD
 
 
-def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two normals of two words, one operation after the other as the kernel does."""
     a, b = torch.broadcast_tensors(a, b)
     # By way of float64: torch's float32 root is not always the nearest number.

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from ..core import check_finite, check_points, remembered
+from .blocks import working_rows
 from .constants import MAX_COORDINATE
 from .dispatch import unsupported, use_triton
 from .torus_plan import plan_of, waves_content, waves_from
 
 _MAX_DIM = 3
 _MAX_GRID = 2**22  # four numbers each: a table of at most 128 MiB in float64
-_CACHE_ENTRIES = 2**16  # of a block of the twin: 512 KiB in float64 stay in a core's L2 cache
-_DEVICE_ENTRIES = 2**25  # on other devices: 256 MiB, so that launches are few
 
 
 def torus_score(
@@ -178,8 +177,7 @@ def _blocks(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Points ``(B, d)`` with their ``a`` and ``b``, ``(M,)`` or ``(B, M)``."""
     count = coefficients.shape[-1] // 2
-    entries = _CACHE_ENTRIES if x.device.type == "cpu" else _DEVICE_ENTRIES
-    size = max(64, entries // count)
+    size = max(64, working_rows(x.device, count))
     for first in range(0, len(x), size):
         block = slice(first, first + size)
         own = coefficients

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..blocks import row_blocks
 from ..constants import REACH
-from ..dispatch import row_blocks
 from . import on_own_device
 from .bad_rows import first, new_cell, note
 
@@ -227,9 +227,7 @@ def forward(
     score = torch.empty_like(x)
     total = torch.empty(len(x), dtype=x.dtype, device=x.device)
     cell = new_cell(x.device)
-    for rows, grid, inputs, numbers, settings in _launches(
-        x, ou_time, upper, share, table, columns
-    ):
+    for rows, grid, inputs, numbers, settings in launches(x, ou_time, upper, share, table, columns):
         count = numbers[0]
         partial = torch.empty(grid[0], count, dtype=x.dtype, device=x.device)
         score_kernel[grid](
@@ -250,9 +248,7 @@ def backward(
     x = x.contiguous()
     gradient = torch.empty_like(x)
     given = [None if g is None else g.contiguous() for g in (by_score, by_divergence)]
-    for rows, grid, inputs, numbers, settings in _launches(
-        x, ou_time, upper, share, table, columns
-    ):
+    for rows, grid, inputs, numbers, settings in launches(x, ou_time, upper, share, table, columns):
         parts = [x if g is None else g[rows] for g in given]  # x stands for what is not read
         gradient_kernel[grid](
             x[rows], *inputs, *parts, gradient[rows], *numbers,
@@ -261,7 +257,7 @@ def backward(
     return gradient
 
 
-def _launches(
+def launches(
     x: Tensor,
     ou_time: Tensor,
     upper: Tensor,

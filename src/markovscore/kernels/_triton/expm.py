@@ -1,11 +1,15 @@
 """Exponentials of small matrices: the kernel of ``markovscore.kernels.expm``."""
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dispatch import row_blocks
+from ...core import remembered
+from ..blocks import row_blocks
+from ..constants import THETA
 from . import bad_rows, on_own_device
 from .small_matrices import (
     added,
@@ -24,6 +28,7 @@ from .small_matrices import (
 )
 
 THREADS = 128
+DEGREE = {torch.float32: 9, torch.float64: 15}  # of the Taylor polynomial
 
 
 def constants(n: int, dtype: torch.dtype) -> dict[str, int]:
@@ -63,18 +68,23 @@ def expm_kernel(
 
 
 @on_own_device
-def expm(A: Tensor, coefficients: Tensor) -> tuple[Tensor, int | None]:
-    """``exp(A)`` and the first row that is not finite; ``A`` ``(B, n, n)`` contiguous, n >= 2.
-
-    ``coefficients``: as in :func:`expm_kernel`, dtype and device of ``A``.
-    """
+def expm(A: Tensor) -> tuple[Tensor, int | None]:
+    """``exp(A)`` and the first row that is not finite; ``A`` ``(B, n, n)`` contiguous, n >= 2."""
     count, n = len(A), A.shape[1]
     result, cell = torch.empty_like(A), bad_rows.new_cell(A.device)
-    meta = constants(n, A.dtype)
+    meta, coefficients = constants(n, A.dtype), _coefficients(A.dtype, A.device)
     matrices = meta["BLOCK"] * (2 if meta["SPLIT"] == 1 else 1)
     for first, last in row_blocks(count, n * n):
         expm_kernel[(triton.cdiv(last - first, matrices),)](
             A[first:last], result[first:last], coefficients, cell, first, last - first,
-            PAIRS=len(coefficients) // 2 - 1, num_warps=THREADS // 32, **meta,
+            PAIRS=DEGREE[A.dtype] // 2, num_warps=THREADS // 32, **meta,
         )  # fmt: skip
     return result, bad_rows.first(cell)
+
+
+@remembered
+def _coefficients(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``1 / theta`` and ``1 / k!`` from the highest ``k`` down."""
+    m = DEGREE[dtype]
+    values = [1 / THETA[m], *(1 / math.factorial(k) for k in range(m, -1, -1))]
+    return torch.tensor(values, dtype=dtype, device=device)

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...core import remembered
-from ..dispatch import row_blocks
+from ..blocks import row_blocks
 from . import on_own_device
 from .bad_rows import first, new_cell, note
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..dispatch import row_blocks
+from ..blocks import row_blocks
 from . import bad_rows, on_own_device
 from .small_matrices import (
     added,
@@ -252,7 +252,7 @@ def local_transition(
     if z is not None:
         outputs += [torch.empty_like(outputs[1]), torch.empty_like(y), torch.empty_like(y)]
     noise = (0 if Q.ndim == 0 else 1) if Q.ndim < 2 else Q.ndim
-    # A coordinate that the noise reaches through j others starts at term 2 j, see _linear.
+    # A coordinate that the noise reaches through j others starts at term 2 j, see core.linear.
     terms = COVARIANCE_TERMS + (2 * d - 2 if noise > 1 else 0)
     table = [singular, *(1 / k for k in range(1, terms + 1)), 0.5, 2.0]
     coefficients = torch.tensor(table, dtype=torch.float64, device=f.device)

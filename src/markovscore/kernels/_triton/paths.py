@@ -15,14 +15,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import constants
-from ..dispatch import row_blocks
-from . import bad_rows
+from ..blocks import row_blocks
+from ..constants import DIVERGED
+from . import bad_rows, on_own_device
 from .philox import four_normals
 
 # One thread a lane. With 128, 20,000 lanes already give every one of 132 SMs a program, and the
 # registers (at most 255 a thread) allow two or more of them an SM.
-_BLOCK = 128
+BLOCK = 128
 # Bytes of a mixture's parameters kept in registers, at most. Beyond, they are read from the cache
 # in a loop over the components: unrolled, four in 8-D and eight in the plane spilled in float64.
 _IN_REGISTERS = 96
@@ -30,7 +30,7 @@ _IN_REGISTERS = 96
 # saves a sixth of the instructions of four components in the plane. In 8-D, where the drift alone
 # is long, it made the compiler nine times slower and took a third more registers.
 _WRITTEN_OUT = tl.constexpr(8)
-DIVERGED = tl.constexpr(constants.DIVERGED)
+_DIVERGED = tl.constexpr(DIVERGED)
 
 
 @triton.jit
@@ -242,7 +242,7 @@ def _finish(out, at, live, lost, y, h, D: tl.constexpr, CUBIC: tl.constexpr):
     for j in tl.static_range(D):
         tame = tl.abs(y[j]) < float("inf")
         if CUBIC and j == 0:
-            tame = h * y[j] * y[j] < DIVERGED
+            tame = h * y[j] * y[j] < _DIVERGED
         lost = tl.where(tame, lost, float("inf"))
         tl.store(out + at + j, y[j], mask=live)
     return lost
@@ -302,8 +302,9 @@ def euler(
     bad_rows.note(cell, row, tl.where(live, lost, 0.0))
 
 
+@on_own_device
 def run(
-    kind: str, table: Tensor, D: int, start: Tensor, before: tuple[int, Tensor] | None,
+    start: Tensor, kind: str, table: Tensor, D: int, before: tuple[int, Tensor] | None,
     window: tuple[int, Tensor] | None, seed: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor | None, int | None]:  # fmt: skip
     """``y_s``, ``y_t``, the target, and the first row that diverged, if one did.
@@ -320,13 +321,12 @@ def run(
         part = slice(low, high)
         lanes, cell = (high - low) * d // D, bad_rows.new_cell(start.device)
         (part_s, stride_s), (part_t, stride_t) = (_part(v, part) for v in (lengths_s, lengths_t))
-        with torch.cuda.device_of(start):
-            euler[(triton.cdiv(lanes, _BLOCK),)](
-                start[part], y_s[part], y_t[part], y_t if target is None else target[part],
-                cell, table, len(table), seed, lanes, d // D, low,
-                part_s, n_s, stride_s, part_t, n_t, stride_t,
-                KIND=kind, D=D, M=held, BLOCK=_BLOCK,
-            )  # fmt: skip
+        euler[(triton.cdiv(lanes, BLOCK),)](
+            start[part], y_s[part], y_t[part], y_t if target is None else target[part],
+            cell, table, len(table), seed, lanes, d // D, low,
+            part_s, n_s, stride_s, part_t, n_t, stride_t,
+            KIND=kind, D=D, M=held, BLOCK=BLOCK,
+        )  # fmt: skip
         bad = bad_rows.first(cell)
         if bad is not None:
             return y_s, y_t, target, low + bad

@@ -9,14 +9,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import constants as twin
+from .. import constants as shared
+from . import on_own_device
 
-LOG, SIN, COS = (tl.constexpr(c) for c in (twin.LOG, twin.SIN, twin.COS))
-LN2, ROUNDS = tl.constexpr(twin.LN2), tl.constexpr(twin.ROUNDS)
-MULTIPLIER_0, MULTIPLIER_1 = (tl.constexpr(m) for m in twin.MULTIPLIERS)
-WEYL_0, WEYL_1 = (tl.constexpr(w) for w in twin.WEYL)
+LOG, SIN, COS = (tl.constexpr(c) for c in (shared.LOG, shared.SIN, shared.COS))
+LN2, ROUNDS = tl.constexpr(shared.LN2), tl.constexpr(shared.ROUNDS)
+MULTIPLIER_0, MULTIPLIER_1 = (tl.constexpr(m) for m in shared.MULTIPLIERS)
+WEYL_0, WEYL_1 = (tl.constexpr(w) for w in shared.WEYL)
 # One number a thread and coordinate: the arithmetic hides its own latency from two blocks an SM on.
-_BLOCK = 128
+BLOCK = 128
 
 
 @triton.jit
@@ -94,11 +95,11 @@ def normals(out, seed, steps, rows, columns, stream, BLOCK: tl.constexpr):
         tl.store(out + step * rows * columns + lane, z[i], mask=live & (step < steps))
 
 
+@on_own_device
 def fill(seed: Tensor, steps: int, rows: int, columns: int, stream: int) -> Tensor:
     """:func:`markovscore.kernels.philox.philox_normals` on the seed's device."""
     out = torch.empty(steps, rows, columns, dtype=torch.float32, device=seed.device)
     if out.numel():
-        grid = (triton.cdiv(rows * columns, _BLOCK) * triton.cdiv(steps, 4),)
-        with torch.cuda.device_of(seed):
-            normals[grid](out, seed, steps, rows, columns, stream, BLOCK=_BLOCK)
+        grid = (triton.cdiv(rows * columns, BLOCK) * triton.cdiv(steps, 4),)
+        normals[grid](out, seed, steps, rows, columns, stream, BLOCK=BLOCK)
     return out

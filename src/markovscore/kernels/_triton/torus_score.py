@@ -14,10 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import dispatch
+from ..blocks import row_blocks
 from ..constants import MAX_COORDINATE
 from ..torus_plan import Plan
-from . import bad_rows
+from . import bad_rows, on_own_device
 
 # Four points a thread share each loaded coefficient (18 operations a point for four loads); fewer
 # where the grid would not fill the GPU, or registers: float64 takes two each.
@@ -186,6 +186,7 @@ def kernel(
     bad_rows.note(bad, row, tl.where(inside, size, 0.0))
 
 
+@on_own_device
 def launch(
     x: Tensor, table: Tensor, plan: Plan, upper: Tensor | None, share: Tensor | None
 ) -> tuple[Tensor, Tensor, int | None]:
@@ -194,16 +195,15 @@ def launch(
     laplacian = torch.empty(len(x), dtype=x.dtype, device=x.device)
     each = upper is not None
     block = block_size(len(x), x.dtype, each)
-    for first, last in dispatch.row_blocks(len(x), x.shape[1]):
+    for first, last in row_blocks(len(x), x.shape[1]):
         rows, cell = slice(first, last), bad_rows.new_cell(x.device)
-        with torch.cuda.device_of(x):  # Triton launches on the current device
-            kernel[(triton.cdiv(last - first, block),)](
-                x[rows], table, plan.offsets, plan.tops,
-                plan.offsets if upper is None else upper[rows],
-                table if share is None else share[rows],
-                gradient[rows], laplacian[rows], cell, last - first, plan.size, *plan.reach,
-                DIM=x.shape[1], EACH=each, BLOCK=block, num_warps=_THREADS // 32,
-            )  # fmt: skip
+        kernel[(triton.cdiv(last - first, block),)](
+            x[rows], table, plan.offsets, plan.tops,
+            plan.offsets if upper is None else upper[rows],
+            table if share is None else share[rows],
+            gradient[rows], laplacian[rows], cell, last - first, plan.size, *plan.reach,
+            DIM=x.shape[1], EACH=each, BLOCK=block, num_warps=_THREADS // 32,
+        )  # fmt: skip
         found = bad_rows.first(cell)
         if found is not None:
             return gradient, laplacian, first + found
