@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from lib.twins import in_torch
 from torch import Tensor
 
 from markovscore.kernels import hermite_moments
-from markovscore.kernels.hermite_moments import _twin
 
 Case = tuple[str, dict[str, Callable[[], object]], dict[str, Any]]
 # Points, columns, degree: points grow at the size of images, then degrees, then columns.
@@ -45,7 +45,7 @@ def cases(small: bool) -> Iterator[Case]:
         both = (x, degree, centre, scale)
         run: dict[str, Callable[[], object]] = {"ours": partial(hermite_moments, *both)}
         if not small:  # on a CPU ours is the twin
-            run["twin"] = partial(_twin, *both)
+            run["twin"] = in_torch(run["ours"])
         single = (x, degree, centre.float(), scale.float())
         if n * d <= 2**30:  # some ten copies of the points
             run["eager, float32"] = partial(eager, *single)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from kernels.expm import BATCHES, Case, matrices
+from lib.twins import in_torch
 from torch import Tensor
 
-from markovscore.kernels import local_transition as transitions
+from markovscore.kernels import local_transition
 
 
 def textbook(J: Tensor, f: Tensor, h: float) -> Callable[[], object]:
@@ -27,11 +28,11 @@ def cases(small: bool) -> Iterator[Case]:
             h, Q = torch.full_like(f[:, 0], 0.1), torch.tensor(0.49, dtype=J.dtype).to(J)
             parts = (J, Q, f, None, h, y, z)
             run = {
-                "ours": lambda parts=parts: transitions.local_transition(*parts),
+                "ours": lambda parts=parts: local_transition(*parts),
                 "two of torch.linalg.matrix_exp": textbook(J, f, 0.1),
             }
             if not small:  # on a CPU ours is the twin
-                run["twin"] = lambda parts=parts: transitions._twin(*parts)
+                run["twin"] = in_torch(run["ours"])
             # series of the covariance and the mean, factor, sample, target
             flops = 2.0 * count * (18 * d**3 + 13 * d * d + d**3 / 6 + 2 * d * d)
             least = 8.0 * count * (3 * d * d + 6 * d + 1.5)

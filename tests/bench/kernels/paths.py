@@ -12,7 +12,6 @@ Two floors, both of the noise alone, since a drift may be as dear as one likes:
   four components in the plane about 35.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,10 +20,12 @@ from typing import Any
 import torch
 
 import markovscore as ms
-from markovscore.kernels import Steps, dispatch, euler_paths, seed_tensor
+from markovscore.core import as_diffusion
+from markovscore.kernels import Steps, euler_paths, seed_tensor, triton_source
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from lib.peers import torchsde_euler
+from lib.twins import in_torch
 
 Case = tuple[str, dict[str, Callable[[], object]], dict[str, float]]
 CORNERS = [[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]]
@@ -83,8 +84,8 @@ def _simulations(
     }
     if small:  # on a CPU ours is the eager loop
         return found
-    found["eager"] = _in_torch(found["ours"])
-    found["twin"] = _in_torch(lambda: euler_paths(drift, y, length, seed=1))
+    found["eager"] = in_torch(found["ours"])
+    found["twin"] = in_torch(lambda: euler_paths(drift, y, length, seed=1))
     return found | _noise_floor(process, y, steps)
 
 
@@ -95,40 +96,22 @@ def _targets(process: Any, y: torch.Tensor, steps: int) -> dict[str, Callable[[]
         return ms.path_shift_target(process, y, 0.0, END, steps=steps, generator=generator)
 
     length, drift = Steps(steps, _clock_length(process) / steps), process.euler_kernel()
-    twin = _in_torch(lambda: euler_paths(drift, y, None, length, seed=1))
-    return {"ours": ours, "eager": _in_torch(ours), "twin": twin} | _noise_floor(process, y, steps)
+    twin = in_torch(lambda: euler_paths(drift, y, None, length, seed=1))
+    return {"ours": ours, "eager": in_torch(ours), "twin": twin} | _noise_floor(process, y, steps)
 
 
 def _clock_length(process: Any) -> float:
     ends = torch.tensor([0.0, END], dtype=torch.float64)
-    return float(process.clock.between(*ends)) if hasattr(process, "clock") else END
-
-
-def _in_torch(function: Callable[[], object]) -> Callable[[], object]:
-    """The same with the kernels switched off."""
-
-    def call() -> object:
-        before = os.environ.get(dispatch.VARIABLE)
-        os.environ[dispatch.VARIABLE] = "torch"
-        try:
-            return function()
-        finally:
-            os.environ.pop(dispatch.VARIABLE)
-            if before is not None:
-                os.environ[dispatch.VARIABLE] = before
-
-    return call
+    return float(as_diffusion(process).clock.between(*ends))
 
 
 def _noise_floor(process: Any, y: torch.Tensor, steps: int) -> dict[str, Callable[[], object]]:
     """The kernel of the noise alone, where it can run."""
     if not y.is_cuda:
         return {}
-    dispatch.use_triton("noise floor", y)  # makes the kernels of this process compiled ones
+    four_normals = triton_source("philox").four_normals
     import triton
     import triton.language as tl
-
-    from markovscore.kernels._triton.philox import four_normals
 
     @triton.jit
     def noise(out, seed, lanes, columns, steps, BLOCK: tl.constexpr):

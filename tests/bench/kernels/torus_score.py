@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from lib.twins import in_torch
 from torch import Tensor
 
 import markovscore as ms
 from markovscore.kernels import torus_score
-from markovscore.kernels.torus_score import _twin
 
 Case = tuple[str, dict[str, Callable[[], object]], dict[str, Any]]
 
@@ -39,7 +39,7 @@ def _case(
     x = ((2 * torch.rand(n, dim, generator=generator) - 1) * math.pi).to(device, dtype)
     basis = ms.TorusBrownian(dim).eigenbasis(count)
     c = torch.randn(count, generator=generator, dtype=torch.float64).to(device)
-    waves, own = basis.indices, c.to(dtype)
+    waves = basis.indices
     tensors = basis.jet_tensors(c).to(dtype)
     k = waves.to(x)
 
@@ -52,11 +52,9 @@ def _case(
         compiled["torch.compile"] = partial(stored, torch.compile(_features, dynamic=False))
     levels = torch.linspace(0.5, 1.5, 160, dtype=torch.float64)
     score = ms.SpectralScore(ms.TorusBrownian(dim), basis, levels, c.cpu().expand(160, -1))
-    candidates: dict[str, Callable[[], object]] = {
-        "ours": lambda: torus_score(x, waves, c),
-        "twin": lambda: _twin(x, waves, own, None, None),
-        "separable": lambda: basis.contract(tensors, x),
-    }
+    ours = partial(torus_score, x, waves, c)
+    separable = partial(basis.contract, tensors, x)
+    candidates = {"ours": ours, "twin": in_torch(ours), "separable": separable}
     if small:  # on a CPU the score takes the separable sums
         candidates = {"ours": lambda: score.score_and_divergence(x, 1.0)}
     if n * count <= 2**31:  # features of 8 GB in float32, three of them at a time
@@ -78,11 +76,8 @@ def _each(device: torch.device, n: int, count: int) -> Case:
     table = torch.randn(160, count, generator=generator, dtype=torch.float64).to(device)
     upper = torch.randint(1, 160, (n,), generator=generator).to(device)
     share = torch.rand(n, generator=generator).to(device)
-    own = table.to(x)
-    candidates: dict[str, Callable[[], object]] = {
-        "ours": lambda: torus_score(x, waves, table, upper, share),
-        "twin": lambda: _twin(x, waves, own, upper, share),
-    }
+    ours = partial(torus_score, x, waves, table, upper, share)
+    candidates = {"ours": ours, "twin": in_torch(ours)}
     cost = _cost(x, waves)
     cost["bytes"] += n * (upper.element_size() + share.element_size())
     return f"N={n} K={count} d=2 float32, a time for each point", candidates, cost
