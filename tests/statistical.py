@@ -34,6 +34,11 @@ def agrees(samples, expected=0.0, slack=0.0):
     return bool(((samples.mean(0) - expected).abs() <= bound).all())
 
 
+def products(x):
+    """``x_i x_j`` of every row, ``(n, d^2)``: what second moments are the means of."""
+    return (x[:, :, None] * x[:, None, :]).flatten(1)
+
+
 def slope(sizes, errors):
     """Least-squares slope of ``log errors`` over ``log sizes``: the order in a step size, minus
     the order in a number of steps or cells."""

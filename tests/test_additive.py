@@ -9,7 +9,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from statistical import F64, rng
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.core import value_and_divergence
@@ -19,7 +19,7 @@ from markovscore.spectral import AdditiveMoments, Covariance
 TIMES = [0.0, 0.01, 0.1, 0.4, 1.0]
 
 
-def points(n=400, d=3, seed=0):
+def skewed(n=400, d=3, seed=0):
     """Skewed, correlated, of very different scales."""
     g = rng(seed)
     z = torch.rand(n, d, generator=g, dtype=F64) ** 2
@@ -34,7 +34,7 @@ def fit(x, order, times=TIMES, **settings):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 6])
 def test_one_coordinate_equals_the_general_fit(order):
-    x = points(d=1)
+    x = skewed(d=1)
     ou = ms.OrnsteinUhlenbeck(1)
     general = ms.fit_spectral(x, ou, order, [0.01, 0.1, 1.0])
     additive = ms.fit_spectral(x, ou, times=general.times, features="additive", order=order)
@@ -49,7 +49,7 @@ def test_one_coordinate_equals_the_general_fit(order):
 
 
 def test_out_of_reach_of_the_data_the_score_continues_with_a_gaussians_slope():
-    x = points()
+    x = skewed()
     score, t = fit(x, 3, times=[0.1]), 0.1
     process = ms.VariancePreserving(3)
     a, b = torch.exp(-process.ou_time(t)), float(process.std(torch.tensor(t).double()))
@@ -65,7 +65,7 @@ def test_out_of_reach_of_the_data_the_score_continues_with_a_gaussians_slope():
 
 def test_blocks_are_the_whole_problem_although_the_data_are_correlated():
     """All functions of both coordinates at once, by quadrature over the noise, dense solve."""
-    x, order, t = points(n=60, d=2), 3, 0.3
+    x, order, t = skewed(n=60, d=2), 3, 0.3
     ou = ms.OrnsteinUhlenbeck(2)
     score = ms.fit_spectral(x, ou, times=[t], features="additive", order=order)
     nodes, weights = np.polynomial.hermite_e.hermegauss(8)
@@ -92,7 +92,7 @@ def test_blocks_are_the_whole_problem_although_the_data_are_correlated():
 
 @pytest.mark.parametrize("t", [0.0, 0.05, 0.4, 1.0])
 def test_two_functions_along_principal_axes_are_the_gaussian_score(t):
-    x = points(n=300, d=5)
+    x = skewed(n=300, d=5)
     score = fit(x, 2, times=[t], rotation="pca")
     process = ms.VariancePreserving(5)
     tau = process.ou_time(t)
@@ -107,7 +107,7 @@ def test_two_functions_along_principal_axes_are_the_gaussian_score(t):
 
 
 def test_a_rotation_of_higher_order_is_the_plain_fit_of_rotated_points():
-    x = points()
+    x = skewed()
     score = fit(x, 4, rotation="pca")
     axes = score.rotation
     torch.testing.assert_close(axes.T @ axes, torch.eye(3, dtype=F64))
@@ -151,7 +151,7 @@ def exact_score(x, order, tau, y):
 )  # fmt: skip
 def test_narrow_coordinates_and_high_orders_against_sixty_digits(order, spread, tolerance):
     """In the unscaled variable the narrow case has a condition number of 1e15 and more."""
-    x = spread * (points(n=80, d=1)) - 0.8
+    x = spread * (skewed(n=80, d=1)) - 0.8
     t = 0.02
     process = ms.VariancePreserving(1)
     score = ms.fit_spectral(x, process, times=[t], features="additive", order=order)
@@ -164,7 +164,7 @@ def test_narrow_coordinates_and_high_orders_against_sixty_digits(order, spread, 
 
 
 def test_a_coordinate_that_never_changes_gets_the_score_of_a_point():
-    x = points()
+    x = skewed()
     x[:, 1] = -1.0
     with pytest.warns(ms.SpectralWarning, match="constant column 1: a point mass"):
         score = fit(x, 6, times=torch.linspace(0, 1, 1001))
@@ -178,17 +178,17 @@ def test_a_coordinate_that_never_changes_gets_the_score_of_a_point():
 
 def test_a_coordinate_with_two_values():
     """Four functions at t = 0 are more than two values determine: finite, and exact later on."""
-    x = points()
+    x = skewed()
     x[:, 0] = (x[:, 0] > 0).double() - 0.5
     score = fit(x, 4)
     assert score.table.abs().max() < 1e3  # rounding, divided by, would give 1e15
 
 
 def test_divergence_is_that_of_autograd():
-    score = fit(points(), 5)
+    score = fit(skewed(), 5)
     y = points(10, 3, 1)
     t = torch.linspace(0.02, 0.9, 10, dtype=F64)
-    for rotated in (score, fit(points(), 3, rotation="pca")):
+    for rotated in (score, fit(skewed(), 3, rotation="pca")):
         for s in (0.0, 0.05):
             trace = value_and_divergence(rotated, y, s)[1]
             value, divergence = rotated.score_and_divergence(y, s)
@@ -199,7 +199,7 @@ def test_divergence_is_that_of_autograd():
 
 
 def test_streams_and_merges_to_the_same_moments():
-    x = points(n=1000)
+    x = skewed(n=1000)
     whole = AdditiveMoments.empty(6, x)
     whole.update(x)
     parts = [AdditiveMoments.empty(6, x) for _ in range(3)]
@@ -220,7 +220,7 @@ def test_streams_and_merges_to_the_same_moments():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_bad_number_in_a_later_batch_is_refused_and_not_counted(bad):
-    x = points()
+    x = skewed()
     moments = AdditiveMoments.empty(3, x)
     moments.update(x)
     before = copy.deepcopy(moments)
@@ -233,7 +233,7 @@ def test_a_bad_number_in_a_later_batch_is_refused_and_not_counted(bad):
 
 
 def test_the_first_batch_sets_the_conditioning_and_not_the_result():
-    x = points(n=1000)
+    x = skewed(n=1000)
     y = x[:20]
     one = fit(x, 5)
     for batches in (x.split(50), iter(x.split(333))):
@@ -243,7 +243,7 @@ def test_the_first_batch_sets_the_conditioning_and_not_the_result():
 
 
 def test_covariance_is_streamed():
-    x = points(n=1000) + 5
+    x = skewed(n=1000) + 5
     covariance = Covariance.empty(x[:7])
     for batch in x.split(64):
         covariance.update(batch)
@@ -265,7 +265,7 @@ def test_covariance_of_batches_that_are_far_from_the_first():
 
 
 def test_interpolation_is_of_second_order_in_the_levels():
-    x, y = points(), points(seed=1)[:50]
+    x, y = skewed(), skewed(seed=1)[:50]
     t, errors = 0.3, []
     exact = fit(x, 4, times=[t])(y, t)
     for gap in (0.04, 0.02, 0.01):  # t is the middle of an interval
@@ -276,7 +276,7 @@ def test_interpolation_is_of_second_order_in_the_levels():
 
 
 def test_dtype_follows_the_points_and_the_defaults_reach_over_all_times():
-    x = points()
+    x = skewed()
     score = fit(x, 3, times=None)
     even = torch.linspace(0, 1, 1001, dtype=F64)
     late = score.times[score.times > 0.1]  # earlier ones as the smallest scale asks
@@ -289,14 +289,14 @@ def test_dtype_follows_the_points_and_the_defaults_reach_over_all_times():
 
 
 def test_files_and_identity(tmp_path):
-    score = fit(points(), 3, rotation="pca")
+    score = fit(skewed(), 3, rotation="pca")
     score.save(tmp_path / "fit.safetensors")
     again = ms.AdditiveScore.load(tmp_path / "fit.safetensors")
-    y = points(seed=1)[:5]
+    y = skewed(seed=1)[:5]
     assert torch.equal(again(y, 0.3), score(y, 0.3))
-    assert again.checksum == score.checksum != fit(points(), 3).checksum
+    assert again.checksum == score.checksum != fit(skewed(), 3).checksum
     assert copy.deepcopy(score) is score
-    ms.fit_spectral(points(), ms.OrnsteinUhlenbeck(3), 3).save(tmp_path / "other.safetensors")
+    ms.fit_spectral(skewed(), ms.OrnsteinUhlenbeck(3), 3).save(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="not a AdditiveScore"):
         ms.AdditiveScore.load(tmp_path / "other.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "fit.safetensors").read_bytes()[:200])
@@ -315,17 +315,17 @@ def test_files_and_identity(tmp_path):
         ({"rotation": "ica"}, "rotation: expected None or 'pca'"),
         ({"n_functions": 5}, "n_functions: expected none"),
         ({"shrinkage": "heat"}, "no shrinkage"),
-        ({"x": points() / 0}, "finite"),
-        ({"x": points(d=2)}, "expected shape"),
+        ({"x": skewed() / 0}, "finite"),
+        ({"x": skewed(d=2)}, "expected shape"),
         ({"x": []}, "at least one batch"),
-        ({"x": iter([points()]), "order": 3, "rotation": "pca"}, "read twice"),
+        ({"x": iter([skewed()]), "order": 3, "rotation": "pca"}, "read twice"),
         ({"features": "sum"}, "features: expected 'product' or 'additive'"),
         ({"features": "product"}, "order: expected none"),
         ({"features": "product", "order": None}, "n_functions: expected a number"),
     ],
 )
 def test_bad_arguments(change, message):
-    settings = {"x": points(), "order": 2, "features": "additive"} | change
+    settings = {"x": skewed(), "order": 2, "features": "additive"} | change
     x = settings.pop("x")
     with pytest.raises(ValueError, match=message):
         ms.fit_spectral(x, ms.VariancePreserving(3), **settings)
@@ -336,12 +336,12 @@ def test_bad_calls():
     with pytest.raises(ValueError, match=r"generator: expected a torch\.Generator.*found none"):
         ms.fit_spectral(images, ms.VariancePreserving(64), features="additive", order=2)
     with pytest.raises(TypeError, match=r"VariancePreserving or OrnsteinUhlenbeck.*TorusBrownian"):
-        ms.fit_spectral(points(), ms.TorusBrownian(3), features="additive", order=2)
-    score = fit(points(), 2, times=[0.1, 0.5])
+        ms.fit_spectral(skewed(), ms.TorusBrownian(3), features="additive", order=2)
+    score = fit(skewed(), 2, times=[0.1, 0.5])
     with pytest.raises(ValueError, match=r"fitted range \[0.1, 0.5\]"):
-        score(points(), 0.05)
+        score(skewed(), 0.05)
     with pytest.raises(ValueError, match="expected a number or shape"):
-        score(points(n=4), torch.tensor([0.2, 0.3]))
+        score(skewed(n=4), torch.tensor([0.2, 0.3]))
 
 
 def test_blocks_of_rows_change_nothing(monkeypatch):

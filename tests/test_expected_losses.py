@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from statistical import points, rng
+from statistical import agrees, points, rng
 
 import markovscore as ms
 
@@ -46,6 +46,5 @@ def test_the_expected_loss_is_its_integral(name, times):
     x0 = 0.3 * points(N, 1, 1)
     none, linear = (objective.losses(lambda y, t, c=c: c * y, x0, rng(2)) for c in (0.0, 1.0))
     gap = none - linear
-    error = float(gap.std()) / math.sqrt(N)
-    assert abs(float(gap.mean()) - expected(name)) < 6 * error
-    assert 6 * error < 0.3 * abs(expected(name))
+    assert agrees(gap, expected(name))
+    assert 6 * float(gap.std()) / math.sqrt(N) < 0.3 * abs(expected(name))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from statistical import F64, rng
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.core import value_and_divergence
@@ -15,7 +15,7 @@ from markovscore.core import value_and_divergence
 TIMES = torch.cat([torch.zeros(1), torch.logspace(-3, 0.7, 80)])
 
 
-def points(dim, n=500):
+def skewed(dim, n=500):
     """Skewed and correlated."""
     z = points(n, dim)
     z[:, -1] = 0.4 * z[:, -1] + 0.6 * z[:, 0].square()
@@ -25,7 +25,7 @@ def points(dim, n=500):
 
 def fit(dim, count=None, **settings):
     process = ms.OrnsteinUhlenbeck(dim)
-    return ms.fit_spectral(points(dim), process, count or 8 * dim, TIMES, **settings)
+    return ms.fit_spectral(skewed(dim), process, count or 8 * dim, TIMES, **settings)
 
 
 def everywhere(dim, n=40, seed=1):
@@ -49,8 +49,8 @@ def test_one_bad_draw_does_not_stop_a_batch():
 
 
 def gaussian(x, t):
-    """Score of the Gaussian with the mean and covariance of ``points``."""
-    data, a = points(x.shape[1]), math.exp(-t)
+    """Score of the Gaussian with the mean and covariance of ``skewed``."""
+    data, a = skewed(x.shape[1]), math.exp(-t)
     eye = torch.eye(x.shape[1], dtype=F64)
     covariance = a**2 * torch.cov(data.T, correction=0).reshape(eye.shape) + (1 - a**2) * eye
     return -(x - a * data.mean(0)) @ torch.linalg.inv(covariance)
@@ -62,7 +62,7 @@ def test_the_continuation_by_its_definition(dim, t):
     """Row by row: clamp along the axes, fade what differs from the Gaussian there."""
     score, x = fit(dim), everywhere(dim)
     plain = dataclasses.replace(score, reach=None)
-    data, a = points(dim), math.exp(-t)
+    data, a = skewed(dim), math.exp(-t)
     variances, axes = torch.linalg.eigh(torch.cov(data.T, correction=0).reshape(dim, dim))
     noise, found, outside = 1 - a * a, score(x, t), 0
     for row, value in zip(x, found, strict=True):
@@ -80,7 +80,7 @@ def test_the_continuation_by_its_definition(dim, t):
 
 @pytest.mark.parametrize("dim", [1, 2, 4])
 def test_inside_nothing_changes_and_across_the_edge_it_is_continuous(dim):
-    score, x, t = fit(dim), points(dim), 0.05
+    score, x, t = fit(dim), skewed(dim), 0.05
     plain = dataclasses.replace(score, reach=None)
     assert torch.equal(score(x, t), plain(x, t))
     both = torch.cat([x, 50 + x[:10]])
@@ -118,7 +118,7 @@ def test_gradients_pass_through_the_continuation():
 
 
 def test_a_far_point_has_the_gaussian_s_density_and_leaves_the_others_alone():
-    process, data = ms.OrnsteinUhlenbeck(4), points(4)
+    process, data = ms.OrnsteinUhlenbeck(4), skewed(4)
     score = ms.fit_spectral(data, process, 34, TIMES)
     far = 30 * torch.eye(4, dtype=F64)[:1]
     found = ms.log_likelihood(score, process, torch.cat([data[:5], far, 1e3 * far]))
@@ -146,7 +146,7 @@ def test_who_has_a_reach():
     assert fit(2, 5).reach is None  # linear
     assert fit(2, 6).reach is not None
     torus = ms.TorusBrownian(1)
-    assert ms.fit_spectral(points(1), torus, 6, wrap=True).reach is None  # bounded
+    assert ms.fit_spectral(skewed(1), torus, 6, wrap=True).reach is None  # bounded
     nodes = torch.linspace(-9, 9, 2001, dtype=F64)[:, None]
     weights = torch.exp(-0.5 * (nodes[:, 0] / 0.5) ** 2)
     process = ms.OrnsteinUhlenbeck(1)

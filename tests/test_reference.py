@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 import torch
 from problems import Plain, linear_moments, well
-from statistical import F64, rng, slope
+from statistical import F64, agrees, rng, slope
 
 from markovscore import BoxBrownian, DiffusedMixture, LinearSDE, TorusBrownian
 from markovscore.diffusions import Gaussian, GaussianMixture, Logistic
@@ -208,8 +208,7 @@ def test_double_well_against_monte_carlo():
         y = y + t / steps * process.drift(y, 0.0) + math.sqrt(t / steps) * noise
     s, bias = run.score(y, t), 4 * t / steps  # Euler-Maruyama has weak order one
     for psi, derivative in ((y, torch.ones_like(y)), (y.sin(), y.cos()), (y**3, 3 * y**2)):
-        stein = psi * s + derivative
-        assert abs(float(stein.mean())) < 6 * float(stein.std()) / math.sqrt(n) + bias
+        assert agrees(psi * s + derivative, slack=bias)
     grid, h = run.axes[0], float(run.axes[0][1] - run.axes[0][0])
     for edge in (-1.0, 0.0, 0.5, 1.2):
         inside = float(run.values[0][grid < edge].sum()) * h  # edges are faces of cells
@@ -257,8 +256,7 @@ def test_swimmer_is_positive_and_satisfies_stein():
     y = y[(y.abs() < 4).all(1)]
     s = run.score(y, t)
     for axis in range(2):
-        stein = y * s[:, [axis]] + torch.eye(2)[axis]
-        assert bool((stein.mean(0).abs() < 6 * stein.std(0) / math.sqrt(n) + 2 * h).all())
+        assert agrees(y * s[:, [axis]] + torch.eye(2)[axis], slack=2 * h)
 
 
 @pytest.mark.parametrize("name", ["axes", "turned", "swimmer"])
@@ -290,3 +288,69 @@ def test_times_shapes_and_dtypes():
     assert run.score(x.float(), 0.1).dtype == torch.float32
     assert run.points.shape == (400, 1)
     assert run.values.shape == (3, 400)
+
+
+# Bad input
+
+
+def bad_drift(value):
+    def drift(y, t):
+        return torch.where(y > 1, value, -y)
+
+    return Plain(drift)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bounds": (-2, 6)}, r"lower side of axis 0 \(-2\).*outwards"),
+        ({"bounds": (-6, 2.5)}, r"upper side of axis 0 \(2.5\)"),
+        ({"log_prob": lambda x: STANDARD(x) + 1}, r"mass 1 in the domain, found 2\.718"),
+        ({"bounds": (3, -3)}, "low < high"),
+        ({"bounds": (-6, math.inf)}, "finite"),
+        ({"bounds": ((-6, 6),) * 3}, "one or two axes"),
+        ({"cells": 4}, "integers? >= 8"),
+        ({"steps": 0}, "integer >= 1"),
+        ({"leakage": 0.0}, "leakage: expected a finite positive"),
+        ({"boundary": "wall"}, "found 'wall'"),
+        ({"times": [1.0, 0.5]}, "strictly increasing"),
+        ({"diffusion": LinearSDE([[-1.0]], [[1.0]], horizon=0.5)}, "t <= horizon = 0.5"),
+        ({"diffusion": TorusBrownian(2)}, "expected 2 pairs"),
+        ({"diffusion": bad_drift(math.nan)}, r"drift at t = .* first is row"),
+        ({"diffusion": Plain(lambda y, t: y[:, 0])}, "one row per point"),
+        ({"diffusion": Plain(lambda y, t: -y, lambda t: math.nan)}, "dispersion.*finite"),
+        ({"diffusion": Plain(lambda y, t: -y, lambda t: torch.ones(3, 1))}, r"shape \(1, m\)"),
+        ({"log_prob": lambda x: x}, "log_prob: expected shape"),
+        ({"log_prob": lambda x: STANDARD(x) * math.nan}, "without NaN"),
+        ({"log_prob": Gaussian(1, scale=1e-3).log_prob, "cells": 100}, "narrower than one"),
+        ({"diffusion": Plain(lambda y, t: 2 * y)}, "side of axis 0.* t = "),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"diffusion": Plain(well), "log_prob": STANDARD, "times": [1.0]}
+    arguments |= {"bounds": (-6, 6), "cells": 60, "steps": 20} | change
+    with pytest.raises(ValueError, match=message):
+        fokker_planck(**arguments)
+
+
+def test_noise_that_turns_is_refused():
+    def dispersion(t):
+        return torch.tensor([[1.0, t], [0.0, 1.0]])
+
+    with pytest.raises(ValueError, match="same principal axes"):
+        fokker_planck(
+            Plain(lambda y, t: -y, dispersion),
+            Gaussian(2).log_prob,
+            [0.5],
+            ((-6, 6),) * 2,
+            cells=30,
+            steps=4,
+        )
+
+
+def test_bad_queries():
+    run = fokker_planck(Plain(well), STANDARD, [0.5], (-6, 6), cells=60, steps=20)
+    with pytest.raises(ValueError, match=r"stored times, found 0\.7"):
+        run.score(torch.zeros(2, 1), 0.7)
+    with pytest.raises(ValueError, match=r"first is row 1 = \[7.0\]"):
+        run.density(torch.tensor([[0.0], [7.0]]), 0.5)
