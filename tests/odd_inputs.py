@@ -16,6 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+try:
+    import pandas
+except ImportError:
+    pandas = None
+
 SAME, REFUSED, EITHER = "same", "refused", "either"
 
 
@@ -37,8 +42,9 @@ class Form:
     name: str
     value: Any
     outcome: str
-    tolerance: float = 1e-9
+    tolerance: float = 1e-9  # 0: the same bits, and their dtype
     not_finite: bool = False
+    says: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,15 +140,13 @@ class Count:
 
     def forms(self, rng: np.random.Generator) -> Iterator[Form]:
         n = self.value
-        yield Form("numpy integer", np.int64(n), SAME)
-        yield Form("small numpy integer", np.int16(n), SAME)
-        yield Form("tensor", torch.tensor(n), EITHER)
-        yield Form("whole float", float(n), EITHER)
+        for kind in (np.int64, np.int16, float, torch.tensor):
+            yield Form(kind.__name__, kind(n), SAME, 0.0)
         yield Form("array", np.array([n, n]), REFUSED)
         if not self.each:
             yield Form("list", [n], REFUSED)
         for bad in (self.least - 1, -n, n + 0.5, math.nan, math.inf, True, str(n), 1j):
-            yield Form(repr(bad), bad, REFUSED)
+            yield Form(repr(bad), bad, REFUSED, says="expected an integer")
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ class Positive:
         v = self.value
         yield Form("numpy number", np.float64(v), SAME)
         yield Form("float32", np.float32(v), SAME, 1e-4)
-        yield Form("tensor", torch.tensor(v, dtype=torch.float64), EITHER)
+        yield Form("tensor", torch.tensor(v, dtype=torch.float64), SAME)
         if not self.bound:
             yield Form("infinity", math.inf, REFUSED)
         for bad in (0.0, -v, math.nan, -math.inf, "much", 1j, [v, v, v]):
@@ -210,17 +214,26 @@ def _containers(x: Tensor) -> Iterator[Form]:
     wide = torch.stack([x, torch.full_like(x, math.nan)], -1)
     with torch.inference_mode():
         inferred = x.clone()
-    yield Form("numpy", array, SAME)
-    yield Form("negative strides", np.ascontiguousarray(array[::-1])[::-1], SAME)
-    yield Form("big-endian", array.astype(">f8"), SAME)
-    yield Form("Fortran order", np.asfortranarray(array), SAME)
-    yield Form("read-only", frozen, SAME)
+    arrays = {
+        "numpy": array,
+        "rows reversed": np.ascontiguousarray(array[::-1])[::-1],
+        "last axis reversed": np.ascontiguousarray(array[..., ::-1])[..., ::-1],
+        "every other row": np.repeat(array, 2, 0)[::2],
+        "big-endian": array.astype(">f8"),
+        "Fortran order": np.asfortranarray(array),
+        "read-only": frozen,
+        "list of arrays": list(array),
+        "table": Table(x),
+    }
+    if pandas is not None and x.ndim == 2:
+        arrays["frame"] = pandas.DataFrame(array)
+    for name, value in arrays.items():
+        yield Form(name, value, SAME, 0.0)
     yield Form("strided", wide[..., 0], SAME)
     yield Form("with a graph", (x.clone().requires_grad_() * 1.0), SAME)
     yield Form("leaf", x.clone().requires_grad_(), SAME)
     yield Form("parameter", torch.nn.Parameter(x.clone()), SAME)
     yield Form("inference tensor", inferred, SAME)
-    yield Form("table", Table(x), SAME)
     yield Form("float32", x.float(), SAME, 2e-3)
     yield Form("float32 numpy", array.astype(np.float32), SAME, 2e-3)
     yield Form("lists", x.tolist(), EITHER, 2e-3)
@@ -279,6 +292,12 @@ class Call:
 
     def good(self) -> dict[str, Any]:
         return {key: argument.value for key, argument in self.arguments.items()}
+
+
+def dtypes(result: Any) -> list[Any]:
+    """The dtypes of the tensors of a result."""
+    parts = result if isinstance(result, tuple | list) else [result]
+    return [part.dtype for part in parts if isinstance(part, Tensor)]
 
 
 def flat(result: Any) -> Tensor:

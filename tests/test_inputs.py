@@ -12,7 +12,14 @@ from runs import objective, small
 from statistical import F64, rng
 
 import markovscore as ms
-from markovscore.core import as_tensor, check_integer, check_number, check_points, check_times
+from markovscore.core import (
+    as_tensor,
+    check_integer,
+    check_number,
+    check_points,
+    check_times,
+    expand_like,
+)
 from markovscore.diffusions import inner_bounds
 
 try:
@@ -86,29 +93,91 @@ def test_the_dtype_is_kept_and_lists_have_torchs_default():
     assert as_tensor(np.array([0.1, 0.2])[::-1], dtype=F64).tolist() == [0.2, 0.1]
 
 
-REFUSED = {
-    "integers": (BASE.astype(int), TypeError, r"found int64: convert with np\.asarray\(x, dtype="),
-    "integer list": ([[1, 2]], TypeError, r"convert with np\.asarray\(x, dtype=float\)"),
-    "masked": (np.ma.masked_greater(BASE, 2), ValueError, "found NaN or inf in "),
-    "missing": ([[1.0, None]], ValueError, "found NaN or inf in 1 of 1"),
-    "words": (np.array([["a", "b"]]), TypeError, "expected a tensor, or an array of numbers"),
-    "ragged": ([[1.0, 2.0], [3.0]], TypeError, "expected a tensor, or an array of numbers"),
-    "complex": (BASE + 0j, TypeError, "found complex128"),
-    "sparse": (T.to_sparse(), TypeError, r"found torch.sparse_coo: pass x\.to_dense\(\)"),
-    "meta": (T.to("meta"), TypeError, "on the device meta, which holds none: move"),
-    "a loader": (
+REFUSED = [
+    (BASE.astype(int), TypeError, r"found int64: convert with np\.asarray\(x, dtype="),
+    ([[1, 2]], TypeError, r"convert with np\.asarray\(x, dtype=float\)"),
+    (np.ma.masked_greater(BASE, 2), ValueError, "found NaN or inf in "),
+    ([[1.0, None]], ValueError, "found NaN or inf in 1 of 1"),
+    (np.array([["a", "b"]]), TypeError, "expected a tensor, or an array of numbers"),
+    ([[1.0, 2.0], [3.0]], TypeError, "expected a tensor, or an array of numbers"),
+    (BASE + 0j, TypeError, "found complex128"),
+    (T.to_sparse(), TypeError, r"found torch.sparse_coo: pass x\.to_dense\(\)"),
+    (T.to("meta"), TypeError, "on the device meta, which holds none: move"),
+    (
         torch.utils.data.DataLoader(torch.utils.data.TensorDataset(T)),
         TypeError,
         r"torch\.cat\(\[batch\[0\] for batch in x\]\)",
     ),
-}
+    (torch.zeros(3, 2, dtype=torch.int64), TypeError, r"found int64: convert with x\.double\(\)"),
+    (torch.zeros(3, 2, dtype=torch.bool), TypeError, "found bool"),
+    (torch.zeros(3, 2, dtype=torch.complex64), TypeError, "found complex64"),
+    ("text", TypeError, "found str .*: pass np.asarray"),
+    (torch.zeros(2), ValueError, r"expected shape \(B, 2\), found \(2,\): one point is x\[None"),
+    (torch.zeros(3, 2, 1), ValueError, r"found \(3, 2, 1\)"),
+    (torch.zeros(2, 5), ValueError, r"points are rows: pass x\.T"),
+    (torch.zeros(0, 2), ValueError, "at least one row, found none"),
+    (torch.tensor([[0.0, 0], [0, math.nan]]), ValueError, "in 1 of 2 rows, the first is row 1"),
+    (torch.tensor([[0.0, torch.inf], [0.0, 0.0]]), ValueError, "the first is row 0"),
+]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_has_a_fix(name):
-    x, error, message = REFUSED[name]
+@pytest.mark.parametrize(("x", "error", "message"), REFUSED)
+def test_what_is_refused_has_a_fix(x, error, message):
     with pytest.raises(error, match=message):
         check_points(x, 2)
+
+
+def test_points_pass_unchanged():
+    for dtype in (torch.float32, F64):
+        x = torch.randn(3, 2, dtype=dtype)
+        assert check_points(x, 2) is x
+    array = np.zeros((4, 2))
+    assert check_points(array, 2).dtype == F64
+    assert check_points(array, None).shape == (4, 2)
+
+
+def test_vector_for_one_dimension():
+    with pytest.raises(ValueError, match=r"data: .* add the axis with x\[:, None\]"):
+        check_points(torch.zeros(5), 1, "data")
+
+
+def test_times_pass():
+    times = check_times(torch.tensor([0.0, 0.5, 2.0]))
+    assert times.dtype == F64
+    assert times.tolist() == [0.0, 0.5, 2.0]
+    assert check_times(0.1).tolist() == [0.1]
+    assert check_times([1, 2]).tolist() == [1.0, 2.0]
+
+
+BAD_TIMES = [
+    ([0.0, 1.0, 1.0], r"strictly increasing times, found times\[1\] = 1 and times\[2\] = 1"),
+    ([0.0, 2.0, 1.0], r"times\[1\] = 2 and times\[2\] = 1"),
+    ([-0.5, 1.0], r"times >= 0, found times\[0\] = -0.5"),
+    ([0.5, torch.nan], r"finite times, found times\[1\] = nan"),
+    ([0.5, torch.inf], r"finite times, found times\[1\] = inf"),
+    ([], "non-empty"),
+    ([[1.0, 2.0]], r"1-D tensor, found shape \(1, 2\)"),
+]
+
+
+@pytest.mark.parametrize(("times", "message"), BAD_TIMES)
+def test_bad_times(times, message):
+    with pytest.raises(ValueError, match=message):
+        check_times(times)
+
+
+def test_expand_like():
+    x = torch.zeros(4, 2, 3, dtype=torch.float32)
+    assert expand_like(0.5, x).shape == (1, 1, 1)
+    assert expand_like(torch.tensor(0.5), x).shape == (1, 1, 1)
+    t = expand_like(torch.arange(4, dtype=F64), x)
+    assert t.shape == (4, 1, 1)
+    assert t.dtype == torch.float32
+    assert (x + t)[3, 1, 2] == 3
+    assert torch.equal(expand_like(torch.arange(4.0)[:, None], x), t)
+    for wrong in (torch.zeros(3), torch.zeros(1, 4), torch.zeros(4, 2)):
+        with pytest.raises(ValueError, match=r"expected a number or shape \(4,\)"):
+            expand_like(wrong, x)
 
 
 def test_the_fixes_work():
@@ -122,71 +191,11 @@ OU, WELL = ms.OrnsteinUhlenbeck(2), ms.DoubleWell(2)
 TIMES = [0.1, 0.2, 0.5]
 SCORE = ms.fit_spectral(T, OU, 5, TIMES, shrinkage="heat")
 ADDITIVE = {"features": "additive", "times": TIMES}
-ROTATED = ms.fit_spectral(T, OU, order=3, rotation="pca", **ADDITIVE)
-SOLVED = ms.fokker_planck(
-    WELL, ms.Gaussian(2, scale=0.5).log_prob, [0.1], ((-3.5, 3.5),) * 2, cells=40, steps=10
-)
-MIXTURE = ms.DiffusedMixture(OU, [[1.0, 0.0], [0.0, 1.0]], 0.5)
-NET = ms.ScoreMLP(2, width=4, depth=1).double()
 LINEAR = ms.LinearSDE([[-1.0, 0.5], [0.0, -1.0]], [[1.0, 0.0], [0.0, 1.0]])
-
-
-def seeded():
-    return rng()
 
 
 def pull(x, t):
     return -x
-
-
-FACE = {
-    "fit": lambda x: ms.fit_spectral(x, OU, 5, TIMES, shrinkage="heat").coefficients,
-    "fit additive": lambda x: ms.fit_spectral(x, OU, order=2, **ADDITIVE).table,
-    "fit rotated": lambda x: ms.fit_spectral(x, OU, order=3, rotation="pca", **ADDITIVE)(T, 0.1),
-    "score": lambda x: SCORE(x, 0.3),
-    "divergence": lambda x: SCORE.divergence(x, 0.3),
-    "rotated score": lambda x: ROTATED(x, 0.3),
-    "network": lambda x: NET(x, 0.3),
-    "residual": lambda x: ms.ResidualScore(ROTATED, NET).score_and_divergence(x, 0.3)[1],
-    "likelihood": lambda x: ms.log_likelihood(SCORE, OU, x, times=TIMES),
-    "elbo": lambda x: ms.elbo(pull, OU, x, samples=2, t_min=0.1, generator=seeded()),
-    "ode": lambda x: ms.sample_ode(SCORE, OU, 40, times=TIMES, x_T=x),
-    "sde": lambda x: ms.sample_sde(SCORE, OU, 40, times=TIMES, x_T=x, generator=seeded()),
-    "simulate": lambda x: ms.simulate(WELL, x, 0.5, 3, seeded()),
-    "local": lambda x: ms.local_transition(WELL, x, 0.0, 0.1)[1],
-    "local target": lambda x: ms.local_target(WELL, x, 0.0, 0.1, generator=seeded())[1],
-    "path shift": lambda x: ms.path_shift_target(WELL, x, 0.0, 0.1, steps=3, generator=seeded())[1],
-    "mmd": lambda x: ms.metrics.mmd(x, T + 0.1).value,
-    "mmd of the second": lambda x: ms.metrics.mmd(T + 0.1, x).value,
-    "sliced": lambda x: ms.metrics.sliced_wasserstein(x, T + 1, 5, seeded()).value,
-    "fisher": lambda x: ms.metrics.fisher_divergence(SCORE, ROTATED, x, 0.3).value,
-    "relative": lambda x: ms.metrics.relative_fisher_divergence(SCORE, ROTATED, x, 0.3).value,
-    "denoising": lambda x: ms.DenoisingSM(OU, 0.1).loss(pull, x, seeded()),
-    "local-dsm": lambda x: ms.LocalDSM(WELL, steps=3, t_max=0.5).loss(pull, x, seeded()),
-    "implicit": lambda x: ms.ImplicitSM(WELL, steps=3, t_max=0.5).loss(pull, x, seeded()),
-    "density": lambda x: SOLVED.density(x, 0.1),
-    "mixture": lambda x: MIXTURE.score(x, 0.3),
-    "basis": lambda x: ms.Hermite(2, 5).gradient(x),
-    "law": lambda x: ms.GaussianMixture([[1.0, 0.0]], 0.5).score(x),
-    "drift": lambda x: LINEAR.drift(x, 0.1),
-    "transition": lambda x: LINEAR.sample_transition(x, 0.1, seeded()),
-    "transition score": lambda x: LINEAR.transition_score(x, x, 0.1),
-    "project": lambda x: ms.TorusBrownian(2).project(x),
-}
-HARDEST = ("columns reversed", "big-endian", "read-only", "list of arrays", "duck", "frame")
-
-
-@pytest.mark.parametrize("name", FACE)
-def test_the_whole_face_takes_arrays(name):
-    expected = FACE[name](T)
-    for kind in HARDEST:
-        if kind in ARRAYS:
-            found = FACE[name](ARRAYS[kind])
-            if isinstance(expected, torch.Tensor):
-                assert found.dtype == F64
-                assert torch.equal(found, expected), kind
-            else:
-                assert found == expected, kind
 
 
 def test_laws_and_processes_refuse_integers_which_would_round_their_parameters():
@@ -212,6 +221,7 @@ def test_weights_and_times_are_arrays_too():
     assert size.value == pytest.approx(1.0, rel=1e-12)  # E x^2
     t = np.linspace(0.1, 0.5, 40).astype(">f8")[::-1]
     assert torch.equal(SCORE(T, t), SCORE(T, torch.tensor(t.astype(float))))
+    assert torch.equal(ms.TorusBrownian(2).project(BASE.astype(">f8")), T)
 
 
 def test_arrays_train_in_the_networks_dtype():
@@ -268,73 +278,17 @@ def test_numbers_of_every_library():
         check_number(np.float32(0), "lr", positive=True)
 
 
-INTEGER_SETTINGS = {
-    "fit": lambda n: ms.fit_spectral(T, OU, n(6), TIMES, shrinkage="heat").coefficients,
-    "order": lambda n: ms.fit_spectral(T, OU, order=n(3), **ADDITIVE).table,
-    "process": lambda n: ms.OrnsteinUhlenbeck(n(3)).dim,
-    "torus": lambda n: ms.TorusBrownian(n(1)).eigenbasis(n(8)).eigenvalues,
-    "box": lambda n: ms.BoxBrownian(n(1)).eigenbasis(n(8)).eigenvalues,
-    "trap": lambda n: ms.TrappedParticles(n(2)).dim,
-    "steps": lambda n: ms.simulate(WELL, T, 0.5, n(3), seeded()),
-    "window": lambda n: ms.path_shift_target(WELL, T, 0, 0.1, steps=n(3), generator=seeded())[1],
-    "grid": lambda n: ms.sample_ode(SCORE, OU, n(3), steps=n(4), generator=seeded()),
-    "probes": lambda n: ms.log_likelihood(
-        SCORE, OU, T, times=TIMES, trace="hutchinson", probes=n(2), generator=seeded()
-    ),
-    "samples": lambda n: ms.elbo(
-        pull, OU, T, samples=n(2), steps=n(2), t_min=0.1, generator=seeded()
-    ),
-    "network": lambda n: ms.ScoreMLP(n(2), n(4), n(1))(T.float(), 0.5),
-    "unet": lambda n: ms.ScoreUNet((n(1), n(4), n(4)), n(4), (n(1), n(2)), n(1)).dim,
-    "buffer": lambda n: ms.PathBuffer(n(2), n(3)).ahead,
-    "solver": lambda n: (
-        ms.fokker_planck(
-            ms.DoubleWell(),
-            ms.Gaussian(1, scale=0.5).log_prob,
-            [0.1],
-            (-4, 4),
-            cells=n(40),
-            steps=n(5),
-        ).values
-    ),
-    "toy": lambda n: ms.toy("moons", n(3), seeded()),
-    "draws": lambda n: ms.Gaussian(n(2)).sample(n(3), seeded()),
-    "projections": lambda n: ms.metrics.sliced_wasserstein(T, T + 1, n(5), seeded()).value,
-}
-
-
-@pytest.mark.parametrize("name", INTEGER_SETTINGS)
-def test_counts_are_integers_of_any_library_and_nothing_else(name):
-    call = INTEGER_SETTINGS[name]
-    expected = torch.as_tensor(call(int))
-    for kind in (np.int64, float, torch.tensor):
-        assert torch.equal(torch.as_tensor(call(kind)), expected), kind
-    for bad in (lambda n: True, lambda n: n + 0.5, str):
-        with pytest.raises(ValueError, match="expected an integer"):
-            call(bad)
-
-
-FLOAT_SETTINGS = {
-    "horizon": lambda f: ms.OrnsteinUhlenbeck(2, f(2.0)).horizon,
+SETTINGS = {
     "box": lambda f: ms.BoxBrownian(1, f(-1.0), f(2.0)).horizon,
-    "beta": lambda f: ms.VariancePreserving(1, f(2.0)).beta(0.5),
     "beta pair": lambda f: ms.VariancePreserving(1, (f(0.5), f(2.0))).beta(0.5),
-    "swimmer": lambda f: ms.ActiveSwimmer(f(0.5), f(2.0)).dispersion(0.0),
     "trap": lambda f: ms.TrappedParticles(2, f(0.25), f(2.0), f(3.0), f(0.5)).law(0.5).mean,
-    "logistic": lambda f: ms.Logistic(2, f(0.5)).score(T),
-    "times": lambda f: ms.DenoisingSM(OU, f(0.125), f(2.0)).loss(pull, T, seeded()),
-    "window": lambda f: ms.LocalDSM(WELL, f(0.25), 3, t_max=f(0.5)).loss(pull, T, seeded()),
-    "fixed": lambda f: ms.fixed_window(0.5, f(0.25)),
-    "tolerance": lambda f: ms.sample_ode(
-        SCORE, OU, 40, times=TIMES, x_T=T, method="adaptive", rtol=f(0.125), atol=f(0.125)
-    ),
-    "bandwidth": lambda f: ms.metrics.mmd(T, T + 1, f(0.5)).value,
+    "shape": lambda f: ms.ScoreUNet((f(1), f(4), f(4)), 4, (f(1), f(2))).dim,
 }
 
 
-@pytest.mark.parametrize("name", FLOAT_SETTINGS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_settings_are_numbers_of_any_library(name):
-    call = FLOAT_SETTINGS[name]
+    call = SETTINGS[name]
     expected = torch.as_tensor(call(float))
     for kind in (np.float32, np.float64, torch.tensor):
         assert torch.equal(torch.as_tensor(call(kind)), expected), kind
@@ -363,8 +317,8 @@ def test_images_are_counted_by_any_integer():
     images = ms.Images(torch.zeros(4, 4, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64),
                        (1, 2, 2), 2, "x", "train", "x")  # fmt: skip
     assert len(images.take(np.int64(2))) == 2
-    assert [len(b) for b in images.batches(np.int64(3), seeded())] == [3, 1]
-    assert len(images.dequantised(seeded(), np.int32(3))) == 3
+    assert [len(b) for b in images.batches(np.int64(3), rng())] == [3, 1]
+    assert len(images.dequantised(rng(), np.int32(3))) == 3
 
 
 # Domains
