@@ -248,7 +248,7 @@ def test_a_number_that_is_not_finite_is_named(device, in_torch, bad, divergence)
         ({"x": torch.zeros(4, 2).double()}, "one series for each column of x"),
         ({"upper": torch.ones(2, dtype=torch.int64)}, r"upper: expected shape \(1,\) or \(4,\)"),
         ({"low": torch.zeros(2).double()}, r"low: expected \(3,\), found \(2,\)"),
-        ({"scale": torch.ones(3)}, "expected F64 as x, found torch.float32"),
+        ({"scale": torch.ones(3)}, "expected torch.float64 as x, found torch.float32"),
     ],
 )
 def test_bad_arguments(change, message):
