@@ -8,7 +8,7 @@ from problems import Plain
 from statistical import F64, agrees, points, products, rng
 
 import markovscore as ms
-from markovscore.core import drift_and_vjp, drift_jacobian, value_and_divergence
+from markovscore.core import as_diffusion, drift_and_vjp, drift_jacobian, value_and_divergence
 
 MEANS = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [0.5, -1.0]], dtype=F64)
 MIXTURE = ms.GaussianMixture(MEANS, torch.tensor([0.8, 0.5, 1.1]), torch.tensor([0.5, 0.2, 0.3]))
@@ -62,7 +62,7 @@ def test_derivatives_by_autograd(process):
 
 
 def test_a_users_process_by_torch_func():
-    own = Plain(lambda y, t: torch.sin(y) - y.flip(1) * y)
+    own = as_diffusion(Plain(lambda y, t: torch.sin(y) - y.flip(1) * y))
     y, v = points(7, 3), points(7, 3, seed=1)
     sums = torch.autograd.functional.jacobian(lambda y: own.drift(y, 0.0).sum(0), y)
     torch.testing.assert_close(drift_jacobian(own, y, 0.0), sums.movedim(1, 0))
@@ -72,7 +72,7 @@ def test_a_users_process_by_torch_func():
 
 def test_an_elementwise_jacobian_is_a_diagonal():
     y, sine = points(5, 4), Plain(lambda y, t: torch.sin(y), elementwise=True)
-    torch.testing.assert_close(drift_jacobian(sine, y, 0.0), torch.cos(y))
+    torch.testing.assert_close(drift_jacobian(as_diffusion(sine), y, 0.0), torch.cos(y))
 
 
 @pytest.mark.parametrize("prior", [MIXTURE, DENSE, ms.Logistic(2, 0.7)], ids=name)
