@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -307,3 +308,9 @@ def flat(result: Any) -> Tensor:
     if hasattr(result, "stderr"):
         return torch.tensor([float(result)], dtype=torch.float64)
     return torch.as_tensor(result, dtype=torch.float64).detach().reshape(-1)
+
+
+def refused(message: str, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> None:
+    """``call`` raises an error that matches ``message``: a ``ValueError``, or that of ``error``."""
+    with pytest.raises(named.pop("error", ValueError), match=message):
+        call(*arguments, **named)

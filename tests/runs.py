@@ -7,31 +7,27 @@ import stat
 import torch
 from statistical import rng
 
-from markovscore.datasets import toy
-from markovscore.diffusions import OrnsteinUhlenbeck, TorusBrownian
-from markovscore.networks import ScoreMLP
-from markovscore.objectives import DenoisingSM, PathBuffer
-from markovscore.training import train
+import markovscore as ms
 
 STEPS, EVERY = 40, 7
 
 
 def data(n=500, dtype=torch.float32):
-    return 0.5 * toy("moons", n, rng(), dtype)
+    return 0.5 * ms.toy("moons", n, rng(), dtype)
 
 
 def small(seed=0, **settings):
-    return ScoreMLP(2, width=16, periodic=True, generator=rng(seed), **settings)
+    return ms.ScoreMLP(2, width=16, periodic=True, generator=rng(seed), **settings)
 
 
 def objective():
-    return DenoisingSM(TorusBrownian(2), 0.01)
+    return ms.DenoisingSM(ms.TorusBrownian(2), 0.01)
 
 
 def run(net=None, **changes):
     settings = {"batch_size": 32, "checkpoint_every": EVERY, "progress": False} | changes
     net = small() if net is None else net
-    return net, train(net, settings.pop("objective", objective()), data(), STEPS, **settings)
+    return net, ms.train(net, settings.pop("objective", objective()), data(), STEPS, **settings)
 
 
 def weights(net):
@@ -78,15 +74,15 @@ class Pixels:
         return (pixels + noise) / 128 - 1
 
 
-class Buffered(DenoisingSM):
+class Buffered(ms.DenoisingSM):
     """Denoising score matching on points that are kept and used again: an objective with a state.
 
     The step number ``strikes`` is one at which ``strike()`` happens, in the middle of the step.
     """
 
     def __init__(self, dim=6, strikes=-1, strike=None):
-        super().__init__(OrnsteinUhlenbeck(dim), 0.01)
-        self.buffer = PathBuffer(reuse=2, ahead=3)
+        super().__init__(ms.OrnsteinUhlenbeck(dim), 0.01)
+        self.buffer = ms.PathBuffer(reuse=2, ahead=3)
         self.strikes, self.strike, self.calls = strikes, strike, 0
 
     def losses(self, score, x0, generator):
@@ -104,7 +100,7 @@ class Buffered(DenoisingSM):
 
 
 def pixel_net(seed=0):
-    return ScoreMLP(6, width=16, generator=rng(seed))
+    return ms.ScoreMLP(6, width=16, generator=rng(seed))
 
 
 def pixel_run(steps=STEPS, net=None, **changes):
@@ -115,7 +111,7 @@ def pixel_run(steps=STEPS, net=None, **changes):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return net, train(net, loss, points, steps, **settings)
+        return net, ms.train(net, loss, points, steps, **settings)
     finally:
         torch.set_num_threads(threads)
 

@@ -7,6 +7,7 @@ import time
 import pytest
 import safetensors.torch
 import torch
+from odd_inputs import refused
 from runs import (
     EVERY,
     STEPS,
@@ -23,10 +24,7 @@ from runs import (
 )
 from torch import nn
 
-from markovscore.diffusions import OrnsteinUhlenbeck, TorusBrownian
-from markovscore.networks import ScoreMLP
-from markovscore.objectives import DenoisingSM
-from markovscore.training import train
+import markovscore as ms
 
 
 @pytest.mark.parametrize("step", [1, EVERY - 1, EVERY, EVERY + 1, 30, STEPS - 1])
@@ -77,8 +75,7 @@ def test_a_failing_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        run(checkpoint=path)
+    refused("no space", run, checkpoint=path, error=OSError)
     assert path.read_bytes() == before
     monkeypatch.undo()
     assert same(run(checkpoint=path), run())
@@ -99,22 +96,20 @@ def finished(tmp_path):
         ({"batch_size": 64}, "batch_size was 32 and is now 64"),
         ({"ema": 0.9}, "ema was 0.995"),
         ({"schedule": "constant"}, "schedule was 'cosine'"),
-        ({"objective": DenoisingSM(TorusBrownian(2), 0.02)}, "t_min=0.02"),
-        ({"objective": DenoisingSM(OrnsteinUhlenbeck(2), 0.01)}, "OrnsteinUhlenbeck"),
-        ({"net": ScoreMLP(2, width=8, periodic=True)}, "network was"),
+        ({"objective": ms.DenoisingSM(ms.TorusBrownian(2), 0.02)}, "t_min=0.02"),
+        ({"objective": ms.DenoisingSM(ms.OrnsteinUhlenbeck(2), 0.01)}, "OrnsteinUhlenbeck"),
+        ({"net": ms.ScoreMLP(2, width=8, periodic=True)}, "network was"),
     ],
 )
 def test_refuses_the_checkpoint_of_another_run(finished, change, message):
-    with pytest.raises(ValueError, match=f"other settings.*{message}"):
-        run(checkpoint=finished, **change)
+    refused(f"other settings.*{message}", run, checkpoint=finished, **change)
 
 
 def test_refuses_other_data_and_other_steps(finished):
     settings = {"batch_size": 32, "progress": False, "checkpoint": finished}
-    with pytest.raises(ValueError, match="data was"):
-        train(small(), objective(), data().flip(0), STEPS, **settings)
+    refused("data was", ms.train, small(), objective(), data().flip(0), STEPS, **settings)
     with pytest.raises(ValueError, match="steps was 40 and is now 41"):
-        train(small(), objective(), data(), STEPS + 1, **settings)
+        ms.train(small(), objective(), data(), STEPS + 1, **settings)
 
 
 def corrupt(path, how):
@@ -133,17 +128,14 @@ def corrupt(path, how):
 @pytest.mark.parametrize("how", ["truncated", "empty", "noise", "flipped bit"])
 def test_a_corrupt_checkpoint_is_a_clear_error(finished, how):
     corrupt(finished, how)
-    with pytest.raises(ValueError, match=r"checkpoint: .*run\.safetensors.*move it away"):
-        run(checkpoint=finished)
+    refused(r"checkpoint: .*run\.safetensors.*move it away", run, checkpoint=finished)
 
 
 def test_a_foreign_file_or_a_folder_is_a_clear_error(tmp_path):
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="no format mark"):
-        run(checkpoint=path)
-    with pytest.raises(ValueError, match="the path of a file, found the folder"):
-        run(checkpoint=tmp_path)
+    refused("no format mark", run, checkpoint=path)
+    refused("the path of a file, found the folder", run, checkpoint=tmp_path)
 
 
 def test_the_metadata_are_json(finished):
@@ -224,8 +216,7 @@ def test_refuses_another_base_other_data_or_other_shards(tmp_path, change, messa
     path = tmp_path / "run"
     settings = {"net": checked_net("base"), "shards": 2, "checkpoint": path}
     pixel_run(2, **settings)
-    with pytest.raises(ValueError, match=f"other settings.*{message}"):
-        pixel_run(2, **settings | change)
+    refused(f"other settings.*{message}", pixel_run, 2, **settings | change)
 
 
 def test_refuses_another_version(finished):
@@ -234,7 +225,4 @@ def test_refuses_another_version(finished):
     named = safetensors.torch.load_file(finished)
     metadata["format"] = "markovscore-training-1"
     safetensors.torch.save_file(named, finished, metadata)
-    with pytest.raises(
-        ValueError, match=r"training-2, found markovscore-training-1 .*move it away"
-    ):
-        run(checkpoint=finished)
+    refused(r"training-2, found markovscore-training-1 .*move it away", run, checkpoint=finished)

@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from odd_inputs import refused
 from statistical import F64, agrees, points, rng
 
 import markovscore as ms
@@ -315,11 +316,9 @@ def test_diagonal():
     with pytest.raises(AttributeError):
         ms.Diagonal([1.0]).sigma = torch.ones(2)
     for wrong in (1.0, torch.ones(2, 2, 2), [], torch.ones(0, 2)):
-        with pytest.raises(ValueError, match=r"sigma: expected shape \(d,\) or \(B, d\), found"):
-            ms.Diagonal(wrong)
+        refused(r"sigma: expected shape \(d,\) or \(B, d\), found", ms.Diagonal, wrong)
     for wrong in ("wide", None, [1j], torch.ones(2) > 0):
-        with pytest.raises(TypeError, match=r"sigma: expected .*(real|numbers)"):
-            ms.Diagonal(wrong)
+        refused(r"sigma: expected .*(real|numbers)", ms.Diagonal, wrong, error=TypeError)
     z, G = points(5, 3), ms.Diagonal(points(5, 3, 1))
     matrix = Dense(torch.diag_embed(G.sigma))
     torch.testing.assert_close(G @ z, matrix @ z)
@@ -380,20 +379,17 @@ def test_what_a_dispersion_may_not_return(n, given):
         lambda t: ms.path_shift_target(process, y, 0.1, t, steps=3),
     ):
         for t in (0.5, own_times(n)):
-            with pytest.raises(ValueError, match=r"dispersion: expected a number.*, found .*ms\.D"):
-                function(t)
+            refused(r"dispersion: expected a number.*, found .*ms\.D", function, t)
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_a_matrix_that_takes_the_times_of_rows_for_its_own_is_refused(n):
     """``t * A`` is a matrix only by accident, with as many rows as coordinates."""
     process, y, t = Noise(lambda t: t * A), points(n, 3), own_times(n)
-    with pytest.raises(ValueError, match=r"dispersion: .*t\[\.\.\., None\] \* "):
-        noise_at(process, y, t)
+    refused(r"dispersion: .*t\[\.\.\., None\] \* ", noise_at, process, y, t)
     process.drift = lambda y, t: y @ (t * A)
     for function in (drift_at, drift_divergence, drift_jacobian):
-        with pytest.raises(ValueError, match=r"drift: .*t\[\.\.\., None\] \* A"):
-            function(as_diffusion(process), y, t)
+        refused(r"drift: .*t\[\.\.\., None\] \* A", function, as_diffusion(process), y, t)
     torch.testing.assert_close(drift_at(process, y, 0.5), 0.5 * y @ A)
 
 
@@ -409,8 +405,7 @@ def test_a_drift_of_another_shape_is_named(n):
                 lambda t: ms.path_shift_target(process, y, 0.1, t),
                 lambda t: drift_divergence(as_diffusion(process), y, t),
             ):
-                with pytest.raises(ValueError, match=r"drift: expected shape \(\d+, 3\), found"):
-                    function(t)
+                refused(r"drift: expected shape \(\d+, 3\), found", function, t)
 
 
 def test_a_drift_that_holds_its_own_rows_is_named():
@@ -430,19 +425,16 @@ def test_derivatives_of_another_shape_are_named(n):
     process.drift = lambda y, t: y @ A.T
     process.drift_divergence = lambda y, t: y[:, :1]
     seen = as_diffusion(process)  # which follows what is set later
-    with pytest.raises(ValueError, match="drift_divergence: expected shape"):
-        drift_divergence(seen, y, 0.1)
+    refused("drift_divergence: expected shape", drift_divergence, seen, y, 0.1)
     process.drift_divergence = lambda y, t: 1.5
     assert drift_divergence(seen, y, 0.1).tolist() == [1.5] * n
     process.drift_jacobian = lambda y, t: A
-    with pytest.raises(ValueError, match="drift_jacobian: expected shape"):
-        drift_jacobian(seen, y, own_times(n))
+    refused("drift_jacobian: expected shape", drift_jacobian, seen, y, own_times(n))
     process.drift_jacobian = lambda y, t: A.expand(len(y), 3, 3)
     f, product = drift_and_vjp(seen, y, own_times(n), y)
     torch.testing.assert_close((f, product), (y @ A.T, y @ A))
     process.drift_and_vjp = lambda y, t, v: (y, v[:, :1])
-    with pytest.raises(ValueError, match="drift_and_vjp: expected shape"):
-        drift_and_vjp(seen, y, 0.1, y)
+    refused("drift_and_vjp: expected shape", drift_and_vjp, seen, y, 0.1, y)
 
 
 @pytest.mark.parametrize("n", [2, 3])

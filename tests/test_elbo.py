@@ -7,29 +7,20 @@ import torch
 from problems import WELLS
 from statistical import F64, agrees, points, rng, sigmas
 
-from markovscore import (
-    ActiveSwimmer,
-    BoxBrownian,
-    DoubleWell,
-    Gaussian,
-    Langevin,
-    LinearSDE,
-    OrnsteinUhlenbeck,
-    elbo,
-)
+import markovscore as ms
 
 COPIES = 4000
 POINTS = torch.tensor([[0.3, -1.0], [2.0, 0.5]], dtype=F64)
 CENTRE, SCALE, HORIZON = torch.tensor([0.8, -0.5], dtype=F64), 0.6, 2.0
 
 
-class Exact(OrnsteinUhlenbeck):
+class Exact(ms.OrnsteinUhlenbeck):
     """OU from ``N(CENTRE, SCALE^2)``, whose prior is the exact law at the horizon."""
 
     def __init__(self):
         super().__init__(2, HORIZON)
         mean, var = self.evolve_gaussian(CENTRE, torch.tensor(SCALE**2).double(), HORIZON)
-        self.prior = Gaussian(2, mean, float(var.sqrt()))
+        self.prior = ms.Gaussian(2, mean, float(var.sqrt()))
 
     def law(self, t):
         decay = torch.exp(-t)[:, None]
@@ -50,7 +41,7 @@ class Exact(OrnsteinUhlenbeck):
 def estimates(score, diffusion, seed=1, **settings):
     """``(COPIES, points)``: independent estimates at every point."""
     x = POINTS.repeat(COPIES, 1)
-    bound = elbo(score, diffusion, x, samples=16, generator=rng(seed), **settings)
+    bound = ms.elbo(score, diffusion, x, samples=16, generator=rng(seed), **settings)
     return bound.reshape(COPIES, len(POINTS))
 
 
@@ -67,7 +58,7 @@ def test_equality_for_the_exact_score(settings, t_min):
     assert float((found.std(0) / math.sqrt(COPIES)).max()) < 0.06
     if t_min == 1e-3:
         # Which is the log-likelihood itself, up to the blur of t_min.
-        exact = Gaussian(2, CENTRE, SCALE).log_prob(POINTS)
+        exact = ms.Gaussian(2, CENTRE, SCALE).log_prob(POINTS)
         assert float((expected - exact).abs().max()) < 0.03
 
 
@@ -81,8 +72,8 @@ def test_deficit_of_a_wrong_score_averages_to_half_its_fisher_divergence(setting
 
     x = CENTRE + SCALE * points(n, 2, 3)
     draw = {"samples": 16, "t_min": t_min, **settings}
-    right = elbo(process.score, process, x, generator=rng(4), **draw)
-    below = elbo(wrong, process, x, generator=rng(4), **draw)
+    right = ms.elbo(process.score, process, x, generator=rng(4), **draw)
+    below = ms.elbo(wrong, process, x, generator=rng(4), **draw)
     u = (torch.arange(4000, dtype=F64) + 0.5) / 4000
     t = t_min + (HORIZON - t_min) * u
     # s - truth = -0.3 truth + 0.3 e^{-t}; E|truth|^2 = 2 / var and E truth = 0; |G|^2 = 2.
@@ -95,7 +86,7 @@ def test_deficit_of_a_wrong_score_averages_to_half_its_fisher_divergence(setting
 
 def test_forms_agree_for_any_score_on_a_nonlinear_process():
     """The identity needs no exact score; the mixture's Jacobian is full and the clock runs."""
-    process = Langevin(WELLS)
+    process = ms.Langevin(WELLS)
 
     def score(y, t):
         return torch.sin(y) - y / (0.5 + t[:, None])
@@ -109,21 +100,21 @@ def test_bound_is_below_the_exact_likelihood_and_tight_at_stationarity():
     """Data from ``pi`` stay ``pi``: with its score the mean bound is its negative entropy."""
     x = WELLS.sample(1500, generator=rng(1), dtype=F64)
     draw = {"samples": 8, "steps": 60, "t_min": 0.02}
-    process, truth = Langevin(WELLS), WELLS.log_prob(x)
-    tight = elbo(lambda y, t: WELLS.score(y), process, x, generator=rng(2), **draw)
+    process, truth = ms.Langevin(WELLS), WELLS.log_prob(x)
+    tight = ms.elbo(lambda y, t: WELLS.score(y), process, x, generator=rng(2), **draw)
     assert agrees(tight - truth)
-    loose = elbo(lambda y, t: 0.5 * WELLS.score(y), process, x, generator=rng(2), **draw)
+    loose = ms.elbo(lambda y, t: 0.5 * WELLS.score(y), process, x, generator=rng(2), **draw)
     gap = truth - loose
     assert float(gap.mean()) > 6 * float(gap.std()) / math.sqrt(len(x))
 
 
 def test_singular_noise_and_determinism():
-    process = ActiveSwimmer()
-    process.prior = Gaussian(2)
+    process = ms.ActiveSwimmer()
+    process.prior = ms.Gaussian(2)
     x = 0.5 * torch.randn(20, 2, generator=rng(1))
     for form in ("trace", "local"):
         one, again, other = (
-            elbo(lambda y, t: -y, process, x, form=form, samples=4, generator=rng(k))
+            ms.elbo(lambda y, t: -y, process, x, form=form, samples=4, generator=rng(k))
             for k in (1, 1, 2)
         )
         assert one.dtype == x.dtype
@@ -166,7 +157,7 @@ class ShearedProbe(ShearedClosed):
         return self(y, t), -own.sum(1)
 
 
-MATRIX = LinearSDE([[-1.0, 0.2], [0.1, -0.8]], [[0.9, 0.4], [0.0, 0.7]], horizon=2.0)
+MATRIX = ms.LinearSDE([[-1.0, 0.2], [0.1, -0.8]], [[0.9, 0.4], [0.0, 0.7]], horizon=2.0)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +198,7 @@ def test_score_sees_blocks_of_rows(settings, monkeypatch):
 
     def bound():
         draw = {"samples": 5, "generator": rng(4), **settings}
-        return elbo(score, Exact(), POINTS.repeat(8, 1), **draw)
+        return ms.elbo(score, Exact(), POINTS.repeat(8, 1), **draw)
 
     whole = bound()
     assert max(rows) == 80
@@ -221,14 +212,14 @@ def test_score_sees_blocks_of_rows(settings, monkeypatch):
 def test_values_held_are_bounded_for_large_points():
     most = 0
 
-    class Large(OrnsteinUhlenbeck):
+    class Large(ms.OrnsteinUhlenbeck):
         def sample_transition(self, x0, t, generator=None):
             nonlocal most
             most = max(most, x0.numel())
             return super().sample_transition(x0, t, generator)
 
     x = torch.randn(3, 3072, generator=rng())
-    elbo(lambda y, t: -y, Large(3072), x, samples=300, trace="hutchinson", generator=rng(1))
+    ms.elbo(lambda y, t: -y, Large(3072), x, samples=300, trace="hutchinson", generator=rng(1))
     assert 2**20 < most <= 2**21
 
 
@@ -237,7 +228,7 @@ def test_out_of_memory_names_the_knob():
         raise torch.OutOfMemoryError("tried 8 GiB")
 
     with pytest.raises(torch.OutOfMemoryError, match="fewer rows of x a call"):
-        elbo(score, OrnsteinUhlenbeck(2), POINTS)
+        ms.elbo(score, ms.OrnsteinUhlenbeck(2), POINTS)
 
 
 @pytest.mark.parametrize(
@@ -254,11 +245,11 @@ def test_out_of_memory_names_the_knob():
 )
 def test_bad_settings(settings, error, message):
     with pytest.raises(error, match=message):
-        elbo(lambda y, t: -y, OrnsteinUhlenbeck(2), POINTS, **settings)
+        ms.elbo(lambda y, t: -y, ms.OrnsteinUhlenbeck(2), POINTS, **settings)
 
 
 def test_bad_processes():
     with pytest.raises(ValueError, match="prior"):
-        elbo(lambda y, t: -y, DoubleWell(2), POINTS)
+        ms.elbo(lambda y, t: -y, ms.DoubleWell(2), POINTS)
     with pytest.raises(ValueError, match="without walls"):
-        elbo(lambda y, t: -y, BoxBrownian(2, -3.0, 3.0), POINTS)
+        ms.elbo(lambda y, t: -y, ms.BoxBrownian(2, -3.0, 3.0), POINTS)

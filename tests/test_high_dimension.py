@@ -6,22 +6,11 @@ import pytest
 import torch
 from statistical import rng
 
-from markovscore import (
-    Gaussian,
-    ImplicitSM,
-    Langevin,
-    LocalDSM,
-    Logistic,
-    PathShiftDSM,
-    ProductMixture,
-    VariancePreserving,
-    local_target,
-    path_shift_target,
-)
+import markovscore as ms
 from markovscore.targets import local_moments, window_start
 
 D = 3072
-MIXTURE = ProductMixture(D, [-0.6, 0.0, 0.7], 0.3, [1.0, 2.0, 1.0])
+MIXTURE = ms.ProductMixture(D, [-0.6, 0.0, 0.7], 0.3, [1.0, 2.0, 1.0])
 
 
 def images(rows, seed=1):
@@ -34,13 +23,13 @@ def relative(a, b):
 
 @pytest.mark.parametrize("t", [1e-5, 1e-3, 0.05, 0.4, 1.0])
 @pytest.mark.parametrize(
-    "process", [Langevin(Gaussian(D)), VariancePreserving(D)], ids=["Langevin", "VP"]
+    "process", [ms.Langevin(ms.Gaussian(D)), ms.VariancePreserving(D)], ids=["Langevin", "VP"]
 )
 def test_local_targets_of_a_gaussian_prior_are_exact_in_float32(process, t):
     """``-C^{-1} z`` against the exact transition's score in float64 at the same two points."""
     y_s, end = images(8), torch.full((8,), t)
     s = window_start(process, 0.3, end)
-    y, target = local_target(process, y_s, s, end, generator=rng())
+    y, target = ms.local_target(process, y_s, s, end, generator=rng())
     h = process.clock.between(s.double(), end.double())[:, None]
     exact = -(y.double() - torch.exp(-h / 2) * y_s.double()) / -torch.expm1(-h)
     assert y.dtype == target.dtype == torch.float32
@@ -49,9 +38,9 @@ def test_local_targets_of_a_gaussian_prior_are_exact_in_float32(process, t):
     assert relative(target, exact) < 1e-4
 
 
-@pytest.mark.parametrize("prior", [MIXTURE, Logistic(D, 0.5)], ids=["mixture", "logistic"])
+@pytest.mark.parametrize("prior", [MIXTURE, ms.Logistic(D, 0.5)], ids=["mixture", "logistic"])
 def test_windows_in_float32_are_those_of_float64(prior):
-    process, y_s = Langevin(prior), images(4)
+    process, y_s = ms.Langevin(prior), images(4)
     for t in (1e-5, 1e-3, 0.3, 1.0):
         end = torch.full((4,), t)
         s = window_start(process, 0.1, end)
@@ -67,8 +56,8 @@ def test_windows_in_float32_are_those_of_float64(prior):
 @pytest.mark.parametrize("weight", [None, "adaptive"])
 def test_path_shift_on_a_gaussian_prior_is_close_to_exact_in_float32(weight):
     """One variance-optimal step is the transition of the Euler chain: ``-z / sqrt(h)``."""
-    process, y_s = VariancePreserving(D), images(4)
-    y, target = path_shift_target(
+    process, y_s = ms.VariancePreserving(D), images(4)
+    y, target = ms.path_shift_target(
         process, y_s, 0.4, 0.41, steps=200, generator=rng(), weight=weight
     )
     h = float(process.clock.between(*torch.tensor([0.4, 0.41], dtype=torch.float64)))
@@ -78,19 +67,19 @@ def test_path_shift_on_a_gaussian_prior_is_close_to_exact_in_float32(weight):
     assert relative(target, exact) < (0.05 if weight is None else 0.002)
 
 
-@pytest.mark.parametrize("prior", [MIXTURE, Logistic(D, 0.5)], ids=["mixture", "logistic"])
-@pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
+@pytest.mark.parametrize("prior", [MIXTURE, ms.Logistic(D, 0.5)], ids=["mixture", "logistic"])
+@pytest.mark.parametrize("kind", [ms.LocalDSM, ms.PathShiftDSM, ms.ImplicitSM])
 def test_a_loss_of_images_is_finite_and_its_blocks_are_small(kind, prior, monkeypatch):
     rows = []
 
-    class Watched(Langevin):
+    class Watched(ms.Langevin):
         def drift(self, y, t):
             rows.append(len(y))
             return super().drift(y, t)
 
-    settings = {"trace": "hutchinson"} if kind is ImplicitSM else {}
+    settings = {"trace": "hutchinson"} if kind is ms.ImplicitSM else {}
     settings["check_derivative"] = False  # its paths are its own, and so are a pilot's
-    if kind is PathShiftDSM:
+    if kind is ms.PathShiftDSM:
         settings |= {"window": 1.0, "weight": "linear"}
     objective = kind(Watched(prior), steps=3, times="importance", **settings)
     monkeypatch.setattr("markovscore.objectives.path._BLOCK", 10 * D)
@@ -102,7 +91,7 @@ def test_a_loss_of_images_is_finite_and_its_blocks_are_small(kind, prior, monkey
 
 def test_blocks_are_the_same_paths_one_after_the_other(monkeypatch):
     x0 = images(7)
-    objective = PathShiftDSM(Langevin(MIXTURE), steps=3)
+    objective = ms.PathShiftDSM(ms.Langevin(MIXTURE), steps=3)
     one = rng()
     parts = [objective.losses(lambda y, t: -y, part, one) for part in x0.split(3)]
     monkeypatch.setattr("markovscore.objectives.path._BLOCK", 3 * D + 1)

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from odd_inputs import refused
 from PIL import Image
 from statistical import F64, rng
 
@@ -163,8 +164,7 @@ def test_display_is_the_inverse():
     ],
 )
 def test_fields_must_agree(change, words):
-    with pytest.raises(ValueError, match=words):
-        replace(images(torch.zeros(2, 12), (3, 2, 2)), **change)
+    refused(words, replace, images(torch.zeros(2, 12), (3, 2, 2)), **change)
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,7 @@ def test_fields_must_agree(change, words):
     ],
 )
 def test_bad_arguments(call, words):
-    with pytest.raises(ValueError, match=words):
-        call(images(torch.zeros(2, 12), (3, 2, 2)))
+    refused(words, call, images(torch.zeros(2, 12), (3, 2, 2)))
 
 
 # -- digits
@@ -205,8 +204,7 @@ def test_digits_are_split_once_and_for_all():
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
-        load_digits("train")
+    refused("pip install scikit-learn", load_digits, "train", error=ImportError)
 
 
 # -- CIFAR-10
@@ -328,8 +326,7 @@ def test_a_damaged_cache_says_how_to_rebuild(tmp_path, data, name):
     load_cifar10("train")
     (cache,) = caches(tmp_path)
     flip(cache / name, -8)
-    with pytest.raises(ValueError, match=rf"expected the checksum .*delete the folder {cache}"):
-        load_cifar10("train")
+    refused(rf"expected the checksum .*delete the folder {cache}", load_cifar10, "train")
 
 
 @pytest.mark.parametrize("name", ["pixels.npy", "labels.npy", "about.json"])
@@ -338,8 +335,7 @@ def test_a_truncated_cache_says_how_to_rebuild(tmp_path, data, name):
     (cache,) = caches(tmp_path)
     content = (cache / name).read_bytes()
     (cache / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=rf"cache: expected .*delete the folder {cache}"):
-        load_cifar10("train")
+    refused(rf"cache: expected .*delete the folder {cache}", load_cifar10, "train")
 
 
 def test_a_cache_of_another_format(tmp_path, data):
@@ -347,23 +343,20 @@ def test_a_cache_of_another_format(tmp_path, data):
     (cache,) = caches(tmp_path)
     about = json.loads((cache / "about.json").read_text())
     (cache / "about.json").write_text(json.dumps(about | {"format": 0}))
-    with pytest.raises(ValueError, match="expected format 1, found 0: delete"):
-        load_cifar10("train")
+    refused("expected format 1, found 0: delete", load_cifar10, "train")
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, data, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MARKOVSCORE_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(PermissionError, match="set MARKOVSCORE_CACHE to another"):
-        load_cifar10("train")
+    refused("set MARKOVSCORE_CACHE to another", load_cifar10, "train", error=PermissionError)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 5000, -9])
 def test_a_truncated_file(tmp_path, data, keep):
     path = tmp_path / "data" / "train-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=rf"{path}: expected a whole Parquet file"):
-        load_cifar10("train")
+    refused(rf"{path}: expected a whole Parquet file", load_cifar10, "train")
     assert not (tmp_path / "cache").exists() or caches(tmp_path) == []
 
 
@@ -373,8 +366,7 @@ def test_a_page_with_a_wrong_checksum(tmp_path, data):
     write(path, *data, **options)
     load_cifar10("train")
     flip(path, 60_000)  # inside the pixels of some picture
-    with pytest.raises(ValueError, match=r"whole Parquet file.*copy the file again"):
-        load_cifar10("train")
+    refused(r"whole Parquet file.*copy the file again", load_cifar10, "train")
 
 
 def test_a_listed_checksum_is_obeyed(tmp_path, data):
@@ -384,8 +376,7 @@ def test_a_listed_checksum_is_obeyed(tmp_path, data):
     listing.write_text(f"{'0' * 64}  test-00000-of-00001.parquet\n{digest} *{path.name}\n")
     load_cifar10("train")
     listing.write_text(f"{'0' * 64}  {path.name}\n")
-    with pytest.raises(ValueError, match=f"expected the SHA-256 0000.*found {digest}"):
-        load_cifar10("train")
+    refused(f"expected the SHA-256 0000.*found {digest}", load_cifar10, "train")
 
 
 @pytest.mark.parametrize(
@@ -401,8 +392,7 @@ def test_a_listed_checksum_is_obeyed(tmp_path, data):
 def test_other_columns(tmp_path, data, columns):
     path = tmp_path / "data" / "train-00000-of-00001.parquet"
     pq.write_table(pa.table(columns), path)
-    with pytest.raises(ValueError, match=r"expected the columns img: struct.*found"):
-        load_cifar10("train")
+    refused(r"expected the columns img: struct.*found", load_cifar10, "train")
 
 
 def test_labels_and_images_must_be_there(tmp_path, data):
@@ -410,14 +400,11 @@ def test_labels_and_images_must_be_there(tmp_path, data):
     pixels, labels = data
     for wrong in (10, -1, None):
         write(path, pixels, [*labels[:-1], wrong])
-        with pytest.raises(ValueError, match=rf"row 39: .*label in 0..9, found .*{wrong}"):
-            load_cifar10("train")
+        refused(rf"row 39: .*label in 0..9, found .*{wrong}", load_cifar10, "train")
     write(path, pixels, labels, encoded=[encode(pixels[0])] * 39 + [None])
-    with pytest.raises(ValueError, match="row 39: expected an image"):
-        load_cifar10("train")
+    refused("row 39: expected an image", load_cifar10, "train")
     write(path, [], [])
-    with pytest.raises(ValueError, match="expected images, found none"):
-        load_cifar10("train")
+    refused("expected images, found none", load_cifar10, "train")
 
 
 @pytest.mark.parametrize(
@@ -437,8 +424,7 @@ def test_other_images(tmp_path, data, monkeypatch, picture, words):
     encoded = [encode(p) for p in pixels]
     encoded[33] = picture
     write(tmp_path / "data" / "train-00000-of-00001.parquet", pixels, labels, encoded)
-    with pytest.raises(ValueError, match=f"row 33: expected .*{words}"):
-        load_cifar10("train")
+    refused(f"row 33: expected .*{words}", load_cifar10, "train")
     assert caches(tmp_path) == []
 
 
@@ -454,8 +440,7 @@ def test_folders_and_files_that_are_not_there(tmp_path, data, monkeypatch):
         (Path(__file__), "found the file"),
     ]:
         monkeypatch.setenv("MARKOVSCORE_CIFAR10", str(folder))
-        with pytest.raises(FileNotFoundError, match=f"expected a folder, {words}"):
-            load_cifar10("train")
+        refused(f"expected a folder, {words}", load_cifar10, "train", error=FileNotFoundError)
 
 
 @pytest.mark.parametrize(

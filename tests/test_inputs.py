@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from odd_inputs import refused
 from runs import data as moons
 from runs import objective, small
 from statistical import F64, rng
@@ -123,8 +124,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("x", "error", "message"), REFUSED)
 def test_what_is_refused_has_a_fix(x, error, message):
-    with pytest.raises(error, match=message):
-        check_points(x, 2)
+    refused(message, check_points, x, 2, error=error)
 
 
 def test_points_pass_unchanged():
@@ -137,8 +137,7 @@ def test_points_pass_unchanged():
 
 
 def test_vector_for_one_dimension():
-    with pytest.raises(ValueError, match=r"data: .* add the axis with x\[:, None\]"):
-        check_points(torch.zeros(5), 1, "data")
+    refused(r"data: .* add the axis with x\[:, None\]", check_points, torch.zeros(5), 1, "data")
 
 
 def test_times_pass():
@@ -162,8 +161,7 @@ BAD_TIMES = [
 
 @pytest.mark.parametrize(("times", "message"), BAD_TIMES)
 def test_bad_times(times, message):
-    with pytest.raises(ValueError, match=message):
-        check_times(times)
+    refused(message, check_times, times)
 
 
 def test_expand_like():
@@ -176,8 +174,7 @@ def test_expand_like():
     assert (x + t)[3, 1, 2] == 3
     assert torch.equal(expand_like(torch.arange(4.0)[:, None], x), t)
     for wrong in (torch.zeros(3), torch.zeros(1, 4), torch.zeros(4, 2)):
-        with pytest.raises(ValueError, match=r"expected a number or shape \(4,\)"):
-            expand_like(wrong, x)
+        refused(r"expected a number or shape \(4,\)", expand_like, wrong, x)
 
 
 def test_the_fixes_work():
@@ -206,8 +203,7 @@ def test_laws_and_processes_refuse_integers_which_would_round_their_parameters()
         lambda: OU.transition_score(x.double(), x, 0.1),
         lambda: ms.TorusBrownian(2).project(y=x),
     ):
-        with pytest.raises(TypeError, match=r"found int64: convert with x\.double\(\)"):
-            call()
+        refused(r"found int64: convert with x\.double\(\)", call, error=TypeError)
 
 
 def test_weights_and_times_are_arrays_too():
@@ -261,10 +257,8 @@ def test_integers_of_every_library():
     assert check_integer(2**63 - 1, "seed") == 2**63 - 1
     for value in (True, np.True_, torch.tensor(True), 2.5, "5", None, [5], math.nan, math.inf,
                   np.array([1, 2]), 0, -1, 2j):  # fmt: skip
-        with pytest.raises(ValueError, match="n: expected an integer >= 1, found"):
-            check_integer(value, "n")
-    with pytest.raises(ValueError, match="n: expected an integer from 1 to 3, found 4"):
-        check_integer(4, "n", 1, 3)
+        refused("n: expected an integer >= 1, found", check_integer, value, "n")
+    refused("n: expected an integer from 1 to 3, found 4", check_integer, 4, "n", 1, 3)
 
 
 def test_numbers_of_every_library():
@@ -272,8 +266,7 @@ def test_numbers_of_every_library():
         found = check_number(value, "lr")
         assert found == 0.5 and type(found) is float
     for value in (True, "0.5", None, math.nan, math.inf, [0.5], 1j, np.array([0.5, 1])):
-        with pytest.raises(ValueError, match="lr: expected a finite number, found"):
-            check_number(value, "lr")
+        refused("lr: expected a finite number, found", check_number, value, "lr")
     with pytest.raises(ValueError, match="lr: expected a finite positive number, found 0"):
         check_number(np.float32(0), "lr", positive=True)
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from odd_inputs import refused
 from statistical import F64, rng
 
 from markovscore.diffusions import TorusBrownian
@@ -132,15 +133,9 @@ def test_autocast_keeps_the_dtype_of_the_points():
 
 def test_rejects_bad_input():
     net = ScoreMLP(2, width=16)
-    with pytest.raises(ValueError, match="width: expected"):
-        ScoreMLP(2, width=0)
-    with pytest.raises(ValueError, match="depth: expected"):
-        ScoreMLP(2, depth=1.5)
-    with pytest.raises(ValueError, match="x: expected shape"):
-        net(points(4, 3), 0.1)
-    with pytest.raises(ValueError, match="x: expected shape"):
-        net(points()[0], 0.1)
-    with pytest.raises(TypeError, match=r"float64.*net.to"):
-        net(points(dtype=F64), 0.1)
-    with pytest.raises(ValueError, match="t: expected"):
-        net(points(4), torch.ones(3))
+    refused("width: expected", ScoreMLP, 2, width=0)
+    refused("depth: expected", ScoreMLP, 2, depth=1.5)
+    refused("x: expected shape", net, points(4, 3), 0.1)
+    refused("x: expected shape", net, points()[0], 0.1)
+    refused(r"float64.*net.to", net, points(dtype=F64), 0.1, error=TypeError)
+    refused("t: expected", net, points(4), torch.ones(3))

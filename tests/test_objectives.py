@@ -9,27 +9,16 @@ import torch
 from problems import Plain, well
 from statistical import F64, agrees, points, rng, sigmas
 
+import markovscore as ms
 from markovscore.core import as_diffusion
-from markovscore.datasets import DiffusedMixture, mixture_1d
-from markovscore.diffusions import (
-    BoxBrownian,
-    DoubleWell,
-    Gaussian,
-    Langevin,
-    LinearSDE,
-    OrnsteinUhlenbeck,
-    ProductMixture,
-    TorusBrownian,
-    VariancePreserving,
-)
-from markovscore.objectives import DenoisingSM, TimeSampler
+from markovscore.objectives import TimeSampler
 
 N = 20_000
 CHOICES = [(w, t) for w in ("likelihood", "variance") for t in ("uniform", "log", "importance")]
 MIXTURES = {
-    "ou": lambda: mixture_1d(OrnsteinUhlenbeck(1)),
-    "torus": lambda: mixture_1d(TorusBrownian(1)),
-    "box": lambda: mixture_1d(BoxBrownian(1, -4.0, 4.0)),
+    "ou": lambda: ms.mixture_1d(ms.OrnsteinUhlenbeck(1)),
+    "torus": lambda: ms.mixture_1d(ms.TorusBrownian(1)),
+    "box": lambda: ms.mixture_1d(ms.BoxBrownian(1, -4.0, 4.0)),
 }
 
 
@@ -44,7 +33,7 @@ def directions(y, t):
 def test_exact_score_is_stationary(name, weighting, times):
     """d/de L(s + e h) = 0 at e = 0: the loss is quadratic, so a central difference is exact."""
     mixture = MIXTURES[name]()
-    objective = DenoisingSM(mixture.diffusion, 0.01, 2.0, weighting, times)
+    objective = ms.DenoisingSM(mixture.diffusion, 0.01, 2.0, weighting, times)
     x0 = mixture.sample(N, rng(1), dtype=F64)
     exact = []
 
@@ -93,7 +82,7 @@ def test_difference_of_losses_is_the_explicit_one(name, weighting, times):
 
     low, high = {"ou": (-6, 6), "torus": (-math.pi, math.pi), "box": (-4, 4)}[name]
     expected = explicit_difference(mixture, first, second, weighting, low, high)
-    objective = DenoisingSM(mixture.diffusion, 0.01, 2.0, weighting, times)
+    objective = ms.DenoisingSM(mixture.diffusion, 0.01, 2.0, weighting, times)
     x0 = mixture.sample(N, rng(3), dtype=F64)
     paired = objective.losses(first, x0, rng(4)) - objective.losses(second, x0, rng(4))
     assert agrees(paired, expected)
@@ -104,8 +93,8 @@ def test_difference_of_losses_is_the_explicit_one(name, weighting, times):
 def test_gaussian_data_linear_regression_gives_the_gaussian_score():
     """Least squares on the targets, as ``losses`` poses it, for x0 ~ N(1, 0.25) under OU."""
     t = 0.4
-    diffusion = OrnsteinUhlenbeck(1)
-    objective = DenoisingSM(diffusion, t, t * (1 + 1e-9))
+    diffusion = ms.OrnsteinUhlenbeck(1)
+    objective = ms.DenoisingSM(diffusion, t, t * (1 + 1e-9))
     x0 = 1 + 0.5 * points(N, 1, 5)
     # The loss of a + b y is quadratic in (a, b): its minimiser by autograd, one Newton step.
     theta = torch.zeros(2, dtype=F64)
@@ -125,8 +114,8 @@ def test_gaussian_data_linear_regression_gives_the_gaussian_score():
 
 def test_linear_sde_with_singular_noise():
     """Only G^T s counts; the exact Gaussian score is stationary in that component."""
-    diffusion = LinearSDE([[0.0, 1.0], [-1.0, -1.0]], [[0.0], [1.0]], horizon=3.0)
-    objective = DenoisingSM(diffusion, 0.5, 2.0)
+    diffusion = ms.LinearSDE([[0.0, 1.0], [-1.0, -1.0]], [[0.0], [1.0]], horizon=3.0)
+    objective = ms.DenoisingSM(diffusion, 0.5, 2.0)
     x0 = torch.zeros(5000, 2, dtype=F64)  # a point: the transition is the marginal
 
     def exact(y, t):
@@ -143,7 +132,7 @@ def test_linear_sde_with_singular_noise():
 @pytest.mark.parametrize("times", ["uniform", "log"])
 def test_drawn_times_fill_the_interval(times):
     seen = []
-    objective = DenoisingSM(TorusBrownian(2), 1e-3, 4.0, times=times)
+    objective = ms.DenoisingSM(ms.TorusBrownian(2), 1e-3, 4.0, times=times)
 
     def spy(y, t):
         seen.append(t)
@@ -164,7 +153,9 @@ def drawn(diffusion, t_min, kind="importance", n=N, dtype=F64, t_max=None):
 
 
 @pytest.mark.parametrize("t_min", [1e-5, 1e-2])
-@pytest.mark.parametrize("process", [VariancePreserving(1), Langevin(Gaussian(1), (3.0, 1.0))])
+@pytest.mark.parametrize(
+    "process", [ms.VariancePreserving(1), ms.Langevin(ms.Gaussian(1), (3.0, 1.0))]
+)
 def test_importance_times_follow_the_density(process, t_min):
     """``beta / (1 - e^{-tau})`` integrates to ``log(e^tau - 1)``: Kolmogorov-Smirnov, 6 sigma."""
     t, weight = drawn(process, t_min)
@@ -191,7 +182,7 @@ class Jumps:
 
 
 @pytest.mark.parametrize("pieces", [3, 50])
-@pytest.mark.parametrize("process", [VariancePreserving(1), Jumps()])
+@pytest.mark.parametrize("process", [ms.VariancePreserving(1), Jumps()])
 def test_weights_are_exact_however_coarse_the_table(process, pieces, monkeypatch):
     monkeypatch.setattr("markovscore.objectives.draws.PIECES", pieces)
     t, weight = drawn(process, 1e-3)
@@ -209,7 +200,7 @@ def test_weights_are_exact_however_coarse_the_table(process, pieces, monkeypatch
 @pytest.mark.parametrize("kind", ["log", "importance"])
 def test_weights_integrate_to_one(kind):
     """``1 / (w span)`` is the density that was drawn: its integral is 1, not only on average."""
-    t, weight = drawn(VariancePreserving(1), 1e-3, kind, n=200_000)
+    t, weight = drawn(ms.VariancePreserving(1), 1e-3, kind, n=200_000)
     t, order = t.sort()
     density = 1 / (weight[order] * (1 - 1e-3))
     # One piece of the table is 0.7% long, and the draws leave gaps of 1e-5 of the probability.
@@ -217,7 +208,7 @@ def test_weights_integrate_to_one(kind):
 
 
 def test_importance_is_log_for_brownian_motion():
-    log, importance = (drawn(TorusBrownian(1), 1e-3, kind) for kind in ("log", "importance"))
+    log, importance = (drawn(ms.TorusBrownian(1), 1e-3, kind) for kind in ("log", "importance"))
     assert scipy.stats.ks_2samp(log[0], importance[0]).pvalue > 1e-9
     torch.testing.assert_close(importance[1] / importance[0], (log[1] / log[0]), rtol=1e-9, atol=0)
 
@@ -225,13 +216,13 @@ def test_importance_is_log_for_brownian_motion():
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_importance_weighs_the_predicted_noise_alike(dtype):
     """Each term is one constant times ``std^2 |r|^2``, to a piece's length; and so less random."""
-    vp, x0, seen = VariancePreserving(50), torch.zeros(4000, 50, dtype=dtype), []
+    vp, x0, seen = ms.VariancePreserving(50), torch.zeros(4000, 50, dtype=dtype), []
 
     def zero(y, t):
         seen.append(vp.std(t) * vp.transition_score(y, x0, t).norm(dim=1))
         return torch.zeros_like(y)
 
-    objective = DenoisingSM(vp, 1e-5, times="importance")
+    objective = ms.DenoisingSM(vp, 1e-5, times="importance")
     terms = objective.losses(zero, x0, rng(3))
     assert terms.dtype == dtype
     # int_{t_min}^1 beta / (1 - e^{-tau}) dt, over the interval's length
@@ -239,29 +230,29 @@ def test_importance_weighs_the_predicted_noise_alike(dtype):
     constant = float(torch.expm1(tau).log().diff()) / (1 - 1e-5)
     expected = constant * seen[0].square()
     torch.testing.assert_close(terms, expected.to(dtype), rtol=0.02, atol=1e-6)
-    uniform = DenoisingSM(vp, 1e-5).losses(zero, x0, rng(3))
-    log = DenoisingSM(vp, 1e-5, times="log").losses(zero, x0, rng(3))
+    uniform = ms.DenoisingSM(vp, 1e-5).losses(zero, x0, rng(3))
+    log = ms.DenoisingSM(vp, 1e-5, times="log").losses(zero, x0, rng(3))
     assert abs(float(uniform.mean() - terms.mean())) < 6 * float(uniform.std()) / math.sqrt(4000)
     assert 4 * float(terms.std()) < min(float(log.std()), float(uniform.std()))
 
 
 def test_importance_needs_a_scale_and_a_scalar_dispersion():
     with pytest.raises(TypeError, match=r"std\(t\).* found DoubleWell without it"):
-        TimeSampler(DoubleWell(), 1e-3, None, "importance")
+        TimeSampler(ms.DoubleWell(), 1e-3, None, "importance")
     with pytest.raises(ValueError, match="scalar dispersion, found LinearSDE with a matrix"):
-        DenoisingSM(LinearSDE(-torch.eye(2), torch.eye(2)), times="importance")
+        ms.DenoisingSM(ms.LinearSDE(-torch.eye(2), torch.eye(2)), times="importance")
     silent = Jumps()
     silent.dispersion = lambda t: (t - 0.5).clamp(min=0)
     with pytest.raises(ValueError, match=r"expected finite positive \|G\(t\)\| / std\(t\)"):
         TimeSampler(as_diffusion(silent), 1e-3, None, "importance")
     # Each of these has both.
-    for process in (OrnsteinUhlenbeck(2), Langevin(ProductMixture(2, [-1.0, 1.0], 0.5))):
+    for process in (ms.OrnsteinUhlenbeck(2), ms.Langevin(ms.ProductMixture(2, [-1.0, 1.0], 0.5))):
         assert TimeSampler(process, 1e-3, None, "importance").kind == "importance"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_loss_is_the_mean_and_follows_dtype_and_seed(dtype):
-    objective = DenoisingSM(TorusBrownian(2))
+    objective = ms.DenoisingSM(ms.TorusBrownian(2))
     x0 = torch.zeros(64, 2, dtype=dtype)
     losses = objective.losses(lambda y, t: -y, x0, rng(9))
     assert losses.shape == (64,)
@@ -270,21 +261,23 @@ def test_loss_is_the_mean_and_follows_dtype_and_seed(dtype):
 
 
 def test_default_range_is_the_horizon():
-    assert DenoisingSM(TorusBrownian(2, horizon=3.0)).t_max == 3.0
-    assert "TorusBrownian(dim=2, horizon=3.0)" in repr(DenoisingSM(TorusBrownian(2, horizon=3.0)))
+    assert ms.DenoisingSM(ms.TorusBrownian(2, horizon=3.0)).t_max == 3.0
+    assert "TorusBrownian(dim=2, horizon=3.0)" in repr(
+        ms.DenoisingSM(ms.TorusBrownian(2, horizon=3.0))
+    )
 
 
 def test_rejects_bad_settings():
-    torus = TorusBrownian(2)
+    torus = ms.TorusBrownian(2)
     with pytest.raises(TypeError, match="Plain without sample_transition"):
-        DenoisingSM(Plain(well, dim=1, horizon=1.0))
+        ms.DenoisingSM(Plain(well, dim=1, horizon=1.0))
     for bounds in ((0.0, 1.0), (1.0, 0.5), (-1.0, 1.0), (0.1, math.inf), (0.1, math.nan)):
         with pytest.raises(ValueError, match=r"t_min < t_max|t_max: expected a number, found nan"):
-            DenoisingSM(torus, *bounds)
+            ms.DenoisingSM(torus, *bounds)
     with pytest.raises(ValueError, match="weighting: expected 'likelihood'"):
-        DenoisingSM(torus, weighting="perceptual")
+        ms.DenoisingSM(torus, weighting="perceptual")
     with pytest.raises(ValueError, match="times: expected 'uniform'"):
-        DenoisingSM(torus, times="sobol")
+        ms.DenoisingSM(torus, times="sobol")
 
 
 @pytest.mark.parametrize(
@@ -299,12 +292,12 @@ def test_rejects_bad_settings():
 )
 def test_rejects_bad_data(x0, error, message):
     with pytest.raises(error, match=message):
-        DenoisingSM(TorusBrownian(2)).loss(lambda y, t: y, x0, rng())
+        ms.DenoisingSM(ms.TorusBrownian(2)).loss(lambda y, t: y, x0, rng())
 
 
 def test_mixture_of_two_dimensions_is_stationary_too():
-    mixture = DiffusedMixture(TorusBrownian(2), [[1.0, 0.0], [-1.0, 2.0]], [0.4, 0.3])
-    objective = DenoisingSM(mixture.diffusion, 0.02, 1.0, times="log")
+    mixture = ms.DiffusedMixture(ms.TorusBrownian(2), [[1.0, 0.0], [-1.0, 2.0]], [0.4, 0.3])
+    objective = ms.DenoisingSM(mixture.diffusion, 0.02, 1.0, times="log")
     x0 = mixture.sample(N, rng(1), dtype=F64)
     for h in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])):
         plus = objective.losses(lambda y, t, h=h: mixture(y, t) + h * y.sin(), x0, rng(2))

@@ -7,16 +7,8 @@ import scipy.stats
 import torch
 from statistical import F64, agrees, points, rng
 
-from markovscore import Langevin, local_transition
+import markovscore as ms
 from markovscore.core import drift_jacobian, field_jacobian
-from markovscore.diffusions import (
-    Gaussian,
-    GaussianMixture,
-    Logistic,
-    ProductMixture,
-    UniformBox,
-    UniformTorus,
-)
 from markovscore.targets import local_moments
 
 FACTOR = torch.tensor([[1.5, 0.0], [-0.7, 0.4]], dtype=F64)
@@ -24,16 +16,16 @@ MEANS = torch.tensor([[2.0, -1.0], [-1.0, 0.5], [0.0, 3.0]], dtype=F64)
 SCALES = torch.tensor([0.4, 0.9, 0.2], dtype=F64)
 LINE = torch.tensor([2.0, -1.0, 0.3], dtype=F64)
 SMOOTH = [
-    Gaussian(2),
-    Gaussian(2, mean=torch.tensor([1.0, -2.0]), scale=torch.tensor([0.5, 3.0])),
-    Gaussian(2, mean=0.3, scale=FACTOR),
-    GaussianMixture(MEANS, SCALES, weights=[1.0, 2.0, 5.0]),
-    GaussianMixture(MEANS, 0.7),
-    ProductMixture(2, LINE, SCALES, weights=[1.0, 2.0, 5.0]),
-    ProductMixture(2, LINE, 0.7),
-    Logistic(2, scale=0.6),
+    ms.Gaussian(2),
+    ms.Gaussian(2, mean=torch.tensor([1.0, -2.0]), scale=torch.tensor([0.5, 3.0])),
+    ms.Gaussian(2, mean=0.3, scale=FACTOR),
+    ms.GaussianMixture(MEANS, SCALES, weights=[1.0, 2.0, 5.0]),
+    ms.GaussianMixture(MEANS, 0.7),
+    ms.ProductMixture(2, LINE, SCALES, weights=[1.0, 2.0, 5.0]),
+    ms.ProductMixture(2, LINE, 0.7),
+    ms.Logistic(2, scale=0.6),
 ]
-FLAT = [UniformTorus(2), UniformBox(2, -1.0, 3.0)]
+FLAT = [ms.UniformTorus(2), ms.UniformBox(2, -1.0, 3.0)]
 
 
 def name(prior):
@@ -43,7 +35,7 @@ def name(prior):
 def test_gaussian_against_scipy():
     x = points(50, 2, 1, 2.0)
     expected = scipy.stats.multivariate_normal([0.3, 0.3], (FACTOR @ FACTOR.T).numpy()).logpdf(x)
-    torch.testing.assert_close(Gaussian(2, 0.3, FACTOR).log_prob(x), torch.from_numpy(expected))
+    torch.testing.assert_close(ms.Gaussian(2, 0.3, FACTOR).log_prob(x), torch.from_numpy(expected))
 
 
 def test_mixture_against_scipy():
@@ -53,28 +45,28 @@ def test_mixture_against_scipy():
         for w, mean, scale in zip(weights, MEANS.numpy(), SCALES, strict=True)
     ]
     expected = torch.from_numpy(sum(parts)).log()
-    prior = GaussianMixture(MEANS, SCALES, weights=[1.0, 2.0, 5.0])
+    prior = ms.GaussianMixture(MEANS, SCALES, weights=[1.0, 2.0, 5.0])
     torch.testing.assert_close(prior.log_prob(x), expected)
 
 
 def test_logistic_against_scipy_and_far_tails():
     x = points(50, 2, 1, 2.0)
     expected = torch.from_numpy(scipy.stats.logistic(scale=0.6).logpdf(x)).sum(1)
-    torch.testing.assert_close(Logistic(2, 0.6).log_prob(x), expected)
+    torch.testing.assert_close(ms.Logistic(2, 0.6).log_prob(x), expected)
     far = torch.tensor([[1e4, -1e4]], dtype=F64)
-    assert Logistic(2, 0.6).log_prob(far).item() == pytest.approx(-2e4 / 0.6, rel=1e-4)
+    assert ms.Logistic(2, 0.6).log_prob(far).item() == pytest.approx(-2e4 / 0.6, rel=1e-4)
 
 
 def test_uniform_densities():
-    assert UniformTorus(3).log_prob(torch.zeros(4, 3)).tolist() == pytest.approx(
+    assert ms.UniformTorus(3).log_prob(torch.zeros(4, 3)).tolist() == pytest.approx(
         [-3 * math.log(2 * math.pi)] * 4
     )
     x = torch.tensor([[0.0, 0.0], [-1.0, 3.0], [0.0, 3.1]], dtype=F64)
     inside = -2 * math.log(4)
-    assert UniformBox(2, -1.0, 3.0).log_prob(x).tolist() == [inside, inside, -math.inf]
+    assert ms.UniformBox(2, -1.0, 3.0).log_prob(x).tolist() == [inside, inside, -math.inf]
 
 
-@pytest.mark.parametrize("prior", [*SMOOTH, UniformTorus(2)], ids=name)
+@pytest.mark.parametrize("prior", [*SMOOTH, ms.UniformTorus(2)], ids=name)
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_score_is_the_gradient(prior, dtype):
     x = points(50, 2, 1, 2.0, dtype)
@@ -102,7 +94,7 @@ def test_samples_satisfy_stein(prior):
     n = 100_000
     x = prior.sample(n, rng(), dtype=F64)
     if prior in FLAT:
-        low, high = (-math.pi, math.pi) if isinstance(prior, UniformTorus) else (-1.0, 3.0)
+        low, high = (-math.pi, math.pi) if isinstance(prior, ms.UniformTorus) else (-1.0, 3.0)
         assert low <= x.min() < x.max() <= high
         z = (x - (low + high) / 2) / ((high - low) / math.sqrt(12))
         statistics, expected = torch.cat([z, z.square() - 1], dim=1), torch.zeros(4)
@@ -117,9 +109,9 @@ def test_samples_satisfy_stein(prior):
 def test_samples_of_one_axis_follow_the_law():
     """Kolmogorov-Smirnov: catches what moments miss; p < 1e-9 is 6 sigma."""
     n = 20_000
-    x = Logistic(1, 0.6).sample(n, rng(3), dtype=F64)
+    x = ms.Logistic(1, 0.6).sample(n, rng(3), dtype=F64)
     assert scipy.stats.kstest(x[:, 0], scipy.stats.logistic(scale=0.6).cdf).pvalue > 1e-9
-    prior = GaussianMixture([[0.0], [4.0]], [1.0, 0.5], weights=[3.0, 1.0])
+    prior = ms.GaussianMixture([[0.0], [4.0]], [1.0, 0.5], weights=[3.0, 1.0])
     x = prior.sample(n, rng(3), dtype=F64)
 
     def cdf(v):
@@ -127,7 +119,7 @@ def test_samples_of_one_axis_follow_the_law():
 
     assert scipy.stats.kstest(x[:, 0], cdf).pvalue > 1e-9
 
-    x = ProductMixture(3, [0.0, 4.0], [1.0, 0.5], [3.0, 1.0]).sample(n, rng(3), dtype=F64)
+    x = ms.ProductMixture(3, [0.0, 4.0], [1.0, 0.5], [3.0, 1.0]).sample(n, rng(3), dtype=F64)
     for axis in range(3):
         assert scipy.stats.kstest(x[:, axis], cdf).pvalue > 1e-9
     assert bool((torch.corrcoef(x.T) - torch.eye(3)).abs().max() < 6 / math.sqrt(n))
@@ -138,12 +130,12 @@ def test_product_mixture_is_the_mixture_of_all_combinations(scale):
     """Brute force: in one dimension ``M`` components, in two ``M^2``, if the scales are equal."""
     weights = torch.tensor([1.0, 2.0, 5.0], dtype=F64)
     x = points(50, 2, 1, 2.0)
-    one = GaussianMixture(LINE[:, None], scale, weights), x[:, :1]
-    pairs = GaussianMixture(
+    one = ms.GaussianMixture(LINE[:, None], scale, weights), x[:, :1]
+    pairs = ms.GaussianMixture(
         torch.cartesian_prod(LINE, LINE), 0.7, torch.outer(weights, weights).flatten()
     )
     for law, at in [one, (pairs, x)][: 2 if scale == 0.7 else 1]:
-        prior = ProductMixture(law.dim, LINE, scale, weights)
+        prior = ms.ProductMixture(law.dim, LINE, scale, weights)
         torch.testing.assert_close(prior.log_prob(at), law.log_prob(at))
         torch.testing.assert_close(prior.score(at), law.score(at))
         torch.testing.assert_close(torch.diag_embed(prior.hessian(at)), law.hessian(at))
@@ -170,7 +162,7 @@ def test_product_mixture_in_many_dimensions():
         (100.0, [99.5, 100.5], 0.25),
         (0.0, [-1.0, 1.0], 0.02),
     ):
-        prior = ProductMixture(3072, means, scale, [1.0] * len(means))
+        prior = ms.ProductMixture(3072, means, scale, [1.0] * len(means))
         x = centre + 2 * torch.randn(40, 3072, generator=rng(1))
         smallest = float(prior.scale.min())
         # Backward stable: off by what a few roundings of x and of the means would do.
@@ -184,7 +176,7 @@ def test_product_mixture_in_many_dimensions():
             prior.log_prob(x), torch.cat([prior.log_prob(r[None]) for r in x])
         )
     far = torch.full((1, 3072), 1e4)
-    prior = ProductMixture(3072, [-1.0, 1.0], 0.5)
+    prior = ms.ProductMixture(3072, [-1.0, 1.0], 0.5)
     torch.testing.assert_close(prior.score(far), -(far - 1) / 0.25)
     torch.testing.assert_close(prior.hessian(far), torch.full_like(far, -4.0))
 
@@ -202,7 +194,7 @@ def test_product_mixture_beside_a_component_far_away(means):
     log_density = torch.logsumexp(-((y - centres) ** 2) / (2 * scale**2), 1).sum()
     (exact,) = torch.autograd.grad(log_density, y, create_graph=True)
     (slope,) = torch.autograd.grad(exact.sum(), y)
-    prior, rounding = ProductMixture(1, means, scale), 16 * torch.finfo(torch.float32).eps
+    prior, rounding = ms.ProductMixture(1, means, scale), 16 * torch.finfo(torch.float32).eps
     assert ((prior.score(x) - exact).abs() < rounding * (slope.abs() + 1 / scale**2)).all()
     assert ((prior.hessian(x) - slope).abs() < rounding * 0.1 / scale**6).all()
 
@@ -210,13 +202,15 @@ def test_product_mixture_beside_a_component_far_away(means):
 def test_langevin_with_a_product_prior_stays_diagonal():
     """``(B, d)`` throughout, and the same as the full matrices of the same law."""
     y = points(50, 2, 1, 2.0)
-    product = Langevin(ProductMixture(2, LINE, 0.7))
-    full = Langevin(GaussianMixture(torch.cartesian_prod(LINE, LINE), 0.7))
+    product = ms.Langevin(ms.ProductMixture(2, LINE, 0.7))
+    full = ms.Langevin(ms.GaussianMixture(torch.cartesian_prod(LINE, LINE), 0.7))
     assert drift_jacobian(product, y, 0.4).shape == y.shape
     m, P = local_moments(product, y, 0.3, 0.4)
     assert m.shape == P.shape == y.shape
     for mine, other in zip(
-        local_transition(product, y, 0.3, 0.4), local_transition(full, y, 0.3, 0.4), strict=True
+        ms.local_transition(product, y, 0.3, 0.4),
+        ms.local_transition(full, y, 0.3, 0.4),
+        strict=True,
     ):
         torch.testing.assert_close(mine, other)
 
@@ -232,22 +226,22 @@ def test_samples_are_seeded_and_typed(prior):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Gaussian(0), "dim: expected an integer >= 1, found 0"),
-        (lambda: Gaussian(2, scale=0.0), "scale: expected finite positive"),
-        (lambda: Gaussian(2, mean=torch.zeros(3)), r"mean: expected a number or shape \(2,\)"),
-        (lambda: Gaussian(2, scale=torch.ones(3)), r"scale: expected a number, shape \(2,\)"),
-        (lambda: Gaussian(2, scale=torch.ones(2, 2)), "lower triangular"),
-        (lambda: GaussianMixture(torch.zeros(3), 1.0), r"means: expected a finite \(M, d\)"),
-        (lambda: GaussianMixture(MEANS, -1.0), "scale: expected finite positive"),
-        (lambda: GaussianMixture(MEANS, 1.0, [1.0, 1.0]), "weights"),
-        (lambda: ProductMixture(0, LINE, 1.0), "dim: expected an integer"),
-        (lambda: ProductMixture(2, MEANS, 1.0), r"means: expected a finite \(M,\)"),
-        (lambda: ProductMixture(2, [0.0, math.nan], 1.0), r"means: expected a finite \(M,\)"),
-        (lambda: ProductMixture(2, LINE, 0.0), "scale: expected finite positive"),
-        (lambda: ProductMixture(2, LINE, [1.0, 1.0]), "one for each mean"),
-        (lambda: ProductMixture(2, LINE, 1.0, [1.0, 1.0]), "weights"),
-        (lambda: Logistic(2, torch.inf), "scale"),
-        (lambda: UniformBox(2, 1.0, 1.0), "low < high"),
+        (lambda: ms.Gaussian(0), "dim: expected an integer >= 1, found 0"),
+        (lambda: ms.Gaussian(2, scale=0.0), "scale: expected finite positive"),
+        (lambda: ms.Gaussian(2, mean=torch.zeros(3)), r"mean: expected a number or shape \(2,\)"),
+        (lambda: ms.Gaussian(2, scale=torch.ones(3)), r"scale: expected a number, shape \(2,\)"),
+        (lambda: ms.Gaussian(2, scale=torch.ones(2, 2)), "lower triangular"),
+        (lambda: ms.GaussianMixture(torch.zeros(3), 1.0), r"means: expected a finite \(M, d\)"),
+        (lambda: ms.GaussianMixture(MEANS, -1.0), "scale: expected finite positive"),
+        (lambda: ms.GaussianMixture(MEANS, 1.0, [1.0, 1.0]), "weights"),
+        (lambda: ms.ProductMixture(0, LINE, 1.0), "dim: expected an integer"),
+        (lambda: ms.ProductMixture(2, MEANS, 1.0), r"means: expected a finite \(M,\)"),
+        (lambda: ms.ProductMixture(2, [0.0, math.nan], 1.0), r"means: expected a finite \(M,\)"),
+        (lambda: ms.ProductMixture(2, LINE, 0.0), "scale: expected finite positive"),
+        (lambda: ms.ProductMixture(2, LINE, [1.0, 1.0]), "one for each mean"),
+        (lambda: ms.ProductMixture(2, LINE, 1.0, [1.0, 1.0]), "weights"),
+        (lambda: ms.Logistic(2, torch.inf), "scale"),
+        (lambda: ms.UniformBox(2, 1.0, 1.0), "low < high"),
     ],
 )
 def test_bad_parameters(build, message):
@@ -256,7 +250,7 @@ def test_bad_parameters(build, message):
 
 
 def test_a_first_use_without_gradients_spoils_no_later_one():
-    law = GaussianMixture(torch.eye(2), 0.5)
+    law = ms.GaussianMixture(torch.eye(2), 0.5)
     x = torch.randn(4, 2, generator=rng())
     with torch.inference_mode():
         law.score(x)

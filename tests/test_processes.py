@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from odd_inputs import refused
 from problems import Plain
 from statistical import F64, agrees, points, products, rng
 
@@ -161,18 +162,12 @@ def test_bad_processes():
     class NoScore:
         dim = 2
 
-    with pytest.raises(TypeError, match="found NoScore without score"):
-        ms.Langevin(NoScore())
-    with pytest.raises(ValueError, match="beta: expected finite positive"):
-        ms.Langevin(MIXTURE, beta=-1.0)
-    with pytest.raises(ValueError, match="horizon"):
-        ms.Langevin(MIXTURE, horizon=0.0)
-    with pytest.raises(ValueError, match="gamma"):
-        ms.ActiveSwimmer(gamma=0.0)
-    with pytest.raises(ValueError, match="dim"):
-        ms.DoubleWell(0)
-    with pytest.raises(ValueError, match="D: expected"):
-        ms.TrappedParticles(D=-1.0)
+    refused("found NoScore without score", ms.Langevin, NoScore(), error=TypeError)
+    refused("beta: expected finite positive", ms.Langevin, MIXTURE, beta=-1.0)
+    refused("horizon", ms.Langevin, MIXTURE, horizon=0.0)
+    refused("gamma", ms.ActiveSwimmer, gamma=0.0)
+    refused("dim", ms.DoubleWell, 0)
+    refused("D: expected", ms.TrappedParticles, D=-1.0)
 
 
 def test_a_number_and_a_tensor_are_the_same_time_also_where_beta_is_overridden():

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from odd_inputs import refused
 from safetensors import safe_open
 from safetensors.torch import save_file
 from statistical import F64, points, rng
@@ -173,7 +174,4 @@ def test_a_state_without_a_number_is_named_as_a_state(call):
         "sde": lambda: ms.sample_sde(score, process, 2, x_T=start, generator=rng()),
         "likelihood": lambda: ms.log_likelihood(score, process, start),
     }
-    with pytest.raises(
-        ValueError, match=r"state at t = .*in [12] of 2 rows, the first is row [01] = "
-    ):
-        calls[call]()
+    refused(r"state at t = .*in [12] of 2 rows, the first is row [01] = ", calls[call])

@@ -9,6 +9,7 @@ import scipy.integrate
 import scipy.linalg
 import torch
 from numpy.polynomial import Polynomial
+from odd_inputs import refused
 from problems import CORNERS, DENSE, LINEAR_SWIMMER, Plain, well
 from statistical import F64, points, rng, slope
 
@@ -231,10 +232,8 @@ def test_windows():
         LANGEVIN.clock.between(tiny, t) / 1e-12, torch.ones(3).double(), rtol=1e-2, atol=0
     )
     for bad in (0.0, -1.0, math.nan):
-        with pytest.raises(ValueError, match="width: expected a positive number"):
-            ms.clock_window(LANGEVIN, t, bad)
-        with pytest.raises(ValueError, match="width: expected a positive number"):
-            ms.fixed_window(t, bad)
+        refused("width: expected a positive number", ms.clock_window, LANGEVIN, t, bad)
+        refused("width: expected a positive number", ms.fixed_window, t, bad)
 
 
 def generator_matrix(f, x):
@@ -333,8 +332,7 @@ def test_a_users_class():
     ],
 )
 def test_bad_windows(s, t, message):
-    with pytest.raises(ValueError, match=message):
-        ms.local_transition(LANGEVIN, points(2, 2), s, t)
+    refused(message, ms.local_transition, LANGEVIN, points(2, 2), s, t)
 
 
 def test_bad_drifts_and_covariances():
@@ -345,17 +343,12 @@ def test_bad_drifts_and_covariances():
     y[1, 0] = 0
     with pytest.raises(ValueError, match=r"drift: .*first is row 1 .* at time 0\.25"):
         ms.local_transition(Plain(lambda y, t: 1 / y), y, 0.25, 0.5)
-    with pytest.raises(ValueError, match=r"window \[0, 0\.1\] of row 0 \(coordinate 1"):
-        ms.local_target(silent, y, 0.0, 0.1)
-    with pytest.raises(ValueError, match="too long"):
-        ms.local_transition(ms.DoubleWell(2, horizon=1e5), 0 * y, 0.0, 1e4)
-    with pytest.raises(ValueError, match="without walls"):
-        ms.local_transition(ms.BoxBrownian(2), y, 0.0, 0.1)
-    with pytest.raises(ValueError, match="positive definite"):
-        covariance_factor(torch.tensor([[1.0, 0.0]]), 0.0, 0.1)
+    refused(r"window \[0, 0\.1\] of row 0 \(coordinate 1", ms.local_target, silent, y, 0.0, 0.1)
+    refused("too long", ms.local_transition, ms.DoubleWell(2, horizon=1e5), 0 * y, 0.0, 1e4)
+    refused("without walls", ms.local_transition, ms.BoxBrownian(2), y, 0.0, 0.1)
+    refused("positive definite", covariance_factor, torch.tensor([[1.0, 0.0]]), 0.0, 0.1)
 
 
 def test_a_jacobian_of_the_wrong_shape():
     wrong = Plain(OWN.drift, OWN.dispersion, drift_jacobian=lambda y, t: y[:1])
-    with pytest.raises(ValueError, match="drift_jacobian: expected shape"):
-        ms.local_transition(wrong, points(3, 2), 0.0, 0.1)
+    refused("drift_jacobian: expected shape", ms.local_transition, wrong, points(3, 2), 0.0, 0.1)

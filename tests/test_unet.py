@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from odd_inputs import refused
 from statistical import F64, rng
 from torch.nn.functional import conv2d, group_norm, interpolate, silu
 
@@ -300,21 +301,15 @@ def test_cuda_agrees_with_the_cpu():
     ],
 )
 def test_bad_sizes(settings, message):
-    with pytest.raises(ValueError, match=message):
-        small(**settings)
+    refused(message, small, **settings)
 
 
 def test_bad_images():
     net = small()
-    with pytest.raises(ValueError, match=r"expected shape \(B, 32\) or \(B, 2, 4, 4\), found"):
-        net(torch.zeros(3, 31), 0.1)
+    refused(r"expected shape \(B, 32\) or \(B, 2, 4, 4\), found", net, torch.zeros(3, 31), 0.1)
     with pytest.raises(ValueError, match=r"found \(3, 2, 8, 8\): build the network with shape"):
         net(torch.zeros(3, 2, 8, 8), 0.1)
-    with pytest.raises(ValueError, match="x: expected shape"):
-        net(torch.zeros(32), 0.1)
-    with pytest.raises(TypeError, match=r"float64.*net.to"):
-        net(torch.zeros(3, 32, dtype=F64), 0.1)
-    with pytest.raises(TypeError, match="uint8"):
-        net(torch.zeros(3, 32, dtype=torch.uint8), 0.1)
-    with pytest.raises(ValueError, match="t: expected"):
-        net(torch.zeros(3, 32), torch.ones(2))
+    refused("x: expected shape", net, torch.zeros(32), 0.1)
+    refused(r"float64.*net.to", net, torch.zeros(3, 32, dtype=F64), 0.1, error=TypeError)
+    refused("uint8", net, torch.zeros(3, 32, dtype=torch.uint8), 0.1, error=TypeError)
+    refused("t: expected", net, torch.zeros(3, 32), torch.ones(2))

@@ -9,22 +9,7 @@ import scipy.stats
 import torch
 from statistical import F64, agrees, points, rng, sigmas
 
-from markovscore import (
-    DenoisingSM,
-    DiffusedMixture,
-    ImplicitSM,
-    LocalDSM,
-    OrnsteinUhlenbeck,
-    PathShiftDSM,
-    VariancePreserving,
-    elbo,
-    local_target,
-    local_transition,
-    log_likelihood,
-    sample_ode,
-    sample_sde,
-    simulate,
-)
+import markovscore as ms
 from markovscore.core import drift_jacobian, value_and_divergence
 
 N = 20_000
@@ -40,7 +25,7 @@ def elapsed(beta, t, horizon):
 @pytest.mark.parametrize("horizon", [1.0, 3.0])
 @pytest.mark.parametrize("beta", BETAS)
 def test_transition_against_scipy(beta, horizon):
-    vp, x0, y = VariancePreserving(2, beta, horizon), points(40, seed=1), points(40, seed=2)
+    vp, x0, y = ms.VariancePreserving(2, beta, horizon), points(40, seed=1), points(40, seed=2)
     for t in (1e-3, 0.3, horizon):
         tau = elapsed(beta, t, horizon)
         var, mean = 1 - math.exp(-tau), math.exp(-tau / 2) * x0.numpy()
@@ -58,7 +43,7 @@ def test_transition_against_scipy(beta, horizon):
 @pytest.mark.parametrize("t", [1e-6, 1e-5, 1e-3, 0.1, 1.0])
 def test_float32_keeps_its_digits_down_to_tiny_times(t):
     """One rounding each in ``t``, the root and the product: a few units in the last place."""
-    vp = VariancePreserving(3)
+    vp = ms.VariancePreserving(3)
     single = torch.full((64,), t, dtype=torch.float32)
     exact = math.sqrt(-math.expm1(-elapsed((0.1, 20.0), float(single[0]), 1)))
     assert vp.std(single).dtype == torch.float32
@@ -73,7 +58,7 @@ def test_float32_keeps_its_digits_down_to_tiny_times(t):
 
 
 def test_coefficients_in_every_shape():
-    vp, y, v = VariancePreserving(2, (0.1, 20.0)), points(5, seed=1), points(5, seed=3)
+    vp, y, v = ms.VariancePreserving(2, (0.1, 20.0)), points(5, seed=1), points(5, seed=3)
     t = torch.linspace(0.1, 0.9, 5)
     assert vp.dispersion(0.5).shape == () and vp.dispersion(t).shape == (5,)
     torch.testing.assert_close(vp.dispersion(t).square(), 0.1 + 19.9 * t.double())
@@ -86,16 +71,16 @@ def test_coefficients_in_every_shape():
         exact = torch.func.vmap(torch.func.jacrev(lambda x: vp.drift(x[None], 0.5)[0]))(y)
     torch.testing.assert_close(torch.diag_embed(vp.drift_jacobian(y, 0.5)), exact)
     assert vp.drift(y.float(), t).dtype == torch.float32
-    ou = OrnsteinUhlenbeck(2)
+    ou = ms.OrnsteinUhlenbeck(2)
     assert torch.equal(ou.ou_time(t), t.double()) and float(ou.ou_time(0.3)) == 0.3
 
 
 @pytest.mark.parametrize("beta", BETAS)
 def test_simulation_agrees_with_the_transition(beta):
     """Mean and variance at the end of 400 steps; the scheme's error is below its noise."""
-    vp, t = VariancePreserving(1, beta), 0.6
+    vp, t = ms.VariancePreserving(1, beta), 0.6
     x0 = torch.full((N, 1), 1.3, dtype=F64)
-    y = simulate(vp, x0, t, 400, rng(4))
+    y = ms.simulate(vp, x0, t, 400, rng(4))
     tau = elapsed(beta, t, 1.0)
     mean, var = 1.3 * math.exp(-tau / 2), 1 - math.exp(-tau)
     assert agrees(y, mean)
@@ -105,22 +90,22 @@ def test_simulation_agrees_with_the_transition(beta):
 
 @pytest.mark.parametrize(("s", "t"), [(0.0, 1e-5), (0.0, 0.4), (0.2, 0.9)])
 def test_local_transition_is_exact(s, t):
-    vp, x0 = VariancePreserving(2), points(40, seed=1)
+    vp, x0 = ms.VariancePreserving(2), points(40, seed=1)
     tau = elapsed((0.1, 20.0), t, 1) - elapsed((0.1, 20.0), s, 1)
-    m, P = local_transition(vp, x0, s, t)
+    m, P = ms.local_transition(vp, x0, s, t)
     torch.testing.assert_close(m, math.exp(-tau / 2) * x0)
     expected = -math.expm1(-tau) * torch.eye(2, dtype=F64)
     torch.testing.assert_close(P, expected.expand_as(P), rtol=1e-9, atol=0)
     if s == 0:
-        y, target = local_target(vp, x0, s, t, generator=rng())
+        y, target = ms.local_target(vp, x0, s, t, generator=rng())
         torch.testing.assert_close(target, vp.transition_score(y, x0, t), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("times", ["uniform", "importance"])
-@pytest.mark.parametrize("kind", [LocalDSM, PathShiftDSM, ImplicitSM])
+@pytest.mark.parametrize("kind", [ms.LocalDSM, ms.PathShiftDSM, ms.ImplicitSM])
 def test_other_objectives_differ_by_what_plain_dsm_does(kind, times):
-    vp, span = VariancePreserving(2), {"t_min": 0.05}
-    settings = {} if kind is ImplicitSM else {"window": 0.4, "steps": 100}
+    vp, span = ms.VariancePreserving(2), {"t_min": 0.05}
+    settings = {} if kind is ms.ImplicitSM else {"window": 0.4, "steps": 100}
     x0 = MEAN + 0.6 * points(N, seed=1)
 
     def gap(objective, seed):
@@ -130,7 +115,7 @@ def test_other_objectives_differ_by_what_plain_dsm_does(kind, times):
         return first - second
 
     mine = gap(kind(vp, **settings, **span, times=times), 5)
-    plain = gap(DenoisingSM(vp, **span), 6)
+    plain = gap(ms.DenoisingSM(vp, **span), 6)
     assert agrees(mine - plain)
     assert sigmas(mine - 1.25 * plain) > 6
 
@@ -139,12 +124,12 @@ MEAN = torch.tensor([0.5, -1.0], dtype=F64)
 
 
 def mixture(dim=1):
-    return DiffusedMixture(VariancePreserving(dim), MEANS, SCALES, WEIGHTS)
+    return ms.DiffusedMixture(ms.VariancePreserving(dim), MEANS, SCALES, WEIGHTS)
 
 
 def test_mixture_is_that_of_the_unit_process_in_its_clock():
     vp, x = mixture(), points(30, 1, 1)
-    ou = DiffusedMixture(OrnsteinUhlenbeck(1), MEANS, SCALES, WEIGHTS)
+    ou = ms.DiffusedMixture(ms.OrnsteinUhlenbeck(1), MEANS, SCALES, WEIGHTS)
     t = torch.linspace(0.01, 1, 30, dtype=F64)
     u = 0.05 * t + 19.9 / 4 * t**2
     torch.testing.assert_close(vp.log_prob(x, t), ou.log_prob(x, u))
@@ -156,17 +141,17 @@ def test_likelihood_and_bound_of_the_exact_score():
     """Both equal ``log rho_{t_min}``; the prior differs from ``rho_1`` by ``e^{-tau(1)/2}``."""
     law, x = mixture(), torch.tensor([[-1.4], [0.1], [0.6], [1.2]], dtype=F64)
     exact = law.log_prob(x, 1e-3)
-    value = log_likelihood(law, law.diffusion, x)
+    value = ms.log_likelihood(law, law.diffusion, x)
     torch.testing.assert_close(value, exact, rtol=0, atol=0.02)
     # The bound on E[log rho(Y_{t_min}) | x]: the spread of Y_{t_min} is 1e-2, its bias 1e-3.
     bound = torch.stack(
-        [elbo(law, law.diffusion, x, samples=1024, generator=rng(k)) for k in range(20)]
+        [ms.elbo(law, law.diffusion, x, samples=1024, generator=rng(k)) for k in range(20)]
     )
     assert agrees(bound, exact, 0.02)
     assert float(bound.std(0).max()) < 0.1 * math.sqrt(20)
 
 
-@pytest.mark.parametrize("sampler", [sample_ode, sample_sde])
+@pytest.mark.parametrize("sampler", [ms.sample_ode, ms.sample_sde])
 def test_samplers_draw_the_data(sampler):
     law = mixture()
     x = sampler(law, law.diffusion, 4000, generator=rng(2)).double()[:, 0]
@@ -181,13 +166,17 @@ def test_samplers_draw_the_data(sampler):
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
-        (lambda: VariancePreserving(0), ValueError, "dim: expected an integer"),
-        (lambda: VariancePreserving(2, (0.0, 1.0)), ValueError, "beta: expected finite positive"),
-        (lambda: VariancePreserving(2, (1.0, 2.0, 3.0)), ValueError, "beta: expected a number"),
-        (lambda: VariancePreserving(2, lambda t: t), TypeError, "found a function"),
-        (lambda: VariancePreserving(2, horizon=0.0), ValueError, "horizon"),
+        (lambda: ms.VariancePreserving(0), ValueError, "dim: expected an integer"),
         (
-            lambda: VariancePreserving(2).log_transition(
+            lambda: ms.VariancePreserving(2, (0.0, 1.0)),
+            ValueError,
+            "beta: expected finite positive",
+        ),
+        (lambda: ms.VariancePreserving(2, (1.0, 2.0, 3.0)), ValueError, "beta: expected a number"),
+        (lambda: ms.VariancePreserving(2, lambda t: t), TypeError, "found a function"),
+        (lambda: ms.VariancePreserving(2, horizon=0.0), ValueError, "horizon"),
+        (
+            lambda: ms.VariancePreserving(2).log_transition(
                 points(40, seed=1), points(40, seed=1), 0.0
             ),
             ValueError,

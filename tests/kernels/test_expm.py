@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from odd_inputs import refused
 from statistical import F64, rng
 
 from markovscore.kernels import expm, triton_source
@@ -119,8 +120,7 @@ def test_blocks_of_rows(device, monkeypatch):
     monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 4 * 9)
     assert torch.equal(expm(A), whole)
     A[9:] = 1000 * torch.eye(3).to(A)
-    with pytest.raises(ValueError, match=r"overflow in row 9, whose norm is 1000"):
-        expm(A)
+    refused(r"overflow in row 9, whose norm is 1000", expm, A)
 
 
 @pytest.mark.parametrize("n", [2, 3, 6, 8])
@@ -150,8 +150,7 @@ def test_a_number_that_is_not_finite(device, in_torch, n, value):
     A = matrices(n, 7, F64).to(device)
     A[4, n - 1, 0] = value
     for call in (expm, lambda A: in_torch(expm, A)):
-        with pytest.raises(ValueError, match=r"A: expected finite numbers.*1 of 7 rows.*row 4 "):
-            call(A)
+        refused(r"A: expected finite numbers.*1 of 7 rows.*row 4 ", call, A)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 9])
@@ -160,8 +159,7 @@ def test_an_exponential_that_overflows(device, in_torch, n, dtype, size):
     A = matrices(n, 7, dtype).to(device)
     A[5], A[6] = size * torch.eye(n).to(A), 1.01 * size * torch.eye(n).to(A)
     for call in (expm, lambda A: in_torch(expm, A)):
-        with pytest.raises(ValueError, match=r"overflow in row 5, whose norm is [89]00?: "):
-            call(A)
+        refused(r"overflow in row 5, whose norm is [89]00?: ", call, A)
         A[5:] *= -1
         assert (call(A)[5:].abs() < 1e-38).all()
         A[5:] *= -1
@@ -170,15 +168,11 @@ def test_an_exponential_that_overflows(device, in_torch, n, dtype, size):
 def test_malformed_input(device):
     with pytest.raises(TypeError, match=r"float32 or float64 tensor, found torch.float16"):
         expm(torch.zeros(2, 3, 3, dtype=torch.float16))
-    with pytest.raises(TypeError, match="found ndarray"):
-        expm(np.zeros((2, 3, 3)))
+    refused("found ndarray", expm, np.zeros((2, 3, 3)), error=TypeError)
     for shape in ((3, 3), (2, 3, 4), (2, 2, 3, 3)):
-        with pytest.raises(ValueError, match=r"expected shape \(B, n, n\), found"):
-            expm(torch.zeros(shape))
-    with pytest.raises(ValueError, match=r"size at most 16, found 17.*set it to torch"):
-        expm(torch.zeros(1, 17, 17).to(device))
-    with pytest.raises(ValueError, match="expected no gradients"):
-        expm(torch.zeros(1, 2, 2, requires_grad=True).to(device))
+        refused(r"expected shape \(B, n, n\), found", expm, torch.zeros(shape))
+    refused(r"size at most 16, found 17.*set it to torch", expm, torch.zeros(1, 17, 17).to(device))
+    refused("expected no gradients", expm, torch.zeros(1, 2, 2, requires_grad=True).to(device))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
