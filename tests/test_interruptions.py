@@ -43,7 +43,7 @@ from markovscore.objectives import DenoisingSM
 from markovscore.training import train
 
 torch.set_num_threads(1)
-data = 0.5 * toy("moons", 500, rng())
+data = 0.5 * toy("moons", 500, torch.Generator().manual_seed(0))
 net = ScoreMLP(2, width=16, periodic=True)
 started = lambda step, score: print("step", step, flush=True)
 result = train(net, DenoisingSM(TorusBrownian(2), 0.01), data, {steps}, batch_size=32,
