@@ -1,5 +1,7 @@
 """The zoo: processes, laws and exact answers that test files share, each with its source."""
 
+import scipy.integrate
+import scipy.linalg
 import torch
 
 import markovscore as ms
@@ -33,6 +35,16 @@ LINEAR_SWIMMER = ms.LinearSDE([[-1.0, 1.0], [0.0, -0.1]], [[0.0], [0.45]])
 # Priors of Langevin processes: two near components, and two far apart.
 WELLS = ms.GaussianMixture([[1.2, 0.5], [-0.8, -0.6]], 0.7)
 CORNERS = ms.GaussianMixture([[2.0, 2.0], [-2.0, 1.0]], 0.8)
+
+
+def linear_covariance(F, G, t):
+    """``int_0^t e^{Fu} G G^T e^{F^T u} du`` to 12 digits, by adaptive quadrature."""
+
+    def integrand(u):
+        factor = scipy.linalg.expm(F.numpy() * u) @ G.numpy()
+        return factor @ factor.T
+
+    return scipy.integrate.quad_vec(integrand, 0, t, epsabs=0, epsrel=1e-12, norm="max")[0]
 
 
 def linear_moments(F, G, mean, variance, t):

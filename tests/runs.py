@@ -4,6 +4,7 @@ import os
 import signal
 import stat
 
+import pytest
 import torch
 from statistical import rng
 
@@ -55,6 +56,14 @@ def stop_at(step):
             raise Stop
 
     return callback
+
+
+def broken_off(make, x, steps, stop, path, **settings):
+    """Train ``make()``, ``(net, objective)``, stop after ``stop`` steps, go on from the file."""
+    saved = {"checkpoint": path, "progress": False} | settings
+    with pytest.raises(Stop):
+        ms.train(*make(), x, steps, callback=stop_at(stop), **saved)
+    return ms.train(*make(), x, steps, **saved)
 
 
 class Pixels:

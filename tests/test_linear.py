@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pytest
-import scipy.integrate
 import scipy.linalg
 import torch
-from problems import DENSE, LINEAR_SWIMMER
+from problems import DENSE, LINEAR_SWIMMER, linear_covariance
 from statistical import F64, agrees, points, products, rng
 
 from markovscore.diffusions import LinearSDE, OrnsteinUhlenbeck
@@ -30,13 +29,7 @@ def test_linear_is_ou_for_minus_identity(t):
 @pytest.mark.parametrize("t", [1e-3, 0.2, 4.0, 80.0])
 @pytest.mark.parametrize("diffusion", [DENSE, LINEAR_SWIMMER], ids=["dense", "swimmer"])
 def test_linear_moments_by_expm_and_quadrature(diffusion, t):
-    F, G = diffusion.F.numpy(), diffusion.G.numpy()
-
-    def integrand(u):
-        factor = scipy.linalg.expm(F * u) @ G
-        return factor @ factor.T
-
-    covariance = scipy.integrate.quad_vec(integrand, 0, t, epsabs=0, epsrel=1e-12, norm="max")[0]
+    F, covariance = diffusion.F.numpy(), linear_covariance(diffusion.F, diffusion.G, t)
     x0, y = points(3), points(3, seed=1)
     mean = x0.numpy() @ scipy.linalg.expm(F * t).T
     offset = y.numpy() - mean

@@ -6,6 +6,7 @@ import pytest
 import torch
 from odd_inputs import refused
 from problems import WELLS, Plain, linear_moments, well
+from runs import broken_off
 from statistical import F64, agrees, points, rng, sigmas
 
 import markovscore as ms
@@ -237,23 +238,15 @@ def test_a_users_own_class_and_the_buffered_loss(kind):
 def test_training_is_deterministic_and_resumes_bit_for_bit(kind, tmp_path):
     x = torch.randn(300, 2, generator=rng(5))
 
-    def net():
+    def make():
         torch.manual_seed(0)
-        return ms.ScoreMLP(2, width=8, depth=1)
+        return ms.ScoreMLP(2, width=8, depth=1), objective
 
     objective = kind(ms.Langevin(WELLS), steps=3, t_min=0.1, reuse=2, ahead=4)
-    settings = {"batch_size": 16, "progress": False}
-    whole, again = (ms.train(net(), objective, x, 25, **settings) for _ in range(2))
+    whole, again = (ms.train(*make(), x, 25, batch_size=16, progress=False) for _ in range(2))
     assert torch.equal(whole.losses, again.losses)
-
-    def stop(step, score):
-        if step == 13:
-            raise KeyboardInterrupt
-
-    saved = {"checkpoint": tmp_path / "run", "checkpoint_every": 10}
-    with pytest.raises(KeyboardInterrupt):
-        ms.train(net(), objective, x, 25, callback=stop, **saved, **settings)
-    resumed = ms.train(net(), objective, x, 25, **saved, **settings)
+    settings = {"batch_size": 16, "checkpoint_every": 10}
+    resumed = broken_off(make, x, 25, 13, tmp_path / "run", **settings)
     assert torch.equal(whole.losses, resumed.losses)
 
 

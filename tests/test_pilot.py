@@ -5,7 +5,9 @@ import math
 
 import pytest
 import torch
+from odd_inputs import refused
 from problems import Plain, well
+from runs import broken_off
 from statistical import points, rng
 
 import markovscore as ms
@@ -136,36 +138,19 @@ def test_a_window_whose_paths_diverge_is_left_out():
 def test_a_resumed_run_keeps_the_choice(tmp_path):
     x = points(300, 2, 1, 0.7).float()
 
+    span, made = {"steps": 8, "t_min": 0.2, "t_max": 1.0, "ahead": 2}, []
+
     def start():
         torch.manual_seed(0)
-        objective = ms.PathShiftDSM(ms.DoubleWell(2), steps=8, t_min=0.2, t_max=1.0, ahead=2)
-        return ms.ScoreMLP(2, width=8, depth=1), objective
+        made.append(ms.PathShiftDSM(ms.DoubleWell(2), **span))
+        return ms.ScoreMLP(2, width=8, depth=1), made[-1]
 
-    settings = {"batch_size": 16, "progress": False, "shards": 2}
-    net, objective = start()
-    whole = ms.train(net, objective, x, 15, **settings)
-    again = ms.train(start()[0], objective, x, 15, **settings)  # chosen anew: the same
+    settings, path = {"batch_size": 16, "progress": False, "shards": 2}, tmp_path / "run"
+    whole, again = (ms.train(*start(), x, 15, **settings) for _ in range(2))  # chosen anew
     assert torch.equal(whole.losses, again.losses)
-
-    def stop(step, score):
-        if step == 8:
-            raise KeyboardInterrupt
-
-    saved = {"checkpoint": tmp_path / "run", "checkpoint_every": 5}
-    with pytest.raises(KeyboardInterrupt):
-        ms.train(*start(), x, 15, callback=stop, **saved, **settings)
-    net, other = start()
-    resumed = ms.train(net, other, x, 15, **saved, **settings)
+    settings["checkpoint_every"] = 5
+    resumed = broken_off(start, x, 15, 8, path, **settings)
     assert torch.equal(whole.losses, resumed.losses)
-    assert str(other.choice) == str(objective.choice)
-    with pytest.raises(ValueError, match="weight='pilot'"):
-        ms.train(
-            start()[0],
-            ms.PathShiftDSM(
-                ms.DoubleWell(2), steps=8, t_min=0.2, t_max=1.0, ahead=2, weight="linear"
-            ),
-            x,
-            15,
-            **saved,
-            **settings,
-        )
+    assert str(made[-1].choice) == str(made[0].choice)
+    other = ms.PathShiftDSM(ms.DoubleWell(2), weight="linear", **span)
+    refused("weight='pilot'", ms.train, start()[0], other, x, 15, checkpoint=path, **settings)

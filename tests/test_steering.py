@@ -5,6 +5,8 @@ import math
 import mpmath
 import pytest
 import torch
+from odd_inputs import refused
+from problems import Plain
 from statistical import F64, points, rng
 
 import markovscore as ms
@@ -72,16 +74,10 @@ def test_the_linearised_weight_is_right_at_any_growth(name, length):
     """``P(r h) e^{J^T (1 - r) h} P(h)^{-1}``, by the power series of a 4 x 4 exponential."""
     J = torch.tensor(MATRICES[name]).double() / 4
 
-    class Linear:
-        def drift(self, y, t):
-            return y @ J.T
-
-        def dispersion(self, t):
-            return torch.tensor([[1.0, 0.0], [0.8, 0.5]])
-
-    weight = ms.linearised_weight(Linear(), points(1, 2), 0.0, length)
+    G = torch.tensor([[1.0, 0.0], [0.8, 0.5]], dtype=F64)
+    linear = Plain(lambda y, t: y @ J.T, lambda t: G)
+    weight = ms.linearised_weight(linear, points(1, 2), 0.0, length)
     found = weight(torch.linspace(0, 1, 4, dtype=F64))[:, 0]
-    G = torch.tensor([[1.0, 0.0], [0.8, 0.5]]).double()
 
     with mpmath.workdps(400):
         block = torch.cat([torch.cat([-J, G @ G.T], 1), torch.cat([0 * J, J.T], 1)])
@@ -138,19 +134,11 @@ def test_a_sharp_product_over_a_long_window():
 
 
 def test_no_raw_error_of_linear_algebra():
-    class Bad:
-        def drift(self, y, t):
-            return -y
+    def jacobian(y, t):
+        return torch.full((len(y), 2, 2), math.nan, dtype=y.dtype)
 
-        def dispersion(self, t):
-            return torch.eye(2)
-
-        def drift_jacobian(self, y, t):
-            return torch.full((len(y), 2, 2), math.nan, dtype=y.dtype)
-
-    with pytest.raises(ValueError, match="can be steered against"):
-        ms.path_shift_target(Bad(), points(5, 2), 0.0, 1.0, weight="adaptive")
-    with pytest.raises(ValueError, match="not finite"):
-        ms.path_shift_target(Bad(), points(5, 2), 0.0, 1.0)
-    with pytest.raises(ValueError, match="window"):
-        ms.local_target(SHARP, points(200, 2), 0.0, 2.0)
+    bad = Plain(lambda y, t: -y, lambda t: torch.eye(2), drift_jacobian=jacobian)
+    window = bad, points(5, 2), 0.0, 1.0
+    refused("can be steered against", ms.path_shift_target, *window, weight="adaptive")
+    refused("not finite", ms.path_shift_target, *window)
+    refused("window", ms.local_target, SHARP, points(200, 2), 0.0, 2.0)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from odd_inputs import refused
+from runs import broken_off
 from statistical import F64, rng
 from torch.nn.functional import conv2d, group_norm, interpolate, silu
 
@@ -245,20 +246,11 @@ def test_resumed_training_equals_an_uninterrupted_one(tmp_path):
     objective, data = DenoisingSM(diffusion), prototypes(50)
     settings = {"batch_size": 8, "progress": False, "checkpoint_every": 3}
 
-    class Stop(Exception):
-        pass
+    def make():
+        return small(std=diffusion.std), objective
 
-    def stop(step, _):
-        if step == 4:
-            raise Stop
-
-    whole = train(small(std=diffusion.std), objective, data, 6, **settings).score
-    path = tmp_path / "run.safetensors"
-    with pytest.raises(Stop):
-        train(small(std=diffusion.std), objective, data, 6, checkpoint=path, callback=stop,
-              **settings)  # fmt: skip
-    net = small(std=diffusion.std)
-    again = train(net, objective, data, 6, checkpoint=path, **settings).score
+    whole = train(*make(), data, 6, **settings).score
+    again = broken_off(make, data, 6, 4, tmp_path / "run", **settings).score
     pairs = zip(whole.state_dict().values(), again.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
