@@ -97,7 +97,8 @@ class Process:
         transition_score: ``(y, x0, t) -> (B, d)``, ``grad_y log p(Y_t = y | Y_0 = x0)``.
         std: ``(t) ->`` the noise scale at ``t``, the shape of ``t``.
         evolve_gaussian: ``(mean, var, t) -> mean, var`` of a start from ``N(mean, var I)``.
-        log_kernel, kernel_score: ``(y, mean, var)``, the law with these moments and its score.
+        log_kernel: ``(y, mean, var) -> (...)``, the log density of the law with these moments.
+        kernel_score: ``(y, mean, var) -> (..., d)``, its gradient in ``y``.
         shift_target: ``(states, noise, step) -> (B, d)``, the rule of ``path_shift_target`` where
             ``G`` is singular.
         euler_kernel: ``() ->`` the drift as the GPU program of whole paths knows it, or None.
@@ -189,7 +190,8 @@ class ScoreModel:
         unchecked: the same score for points and times that are known to be right, if it can leave
             out its checks.
         checksum: a string that names what it is built on, for checkpoints.
-        dtype, device: of the points it was made from: of samples, where nothing else says.
+        dtype: of the points it was made from, and of samples where nothing else says.
+        device: likewise.
     """
 
     times: Any = None
@@ -237,7 +239,7 @@ class Criterion:
     """All that training may ask of an objective, with the default where it has no such thing.
 
     Attributes:
-        state: ``() -> dict`` of named tensors, all that :attr:`restore` needs to go on.
+        state: ``() -> dict`` of named tensors, all that ``restore`` needs to go on.
         restore: ``(state, device)``; an empty state begins anew.
         description: ``() -> str``, the settings, by which a checkpoint refuses another one; else
             the ``repr``.

@@ -15,7 +15,7 @@ from ..core import (
     lasting,
     name_of,
 )
-from .toy import _Draw
+from .toy import Draw
 
 
 class DiffusedMixture:
@@ -78,7 +78,7 @@ class DiffusedMixture:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """``n`` independent draws ``(n, d)`` from the law at time ``t >= 0``."""
-        draw = _Draw(n, generator, dtype, device)
+        draw = Draw(n, generator, dtype, device)
         z = torch.stack([draw.normal() for _ in range(self.dim)], dim=1)
         m = torch.multinomial(
             self.weights.to(z.device), draw.n, replacement=True, generator=generator

@@ -17,9 +17,7 @@ each; so ``torch.cos(t) - y`` is right in every call. ``dispersion(t)`` returns 
 Other shapes are refused, a bare ``(d,)`` among them, whatever ``B`` is. A score ``s(x, t)`` gets
 its times 0-dim or ``(B,)``, as networks expect.
 
-The canonical processes have ``G = sqrt2 I``, so that the generator is the Laplacian plus the drift
-term and the carré du champ is ``grad h . grad g``. Time is the process's own clock. Their methods
-run inside solvers and training loops, so they check the sign of ``t`` and nothing else.
+All that a diffusion may have beside is listed, with its default, in ``core.types.Process``.
 """
 
 import math

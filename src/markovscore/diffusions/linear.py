@@ -1,4 +1,4 @@
-"""Linear processes."""
+"""Linear processes: any ``dY = F Y dt + G dW``, and particles in a moving trap."""
 
 import math
 

@@ -1,6 +1,6 @@
 """Laws with independent, equal coordinates, whose Hessian is diagonal: priors for images.
 
-The protocol is that of ``markovscore.priors``, from which both names can be imported.
+Their methods are those of ``priors``.
 """
 
 import math

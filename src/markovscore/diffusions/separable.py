@@ -1,25 +1,9 @@
-r"""Forward processes ``dY = f(Y, t) dt + G(t) dW`` on ``[0, horizon]``.
+r"""Processes with ``G = sqrt2 I`` and independent coordinates, whose law is known in closed form.
 
-A diffusion is any object with ``drift(y, t) -> (B, d)`` and ``dispersion(t)``; nothing has to be
-inherited. Samplers also read ``dim``, ``horizon`` and ``prior`` (the law at the horizon), and use
-``project`` (back into the state space) and ``drift_divergence`` where the object has them; else
-they take the identity and exact automatic differentiation.
-
-``y`` is ``(B, d)``, images are flat rows. Both methods get ``t`` as a tensor with the dtype and
-device of ``y`` that broadcasts against it: 0-dim, one time for all rows, or ``(B, 1)``, one for
-each; so ``torch.cos(t) - y`` is right in every call. ``dispersion(t)`` returns one of
-
-* a number ``g``, for ``g I``: a float, 0-dim, or ``(B, 1)`` for times ``(B, 1)``;
-* a matrix ``(d, m)``, or ``(B, d, m)`` for times ``(B, 1)``: ``t[..., None] * G`` is both;
-* ``markovscore.Diagonal(sigma)``, a size for each coordinate: ``(d,)``, or ``(B, d)`` for
-  ``(B, 1)``.
-
-Other shapes are refused, a bare ``(d,)`` among them, whatever ``B`` is. A score ``s(x, t)`` gets
-its times 0-dim or ``(B,)``, as networks expect.
-
-The canonical processes have ``G = sqrt2 I``, so that the generator is the Laplacian plus the drift
-term and the carré du champ is ``grad h . grad g``. Time is the process's own clock. Their methods
-run inside solvers and training loops, so they check the sign of ``t`` and nothing else.
+Ornstein-Uhlenbeck, Brownian motion on the torus and in a box, and the variance-preserving process,
+which is the first in another clock. The generator is the Laplacian plus the drift term, and the
+carré du champ is ``grad h . grad g``. Their methods run inside solvers and training loops, so they
+check the sign of ``t`` and nothing else.
 """
 
 import math

@@ -5,7 +5,7 @@ For ``dY = f(Y, t) dt + G(t) dW`` and ``D = G G^T / 2`` the density solves
 .. math:: \partial_t \rho + \nabla\cdot J = 0, \qquad J = f\rho - D\nabla\rho .
 
 Finite volumes on a uniform grid; each step is a Strang splitting (second order) into the
-one-dimensional sweeps of ``_finite_volume``, implicit where there is noise and along
+one-dimensional sweeps of ``finite_volume``, implicit where there is noise and along
 characteristics where there is none. Drift and noise are taken at the middle of the step, and an
 axis is factorised again only when they or the step have changed, so any schedule ``beta(t)`` works.
 The first step is graded geometrically, which resolves the fast start from a narrow law.
