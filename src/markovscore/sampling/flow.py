@@ -37,7 +37,7 @@ from torch import Tensor
 
 from ..core import (
     Field,
-    Noise,
+    LinearMap,
     Process,
     Scalar,
     ScoreModel,
@@ -216,7 +216,7 @@ def log_likelihood(
 
 def _forces(
     score: ScoreModel, process: Process, x: Tensor, t: Time
-) -> tuple[Tensor, Noise, Tensor]:
+) -> tuple[Tensor, LinearMap, Tensor]:
     """Drift ``(B, d)``, ``G(t)`` and ``G G^T s`` ``(B, d)``."""
     t = check_time(t, len(x), like=x)
     G = noise_at(process, x, t)
