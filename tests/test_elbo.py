@@ -1,7 +1,6 @@
 """The evidence lower bound: equality at exact scores, its deficit otherwise, and its two forms."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -126,7 +125,7 @@ def test_singular_noise_and_determinism():
 
 def test_number_of_rows_held_does_not_change_the_law(monkeypatch):
     process = Exact()
-    monkeypatch.setattr(sys.modules["markovscore.sampling.elbo"], "ROWS", 2 * COPIES * 5)
+    monkeypatch.setattr("markovscore.sampling.elbo._ROWS", 2 * COPIES * 5)
     found = estimates(process.score, process, t_min=0.3)
     assert agrees(found, process.start(0.3))
 
@@ -204,8 +203,8 @@ def test_score_sees_blocks_of_rows(settings, monkeypatch):
     whole = bound()
     assert max(rows) == 80
     rows.clear()
-    monkeypatch.setattr("markovscore.core.blocks._VALUES", 2 * 9)
-    monkeypatch.setattr("markovscore.core.blocks._TRACE_VALUES", 2 * 9)
+    monkeypatch.setattr("markovscore.core.blocks.VALUES", 2 * 9)
+    monkeypatch.setattr("markovscore.core.blocks.TRACE_VALUES", 2 * 9)
     torch.testing.assert_close(bound(), whole)
     assert max(rows) == 9
 

@@ -9,8 +9,7 @@ from odd_inputs import refused
 from torch import nn
 
 import markovscore as ms
-from markovscore.core import modes as _modes
-from markovscore.core.walk import _shares
+from markovscore.core import full_precision, lasting
 from markovscore.kernels import expm
 
 MODES = {
@@ -51,23 +50,25 @@ def slopes(function, x):
 
 
 BASES = {
-    "hermite": lambda: ms.Hermite(1, 7),
-    "fourier": lambda: ms.Fourier(1, 14),
-    "cosine": lambda: ms.Cosine(1, 9, -3.0, 3.0),
+    "hermite": lambda order: ms.Hermite(1, order),
+    "fourier": lambda order: ms.Fourier(1, 2 * order),
+    "cosine": lambda order: ms.Cosine(1, order, -3.0, 3.0),
 }
+
+
+def unused(mode):
+    """A size that no other test takes: what is kept for it is made in this mode."""
+    return 21 + list(MODES).index(mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", BASES)
 def test_a_basis_first_used_in_a_mode_serves_derivatives(mode, name):
-    from markovscore.core import hermite
-    from markovscore.eigenbasis import trigonometric
-
-    for cached in (hermite._derivative, trigonometric._derivative, trigonometric._speeds):
-        cached.cache_clear()
-    x, coefficients = points(), torch.linspace(1, 2, BASES[name]().n_functions).double()
+    order = unused(mode)
+    x, count = points(), order * (1 + (name == "fourier"))
+    coefficients = torch.linspace(1, 2, count).double()
     with MODES[mode]():
-        basis = BASES[name]()
+        basis = BASES[name](order)
         for method in (basis.gradient, basis.laplacian):
             method(x)
         basis.contract(basis.jet_tensors(coefficients).to(x), x)
@@ -76,7 +77,7 @@ def test_a_basis_first_used_in_a_mode_serves_derivatives(mode, name):
                                basis.laplacian(x) @ coefficients[:, None])  # fmt: skip
     jet = basis.contract(basis.jet_tensors(coefficients), x)
     torch.testing.assert_close(jet[0][:, None], function)
-    fresh = BASES[name]()
+    fresh = BASES[name](order)
     torch.testing.assert_close(basis.gradient(x), fresh.gradient(x), rtol=0, atol=0)
 
 
@@ -120,19 +121,18 @@ PROCESSES = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_process_made_in_a_mode_serves_derivatives(mode, name):
-    y, v = points(d=2), points(d=2, seed=1)
-    _shares.cache_clear()
+    y, v, steps = points(d=2), points(d=2, seed=1), unused(mode)
     with MODES[mode]():
         process = PROCESSES[name]()
         process.drift(y, 0.3)
         if mode != "meta":  # where the arithmetic of a call is the caller's business
-            ms.simulate(process, y, 0.5, 3, torch.Generator().manual_seed(0))
+            ms.simulate(process, y, 0.5, steps, seeded())
     fresh = PROCESSES[name]()
     expected = torch.func.vjp(lambda y: fresh.drift(y, 0.3), y)[1](v)[0]
     torch.testing.assert_close(
         slopes(lambda y: (process.drift(y, 0.3) * v).sum(1), y), expected, rtol=0, atol=0
     )
-    ends = [ms.simulate(p, y, 0.5, 3, torch.Generator().manual_seed(0)) for p in (process, fresh)]
+    ends = [ms.simulate(p, y, 0.5, steps, seeded()) for p in (process, fresh)]
     assert torch.equal(*ends)
 
 
@@ -260,7 +260,7 @@ def test_distances_are_exact_under_autocast():
 def test_full_precision_costs_nothing_where_it_is_on_and_comes_back():
     seen = []
     with torch.autocast("cpu", torch.bfloat16):
-        _modes.full_precision(lambda: seen.append(torch.is_autocast_enabled("cpu")))()
+        full_precision(lambda: seen.append(torch.is_autocast_enabled("cpu")))()
         assert torch.is_autocast_enabled("cpu")
     assert seen == [False]
 
@@ -270,8 +270,8 @@ def test_lasting_keeps_whether_gradients_are_recorded():
         (torch.no_grad, False), (torch.enable_grad, True), (torch.inference_mode, False),
     ):  # fmt: skip
         with mode():
-            assert _modes.lasting(torch.is_grad_enabled)() is expected
-            assert _modes.lasting(torch.is_inference_mode_enabled)() is False
+            assert lasting(torch.is_grad_enabled)() is expected
+            assert lasting(torch.is_inference_mode_enabled)() is False
 
 
 # Training

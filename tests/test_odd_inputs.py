@@ -214,7 +214,7 @@ add("weighted fit",
 add("additive fit", lambda **given: ms.fit_spectral(diffusion=OU, **given)(DATA[:5].clone(), 0.3),
     x=Points(DATA), order=Count(2), times=Vector(TIMES), features=Name("additive"))
 add("rotated fit",
-    lambda **given: ms.fit_spectral(diffusion=OU, **ADDITIVE, **given)(DATA[:5], 0.3),
+    lambda **given: ms.fit_additive(diffusion=OU, times=TIMES, **given)(DATA[:5], 0.3),
     x=Points(DATA), order=Count(3), rotation=Name("pca"))
 for basis in (ms.Hermite(2, 6), ms.Fourier(2, 6), ms.Cosine(2, 6, -4.0, 4.0)):
     name = type(basis).__name__

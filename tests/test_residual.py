@@ -170,7 +170,7 @@ def test_checksum_tells_bases_apart():
     score = ms.ResidualScore(spectral(), network())
     assert score.checksum == ms.ResidualScore(spectral(), ms.ScoreMLP(2)).checksum
     assert score.checksum != ms.ResidualScore(spectral(seed=2), network()).checksum
-    assert score.checksum.startswith("SpectralScore crc32 ")
+    assert score.checksum.startswith("SpectralScore (20, 5) crc32 ")
     assert (
         ms.ResidualScore(Bare(), network()).checksum == ms.ResidualScore(Bare(), network()).checksum
     )

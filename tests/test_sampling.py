@@ -312,7 +312,7 @@ def test_dtype_follows_the_score():
 
     assert sample_ode(Score(), OrnsteinUhlenbeck(2), 3, steps=2).dtype == F64
     fitted = WithDivergence()
-    fitted.coefficients = torch.zeros(2, 3, dtype=F64)
+    fitted.dtype = F64
     assert sample_ode(fitted, OrnsteinUhlenbeck(2), 3, steps=2).dtype == F64
 
 
@@ -461,8 +461,8 @@ def test_blocks_of_rows_bound_what_the_score_sees_and_change_nothing(monkeypatch
 
     whole = list(results())
     assert [rows for _, rows in whole] == [50] * 4
-    monkeypatch.setattr("markovscore.core.blocks._VALUES", 2 * 20)
-    monkeypatch.setattr("markovscore.core.blocks._TRACE_VALUES", 2 * 7)
+    monkeypatch.setattr("markovscore.core.blocks.VALUES", 2 * 20)
+    monkeypatch.setattr("markovscore.core.blocks.TRACE_VALUES", 2 * 7)
     blocks = list(results())
     assert [rows for _, rows in blocks] == [20, 20, 7, 7]
     for (expected, _), (found, _) in zip(whole, blocks, strict=True):

@@ -31,7 +31,7 @@ from .networks import ResidualScore, ScoreMLP, ScoreUNet
 from .objectives import DenoisingSM, ImplicitSM, LocalDSM, PathBuffer, PathShiftDSM
 from .reference import FokkerPlanck, fokker_planck
 from .sampling import elbo, log_likelihood, sample_ode, sample_sde
-from .spectral import AdditiveMoments, AdditiveScore, SpectralScore, fit_spectral
+from .spectral import AdditiveMoments, AdditiveScore, SpectralScore, fit_additive, fit_spectral
 from .targets import (
     SteinCheck,
     clock_window,
@@ -90,6 +90,7 @@ __all__ = [
     "datasets",
     "elbo",
     "figures",
+    "fit_additive",
     "fit_spectral",
     "fixed_window",
     "fokker_planck",

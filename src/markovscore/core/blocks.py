@@ -23,22 +23,22 @@ from .fields import (
 from .types import Process, Score, ScoreModel
 from .walk import noise_like
 
-_VALUES = 2**19
+VALUES = 2**19
 # Derivatives keep every activation. 2^17 values are 42 images of 3 x 32 x 32: 2 GB for the network
 # of 36 million parameters, 0.3 GB for a default ScoreUNet. Accelerators want larger blocks.
-_TRACE_VALUES, _TRACE_VALUES_ACCELERATOR = 2**17, 2**19
-_TRACE_ROWS = 16_384
+TRACE_VALUES, TRACE_VALUES_ACCELERATOR = 2**17, 2**19
+TRACE_ROWS = 16_384
 
 
 def block_rows(x: Tensor) -> int:
     """Rows evaluated at once."""
-    return max(1, _VALUES // x.shape[1])
+    return max(1, VALUES // x.shape[1])
 
 
 def trace_rows(x: Tensor) -> int:
     """Rows differentiated at once."""
-    values = _TRACE_VALUES if x.device.type == "cpu" else _TRACE_VALUES_ACCELERATOR
-    return max(1, min(_TRACE_ROWS, values // x.shape[1]))
+    values = TRACE_VALUES if x.device.type == "cpu" else TRACE_VALUES_ACCELERATOR
+    return max(1, min(TRACE_ROWS, values // x.shape[1]))
 
 
 def by_blocks(

@@ -187,8 +187,8 @@ class ScoreModel:
         score_and_divergence: ``(x, t) -> s, div s``, ``(B, d)`` and ``(B,)``.
         divergence: ``(x, t) -> (B,)``.
         probe_divergence: ``(x, t, probe) -> s``, and ``div s`` estimated with random signs.
-        unchecked: the same score for points and times that are known to be right, if it can leave
-            out its checks.
+        unchecked: ``(x) ->`` the same score for a flow from the points ``x``, which it checks there
+            and then, once: its calls have no checks, and the flow answers for state and times.
         checksum: a string that names what it is built on, for checkpoints.
         dtype: of the points it was made from, and of samples where nothing else says.
         device: likewise.
@@ -200,7 +200,7 @@ class ScoreModel:
     score_and_divergence: Method = None
     divergence: Method = None
     probe_divergence: Method = None
-    unchecked: Any = None
+    unchecked: Method = None
     checksum: str | None = None
     dtype: torch.dtype | None = None
     device: Any = None
@@ -338,6 +338,7 @@ _SCORE: dict[str, Test] = {
     "score_and_divergence": function(2, "(x, t) -> s, div s"),
     "divergence": function(2, "(x, t) -> (B,)"),
     "probe_divergence": function(3, "(x, t, probe) -> s, div s"),
+    "unchecked": function(1, "(x) -> score"),
     "finest_time": (lambda value: value is None or is_number(value), "a number or None"),
     "dtype": (lambda value: isinstance(value, torch.dtype | None), "a torch.dtype or None"),
 }

@@ -2,7 +2,15 @@
 
 from .base import Eigenbasis, index_set, quadrature_weights
 from .hermite import Hermite
-from .moments import JITTER, MIN_SCALE, POLYNOMIAL_JITTER, Moments, SpectralWarning, warn_if_flat
+from .moments import (
+    JITTER,
+    MIN_SCALE,
+    POLYNOMIAL_JITTER,
+    Moments,
+    SpectralWarning,
+    warn,
+    warn_if_flat,
+)
 from .trigonometric import Cosine, Fourier, Trigonometric
 
 __all__ = [
@@ -18,5 +26,6 @@ __all__ = [
     "Trigonometric",
     "index_set",
     "quadrature_weights",
+    "warn",
     "warn_if_flat",
 ]

@@ -36,7 +36,7 @@ from ..core import as_tensor, check_integer, check_points, check_precision, last
 from .moments import Moments
 
 _MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision
-_CACHE_ENTRIES = 2**16  # a working block of 512 KiB in double precision stays in a core's L2 cache
+CACHE_ENTRIES = 2**16  # a working block of 512 KiB in double precision stays in a core's L2 cache
 _DEVICE_ENTRIES = 2**25  # on other devices: 256 MiB, so that launches are few
 _MIN_POINTS = 1024  # whose features are taken at once: fewer leave torch calls the larger cost
 
@@ -187,7 +187,7 @@ class Eigenbasis(ABC):
         ``power=2`` gives the second moments that the standard errors of the averages need.
         """
         width = self.feature_count(order)
-        chunk = max(256, 16 * _CACHE_ENTRIES // width ** max(1, self.dim - 1))
+        chunk = max(256, 16 * CACHE_ENTRIES // width ** max(1, self.dim - 1))
         total = x.new_zeros(width ** max(0, self.dim - 1), width)
         for points, w in zip(x.split(chunk), weights.split(chunk), strict=True):
             f = self.features(points.T, order) ** power
@@ -253,7 +253,7 @@ class Eigenbasis(ABC):
         are recorded, it is the same memory for all of them.
         """
         width, count = tensors.shape[-1], tensors.shape[0]
-        entries = _CACHE_ENTRIES if x.device.type == "cpu" else _DEVICE_ENTRIES
+        entries = CACHE_ENTRIES if x.device.type == "cpu" else _DEVICE_ENTRIES
         entries = entries * 8 // x.element_size()
         block = max(64, entries // (count * width ** (self.dim - 1)) // 64 * 64)
         matrix = tensors.reshape(-1, width)

@@ -15,6 +15,7 @@ their products in factored form.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -32,13 +33,22 @@ POLYNOMIAL_JITTER = 1e-16
 _BLOCK = 2**22  # entries of a working block: 32 MiB in double precision
 # The standard deviation given to what does not vary: a point mass has no score at t = 0.
 MIN_SCALE = 1e-4
+_INSIDE = (__name__.split(".")[0], "torch", "contextlib")  # and what its decorators are made of
 
 
 class SpectralWarning(UserWarning):
     """The data, or the noise levels, cannot determine all that was asked for."""
 
 
-def warn_if_flat(flat: Tensor, axes: Tensor | None, scale: float, depth: int) -> None:
+def warn(message: str) -> None:
+    """A :class:`SpectralWarning` at the line of the user's that led to it, whatever the path."""
+    depth, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(message, SpectralWarning, stacklevel=depth + 1)
+
+
+def warn_if_flat(flat: Tensor, axes: Tensor | None, scale: float) -> None:
     """Name the coordinates ``flat`` ``(d,)``, or the directions ``axes[:, flat]``, that are
     constant, and the standard deviation ``scale`` that they are given."""
     found = flat.nonzero()[:, 0].tolist()
@@ -46,12 +56,10 @@ def warn_if_flat(flat: Tensor, axes: Tensor | None, scale: float, depth: int) ->
         return
     named = [f"column {i}" if axes is None else _combination(axes[:, i]) for i in found[:8]]
     more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-    warnings.warn(
+    warn(
         f"x: expected coordinates that vary, found constant {', '.join(named)}{more}: a point mass "
         f"has no score at t = 0, so a standard deviation of {scale:g} is taken there, on which "
-        "densities depend; drop what is constant or follows from other columns",
-        SpectralWarning,
-        stacklevel=depth,
+        "densities depend; drop what is constant or follows from other columns"
     )
 
 

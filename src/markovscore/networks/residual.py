@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..core import (
     Score,
+    ScoreModel,
     as_input,
     as_score,
     as_tensor,
@@ -17,6 +18,7 @@ from ..core import (
     crc32,
     field_and_divergence,
     named_checksum,
+    original,
     score_and_divergence,
 )
 
@@ -52,7 +54,7 @@ class ResidualScore(nn.Module):
             shape than ``x``, and what they raise themselves.
     """
 
-    base: Any
+    _model: ScoreModel
 
     def __init__(self, base: Score, network: nn.Module):
         super().__init__()
@@ -72,19 +74,24 @@ class ResidualScore(nn.Module):
                 "base.requires_grad_(False)"
             )
         # Past nn.Module's own assignment, which would register a base that is a module.
-        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "_model", as_score(base))
         self.network = network
+
+    @property
+    def base(self) -> Any:
+        """The score that is built upon, as it was given."""
+        return original(self._model)
 
     @property
     def time_range(self) -> Tensor | None:
         """First and last time ``(2,)`` of the base, or None (``(1,)`` if it has but one)."""
-        times = as_score(self.base).times
+        times = self._model.times
         return None if times is None else torch.unique(torch.as_tensor(times)[[0, -1]])
 
     @property
     def finest_time(self) -> float | None:
         """That of the base, or None."""
-        return as_score(self.base).finest_time
+        return self._model.finest_time
 
     @property
     def checksum(self) -> str:
@@ -92,7 +99,7 @@ class ResidualScore(nn.Module):
 
         Its own ``checksum``, else one of its printed form (without addresses) and of its tensors.
         """
-        given = as_score(self.base).checksum
+        given = self._model.checksum
         if given is not None:
             return str(given)
         own = getattr(self.base, "__dict__", {}).items()
@@ -104,7 +111,7 @@ class ResidualScore(nn.Module):
         """Score ``(B, d)`` at ``x`` ``(B, d)`` and ``t``: one, ``(B,)`` or ``(B, 1)``."""
         x = self._points(x)
         t = check_time(t, len(x), like=x)
-        base = check_field(self.base(x, t), x, "base")
+        base = check_field(self._model(x, t), x, "base")
         return base + check_field(self.network(x, t), x, "network")
 
     def score_and_divergence(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +133,14 @@ class ResidualScore(nn.Module):
         x = self._points(x)
         return self._add(x, t, check_field(probe, x, "probe")[:, None])
 
+    def unchecked(self, x: Tensor) -> "ResidualScore":
+        """The same score for a flow from ``x``, whose base has checked it and does not again."""
+        if self._model.unchecked is None:
+            return self
+        other = copy.copy(self)
+        object.__setattr__(other, "_model", as_score(self._model.unchecked(self._points(x))))
+        return other
+
     def _points(self, x: Tensor) -> Tensor:
         parameter = next(self.network.parameters(), None)
         x = as_tensor(x) if parameter is None else as_input(x, parameter)
@@ -138,7 +153,7 @@ class ResidualScore(nn.Module):
 
     def _add(self, x: Tensor, t: float | Tensor, signs: Tensor | None) -> tuple[Tensor, Tensor]:
         t = check_time(t, len(x), like=x)
-        base, base_divergence = score_and_divergence(as_score(self.base), x, t, signs)
+        base, base_divergence = score_and_divergence(self._model, x, t, signs)
         residual, divergence = field_and_divergence(self.network, x, t, signs)
         return base + residual, base_divergence + divergence
 

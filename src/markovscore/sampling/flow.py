@@ -28,7 +28,6 @@ the time and the rows: for them no value would be right, and none is made up.
 """
 
 import math
-import warnings
 from itertools import pairwise
 from typing import Any
 
@@ -37,7 +36,7 @@ from torch import Tensor
 
 from ..core import (
     Field,
-    LinearMap,
+    Noise,
     Process,
     Scalar,
     ScoreModel,
@@ -55,6 +54,7 @@ from ..core import (
     drift_divergence,
     explain_memory,
     field_and_divergence,
+    lasting,
     name_of,
     noise_at,
     noise_like,
@@ -64,7 +64,7 @@ from ..core import (
     score_values,
 )
 from ..diffusions import LONGEST_STEP, graded_times, log_clock, refined_times
-from ..eigenbasis import SpectralWarning
+from ..eigenbasis import warn
 from .solvers import check_state, solver
 
 T_MIN = 1e-3
@@ -105,7 +105,7 @@ def sample_ode(
 
     Returns:
         ``(n, d)``, dtype and device of ``x_T``; without it, of the score's parameters (a network)
-        or coefficients (a spectral score), else torch's default.
+        or of the data it was fitted to (a score in closed form), else torch's default.
 
     Raises:
         ValueError: an unknown method, fewer than one step or point, times outside the score's
@@ -117,9 +117,10 @@ def sample_ode(
     model, process = as_score(score), as_diffusion(diffusion)
     times = _time_grid(model, process, times, steps)
     x = _start(model, process, n, generator, x_T)
+    field = _unchecked(model, x)
 
     def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        return _flow(model, process, x, t), x.new_zeros(())
+        return _flow(field, process, x, t), x.new_zeros(())
 
     return solve(rates, x, times.flip(0).tolist(), process.project)[0]
 
@@ -144,10 +145,10 @@ def sample_sde(
     model, process = as_score(score), as_diffusion(diffusion)
     grid = _time_grid(model, process, times, steps, _LONGEST_SDE_STEP).flip(0).tolist()
     x = _start(model, process, n, generator, x_T)
-    project = process.project
+    field, project = _unchecked(model, x), process.project
     for t, t_next in pairwise(grid):
         h = t - t_next
-        drift, G, pull = _forces(model, process, x, t)
+        drift, G, pull = _forces(field, process, x, t)
         z = noise_like(G, x, generator)
         x = project(x - h * (drift - pull) + math.sqrt(h) * (G @ z))
         check_state(x, t_next)
@@ -203,9 +204,10 @@ def log_likelihood(
     times = _time_grid(model, process, times, steps)
     prior = _prior(process, "log_likelihood needs its log_prob")
     signs = random_signs(x, probes, generator) if trace == "hutchinson" else None
+    field = _unchecked(model, x)
 
     def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        return _flow_and_divergence(model, process, x, t, signs)
+        return _flow_and_divergence(field, process, x, t, signs)
 
     x_T, change = solve(rates, x, times.tolist(), process.project)
     return prior.log_prob(x_T) + change
@@ -214,9 +216,14 @@ def log_likelihood(
 # The flow
 
 
+def _unchecked(score: ScoreModel, x: Tensor) -> ScoreModel:
+    """The score for a flow from ``x``: the solver looks at every state, so the score need not."""
+    return score if score.unchecked is None else as_score(score.unchecked(x))
+
+
 def _forces(
     score: ScoreModel, process: Process, x: Tensor, t: Time
-) -> tuple[Tensor, LinearMap, Tensor]:
+) -> tuple[Tensor, Noise, Tensor]:
     """Drift ``(B, d)``, ``G(t)`` and ``G G^T s`` ``(B, d)``."""
     t = check_time(t, len(x), like=x)
     G = noise_at(process, x, t)
@@ -257,6 +264,7 @@ def check_trace(trace: str) -> None:
         raise ValueError(f"trace: expected 'exact' or 'hutchinson', found {trace!r}")
 
 
+@lasting
 def _time_grid(
     score: Any, process: Process, times: Any, steps: int | None, longest: float = LONGEST_STEP
 ) -> Tensor:
@@ -324,11 +332,9 @@ def warn_if_coarse(
                 "coefficients are interpolated"
             )
     if found:
-        warnings.warn(
+        warn(
             f"times: expected some as small as that of the data's smallest scale, {finest:.2g}, "
-            f"found {found}; fit with times=None or finer ones, or scale the data",
-            SpectralWarning,
-            stacklevel=6,
+            f"found {found}; fit with times=None or finer ones, or scale the data"
         )
 
 

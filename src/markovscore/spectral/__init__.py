@@ -2,7 +2,7 @@
 
 from .additive import AdditiveScore
 from .additive_moments import AdditiveMoments, Covariance
-from .fit import fit_spectral
+from .fit import fit_additive, fit_spectral
 from .product import SpectralScore, solve
 from .selection import greedy
 from .shrinkage import heat_kernel, heat_risk, james_stein, shrink
@@ -12,6 +12,7 @@ __all__ = [
     "AdditiveScore",
     "Covariance",
     "SpectralScore",
+    "fit_additive",
     "fit_spectral",
     "greedy",
     "heat_kernel",

@@ -169,6 +169,17 @@ class Covariance:
         variances, axes = torch.linalg.eigh(covariance)
         return variances.flip(0).clamp(min=0), axes.flip(1).contiguous()
 
+    def along(self, axes: Tensor, variances: Tensor, order: int) -> AdditiveMoments:
+        """The moments along :meth:`axes`, on the CPU, for up to two functions: the mean and the
+        variance are all that these need."""
+        scale, centre = variances.sqrt(), self.mean().cpu() @ axes
+        sums = torch.zeros(order + 1, len(centre), dtype=torch.float64)
+        sums[0] = self.n_points
+        low, high = centre - scale, centre + scale
+        floor = (1e-7 * scale.max()).clamp(min=MIN_SCALE)  # the rounding of variances
+        scale = torch.where(scale < floor, 0, scale)
+        return AdditiveMoments(order, centre, scale, sums, low, high, self.n_points)
+
 
 def solve_additive(moments: AdditiveMoments, ou_times: Tensor) -> Tensor:
     r"""Coefficients ``g`` ``(T, N, d)`` of the total score in the standardised variable.

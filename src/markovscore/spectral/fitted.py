@@ -1,17 +1,213 @@
-"""Files of fitted scores: safetensors, with the diffusion's class and arguments as metadata."""
+"""What every score in closed form shares: levels in time, checks before and not inside, files."""
 
 import inspect
 import json
-from typing import Any
+from abc import abstractmethod
+from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..core import output_path, user_path, write_whole
+from ..core import (
+    Process,
+    ScoreModel,
+    as_diffusion,
+    check_time,
+    checksum,
+    full_precision,
+    lasting,
+    original,
+    output_path,
+    user_path,
+    write_whole,
+)
 from ..diffusions import BoxBrownian, OrnsteinUhlenbeck, TorusBrownian, VariancePreserving
 
 _CLASSES = (OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian)
+_SLACK = 1e-6  # of the last level: a time that went through float32 may miss an end by its rounding
+
+
+class Levels:
+    """Increasing noise levels ``(T,)``, between which a table of coefficients is linear in time
+    (paper A, Figure 5); times ``t`` are float64, 0-dim or ``(B,)``."""
+
+    def __init__(self, times: Tensor) -> None:
+        self.times = times
+        self.first, self.last = float(times[0]), float(times[-1])
+
+    def check(self, t: Tensor) -> None:
+        """Raise ``ValueError`` for times out of the fitted range, or that are no numbers."""
+        earliest, latest = (float(end) for end in t.detach().aminmax())
+        slack = _SLACK * self.last
+        if not (earliest >= self.first - slack and latest <= self.last + slack):
+            raise ValueError(
+                f"t: expected times in the fitted range [{self.first:g}, {self.last:g}], found "
+                f"{earliest:g} to {latest:g}: fit with times that cover it"
+            )
+
+    def place(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The first level at or after each time, and the share of the way to it, on the device of
+        the levels; of a single level, that one."""
+        t = t.to(self.times.device)
+        if len(self.times) == 1:
+            return torch.zeros_like(t, dtype=torch.int64), torch.ones_like(t)
+        upper = torch.searchsorted(self.times, t.contiguous()).clamp(1, len(self.times) - 1)
+        left, right = self.times[upper - 1], self.times[upper]
+        return upper, ((t - left) / (right - left)).clamp(0, 1)
+
+    def interpolate(self, table: Tensor, t: Tensor) -> Tensor:
+        """``table`` ``(T, ...)`` at times ``t``: ``(...)`` or ``(B, ...)``."""
+        upper, share = self.place(t)
+        upper, share = upper.to(table.device), share.to(table)
+        share = share.reshape(*share.shape, *[1] * (table.ndim - 1))
+        return torch.lerp(table[upper - 1], table[upper], share)
+
+
+def one_time(t: Tensor) -> Tensor:
+    """``t`` ``(B,)`` as 0-dim where all are the same, as samplers pass it; else as it is."""
+    return t[0] if t.ndim and bool((t == t[0]).all()) else t
+
+
+class FittedScore(ScoreModel):
+    """A score in closed form: a table of coefficients over noise levels.
+
+    A call is its checks and :meth:`evaluate`, which has none. A subclass has the fields
+    ``diffusion``, ``times`` and those below, and the methods at the end.
+
+    Attributes:
+        dtype, device: of the points it was fitted to, float32 at least: samples are alike.
+    """
+
+    kind: ClassVar[str]  # as files name it
+    diffusion: Any
+    dtype: torch.dtype
+    device: torch.device
+
+    @full_precision
+    def __call__(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """``s(x, t)`` ``(B, d)`` at ``x`` ``(B, d)`` and a time, or ``(B,)`` or ``(B, 1)`` of them.
+
+        Raises:
+            TypeError, ValueError: malformed points, a time outside the fitted range.
+        """
+        return self.evaluate(*self._checked(x, t), divergence=False)[0]
+
+    def divergence(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """``div s(x, t)`` ``(B,)``."""
+        return self.score_and_divergence(x, t)[1]
+
+    @full_precision
+    def score_and_divergence(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``, sharing the work; errors as of a
+        call."""
+        return _both(*self.evaluate(*self._checked(x, t), divergence=True))
+
+    def unchecked(self, x: Tensor) -> ScoreModel:
+        """The same score for a flow that starts at ``x`` ``(B, d)``, which is checked here, and
+        only here; its solver looks at the state, and its grid is within the fitted range."""
+        self.check(x)
+        return Unchecked(self)
+
+    def _checked(self, x: Any, t: Any) -> tuple[Tensor, Tensor]:
+        x = self.check(x)
+        t = check_time(t, len(x))
+        self.levels.check(t)
+        return x, t
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The noise levels."""
+        return Levels(self.times)
+
+    @cached_property
+    def process(self) -> Process:
+        """The diffusion, with every attribute."""
+        return as_diffusion(self.diffusion)
+
+    @cached_property
+    def checksum(self) -> str:  # type: ignore[override]
+        """Identifies the fit in the checkpoints of networks that are trained on top of it."""
+        times, table, *others = self.tensors().values()
+        return f"{self.kind} {tuple(table.shape)} crc32 {checksum(times, table, *others)}"
+
+    def save(self, path: Any) -> None:
+        """Write a safetensors file, whole or not at all."""
+        metadata = {
+            "format": f"markovscore.{self.kind}/1",
+            "diffusion": json.dumps(_settings(self.process)),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+        }
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}
+        write_whole(output_path(path, "path"), safetensors.torch.save(tensors, metadata))
+
+    @classmethod
+    @lasting
+    def load(cls, path: Any, diffusion: Any = None) -> Self:
+        """Read what :meth:`save` wrote; a diffusion of a class of one's own is passed again.
+
+        Files of earlier versions do not say what the data were: float64 on the CPU.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: a corrupt file, or one of another kind; another diffusion, or none where one
+                is needed.
+        """
+        diffusion, tensors, metadata = _read(path, cls.kind, diffusion)
+        dtype = getattr(torch, metadata.get("dtype", "float64"))
+        device = _device_here(metadata.get("device", "cpu"))
+        return cls.from_tensors(diffusion, tensors, dtype=dtype, device=device)
+
+    @abstractmethod
+    def check(self, x: Any) -> Tensor:
+        """The points ``x`` as a tensor ``(B, d)``, after the checks of a call."""
+
+    @abstractmethod
+    def evaluate(self, x: Tensor, t: Tensor, divergence: bool) -> tuple[Tensor, Tensor | None]:
+        """Score ``(B, d)`` and divergence ``(B,)`` or None, for checked points and times, the
+        latter float64, 0-dim or ``(B,)``."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds: times and coefficients first."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, diffusion: Any, tensors: dict[str, Tensor], **placement: Any) -> Self:
+        """The inverse of :meth:`tensors`; ``placement``: dtype and device."""
+
+
+class Unchecked(ScoreModel):
+    """A fitted score without the checks of its calls."""
+
+    def __init__(self, score: FittedScore) -> None:
+        self._score = score
+
+    @full_precision
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """``s(x, t)``, shape ``(B, d)``."""
+        return self._score.evaluate(x, t.double(), divergence=False)[0]
+
+    @full_precision
+    def score_and_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``."""
+        return _both(*self._score.evaluate(x, t.double(), divergence=True))
+
+
+def _both(score: Tensor, divergence: Tensor | None) -> tuple[Tensor, Tensor]:
+    assert divergence is not None
+    return score, divergence
+
+
+def placement(x: Tensor) -> dict[str, Any]:
+    """What a score fitted to ``x`` says of its data."""
+    return {"dtype": torch.promote_types(x.dtype, torch.float32), "device": x.device}
+
+
+# Files: safetensors, with the diffusion's class and arguments as metadata
 
 
 def _known(name: str) -> Any:
@@ -19,33 +215,23 @@ def _known(name: str) -> Any:
     return next((made for made in _CLASSES if made.__name__ == name), None)
 
 
-def write_score(path: Any, kind: str, diffusion: Any, tensors: dict[str, Tensor]) -> None:
-    """Write the file whole or not at all.
-
-    Of a diffusion whose class is not the package's own (a subclass included) the name alone is
-    kept, with its dimension: code is not stored.
-    """
+def _settings(process: Process) -> dict[str, Any]:
+    """The class and arguments of a diffusion. Of a class that is not the package's own (a subclass
+    included) the name alone, and its dimension: code is not stored."""
+    diffusion = original(process)
     made = type(diffusion)
-    settings: dict[str, Any] = {"class": made.__qualname__, "dim": diffusion.dim}
+    settings: dict[str, Any] = {"class": made.__qualname__, "dim": process.dim}
     if _known(made.__name__) is not made:
-        settings["foreign"] = True
-    elif diffusion.settings is not None:
-        settings |= diffusion.settings
-    else:
-        settings |= {name: getattr(diffusion, name) for name in inspect.signature(made).parameters}
-    metadata = {"format": f"markovscore.{kind}/1", "diffusion": json.dumps(settings)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(output_path(path, "path"), safetensors.torch.save(tensors, metadata))
+        return settings | {"foreign": True}
+    if process.settings is not None:
+        return settings | process.settings
+    return settings | {
+        name: getattr(diffusion, name) for name in inspect.signature(made).parameters
+    }
 
 
-def read_score(path: Any, kind: str, diffusion: Any = None) -> tuple[Any, dict[str, Tensor]]:
-    """The diffusion (that is given, or built anew) and the tensors that :func:`write_score` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a corrupt file, or one of another kind; a diffusion that is needed and not
-            given, or is given and of another class or dimension than the stored one.
-    """
+def _read(path: Any, kind: str, given: Any) -> tuple[Any, dict[str, Tensor], dict[str, str]]:
+    """The diffusion (that is given, or built anew), the tensors and the metadata of a file."""
     path = user_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a file written by {kind}.save, found none")
@@ -62,13 +248,14 @@ def read_score(path: Any, kind: str, diffusion: Any = None) -> tuple[Any, dict[s
         raise ValueError(
             f"{path}: expected format {expected}, found {metadata.get('format')}: not a {kind}"
         )
-    return _diffusion(path, kind, json.loads(metadata["diffusion"]), diffusion), tensors
+    return _diffusion(path, kind, json.loads(metadata["diffusion"]), given), tensors, metadata
 
 
 def _diffusion(path: Any, kind: str, settings: dict[str, Any], given: Any) -> Any:
     name = settings.pop("class")
     if given is not None:
-        wanted, found = (name, settings["dim"]), (type(given).__qualname__, given.dim)
+        wanted = (name, settings["dim"])
+        found = (type(given).__qualname__, as_diffusion(given).dim)
         if found != wanted:
             raise ValueError(
                 f"diffusion: expected {wanted[0]} of dimension {wanted[1]}, to which the score in "
@@ -82,3 +269,10 @@ def _diffusion(path: Any, kind: str, settings: dict[str, Any], given: Any) -> An
             f"class of your own: pass {kind}.load(path, diffusion=...), built as it was"
         )
     return known(**settings)
+
+
+def _device_here(name: str) -> torch.device:
+    """The device of that name, or the CPU where this machine has none."""
+    device = torch.device(name)
+    count = torch.get_device_module(device).device_count()
+    return device if (device.index or 0) < count else torch.device("cpu")

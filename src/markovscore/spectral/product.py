@@ -9,29 +9,17 @@ of eigenfunctions over the data, since ``P_t phi_k = e^{lambda_k t} phi_k``; its
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..core import (
-    as_diffusion,
-    as_tensor,
-    check_points,
-    check_time,
-    check_times,
-    drift_at,
-    drift_divergence,
-    full_precision,
-    lasting,
-)
+from ..core import as_tensor, check_points, check_time, check_times, drift_at, drift_divergence
 from ..diffusions import Diffusion
-from ..eigenbasis import Eigenbasis, Fourier, Moments, SpectralWarning, Trigonometric
+from ..eigenbasis import Eigenbasis, Fourier, Moments, Trigonometric, warn
 from ..kernels import kernel_applies, torus_score
-from .fitted import read_score, write_score
+from .fitted import FittedScore, one_time
 from .reach import NAMES, Reach
 from .shrinkage import shrink
 
@@ -72,14 +60,12 @@ def _warn_if_noisy(factor: Tensor, moments: Moments, times: Tensor) -> None:
     if float(scattered.square().sum()) < _MIN_NOISE_SHARE * (found - expected):
         return
     spectrum = torch.linalg.svdvals(factor)
-    warnings.warn(
+    warn(
         f"{len(factor)} functions are more than the moments of {moments.n_points} points support "
         f"at t = {float(times[0]):g}: the fitted energy is {found:.3g}, that of heat-shrunk "
         f"moments {expected:.3g}, and A_t has condition number "
         f"{float(spectrum[0] / spectrum[-1]) ** 2:.1e}; use shrinkage='heat', fewer functions, or "
-        "a larger first time",
-        SpectralWarning,
-        stacklevel=5,  # the caller of fit_spectral, past its decorator
+        "a larger first time"
     )
 
 
@@ -89,7 +75,7 @@ def _energy(factor: Tensor, slope: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class SpectralScore:
+class SpectralScore(FittedScore):
     """The score ``s(x,t) = grad log pi(x) + sum_k alpha_k(t) grad phi_k(x)`` and its divergence.
 
     ``diffusion``, ``basis``; ``times`` ``(T,)`` float64; ``coefficients`` ``(T, K)`` float64;
@@ -97,163 +83,113 @@ class SpectralScore:
     their steps, None where it is not known (files of earlier versions); ``reach``, beyond which a
     polynomial of degree three or more is continued by a Gaussian's score, else None (four
     deviations of the noise from the data; files of earlier versions have none, and no
-    continuation).
+    continuation); ``dtype`` and ``device``, of the data, and of samples.
     Between fitted times the coefficients are interpolated linearly (paper A, Figure 5).
     Evaluation follows the dtype of ``x``.
     """
 
+    kind: ClassVar[str] = "SpectralScore"
     diffusion: Diffusion
     basis: Eigenbasis
-    times: Tensor
+    times: Tensor = field()  # required, as it is not by the base class
     coefficients: Tensor
     finest_time: float | None = None
     reach: Reach | None = None
+    dtype: torch.dtype = field(default=torch.float64, repr=False)
+    device: torch.device = field(default=torch.device("cpu"), repr=False)
 
-    @full_precision
-    def __call__(self, x: Tensor, t) -> Tensor:
-        """``s(x, t)`` ``(B, d)`` at ``x`` ``(B, d)`` and a time, or ``(B,)`` or ``(B, 1)`` of them.
-
-        Raises ``ValueError`` for a time outside the fitted range or points of another shape.
-        """
+    def check(self, x: Any) -> Tensor:
+        """The points ``x`` as a tensor ``(B, d)``; a kernel meets NaN and inf itself."""
         x = as_tensor(x)
-        if (found := self._by_kernel(x, t)) is not None:
-            return found[0]
-        x, t = self._checked(x, t)
+        return check_points(x, self.basis.dim, finite=not self._has_kernel(x))
+
+    def _has_kernel(self, x: Tensor) -> bool:
+        """Whether the torus has a kernel for ``x``: on a GPU, or forced."""
+        on_torus = isinstance(self.basis, Fourier)
+        return on_torus and kernel_applies(x, self.basis.indices, self.coefficients)
+
+    def evaluate(self, x: Tensor, t: Tensor, divergence: bool) -> tuple[Tensor, Tensor | None]:
+        """Score ``(B, d)`` and divergence ``(B,)`` or None, for checked points and times."""
+        if self._has_kernel(x):
+            return self._by_kernel(x, one_time(t))
         beyond = None if self.reach is None else self.reach.beyond(x, t)
         if beyond is None:
-            return self._value(x, t)
-        return beyond.continued(self._value(beyond.nearest, t))
+            return self._series(x, t, divergence)
+        value, total = self._series(beyond.nearest, t, divergence)
+        if total is not None:
+            outside = beyond.divergence(self._value, t)
+            total = total.masked_scatter(beyond.rows, outside)
+        return beyond.continued(value), total
 
     def _value(self, x: Tensor, t: Any) -> Tensor:
-        gradient = self._evaluate(self.basis.gradient_tensors, x, t).T.contiguous()
-        # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
-        uniform = isinstance(self.basis, Trigonometric)
-        return gradient if uniform else drift_at(as_diffusion(self.diffusion), x, 0.0) + gradient
+        return self._series(x, t, False)[0]
 
-    def divergence(self, x: Tensor, t) -> Tensor:
-        """``div s(x, t)`` ``(B,)``."""
-        return self.score_and_divergence(x, t)[1]
+    def _by_kernel(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        waves = self.basis.indices
+        if t.ndim == 0 or len(self.times) == 1:
+            return torus_score(x, waves, self.interpolated(t.reshape(-1)[0]))
+        return torus_score(x, waves, self.coefficients, *self.levels.place(t))
 
-    @full_precision
-    def score_and_divergence(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
-        """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``, sharing the features.
-
-        Raises ``ValueError`` as a call does.
-        """
-        x = as_tensor(x)
-        if (found := self._by_kernel(x, t)) is not None:
-            return found
-        x, t = self._checked(x, t)
-        beyond = None if self.reach is None else self.reach.beyond(x, t)
-        if beyond is None:
-            return self._jet(x, t)
-        value, divergence = self._jet(beyond.nearest, t)
-        outside = beyond.divergence(self._value, t)
-        return beyond.continued(value), divergence.masked_scatter(beyond.rows, outside)
-
-    def _jet(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        jets = self._evaluate(self.basis.jet_tensors, x, t)
-        gradient, laplacian = jets[:-1].T.contiguous(), jets[-1]
+    def _series(self, x: Tensor, t: Tensor, divergence: bool) -> tuple[Tensor, Tensor | None]:
+        """The stationary law's score and the sum of gradients, wherever the data are."""
+        parts = self._contract(x, t, divergence)
+        gradient = parts[: x.shape[1]].T.contiguous()
+        laplacian = parts[-1] if divergence else None
         if isinstance(self.basis, Trigonometric):  # whose stationary law is uniform
             return gradient, laplacian
-        process = as_diffusion(self.diffusion)
-        drift, divergence = (f(process, x, 0.0) for f in (drift_at, drift_divergence))
-        return drift + gradient, divergence + laplacian
+        # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
+        score = drift_at(self.process, x, 0.0) + gradient
+        if laplacian is None:
+            return score, None
+        return score, drift_divergence(self.process, x, 0.0) + laplacian
 
-    def _by_kernel(self, x: Tensor, t) -> tuple[Tensor, Tensor] | None:
-        """Score and divergence where the torus has a kernel for ``x``: on a GPU, or forced."""
-        waves, on_torus = self.basis.indices, isinstance(self.basis, Fourier)
-        if not (on_torus and isinstance(x, Tensor) and kernel_applies(x, waves, self.coefficients)):
-            return None
-        x = check_points(x, self.basis.dim, finite=False)  # the kernel meets NaN and inf itself
-        t = self._check_time(t, x)
-        if _is_shared(t) or len(self.times) == 1:
-            return torus_score(x, waves, self._interpolated(t.reshape(-1)[0]))
-        return torus_score(x, waves, self.coefficients, *self._place(t.to(self.times.device)))
-
-    def _checked(self, x: Tensor, t) -> tuple[Tensor, Tensor]:
-        x = check_points(x, self.basis.dim)
-        return x, self._check_time(t, x)
-
-    def _evaluate(self, tensors: Callable[[Tensor], Tensor], x: Tensor, t: Tensor) -> Tensor:
-        """``(Q, B)``: one contraction for a shared time, else one for each point, in chunks."""
-        if _is_shared(t):
-            return self.basis.contract(tensors(self._interpolated(t.reshape(-1)[0])).to(x), x)
+    def _contract(self, x: Tensor, t: Tensor, divergence: bool) -> Tensor:
+        """Gradient ``(d, B)``, or with the Laplacian ``(d+1, B)``: one contraction for a shared
+        time, else one for each point, in chunks."""
+        t = one_time(t)
+        tensors = self.basis.jet_tensors if divergence else self.basis.gradient_tensors
+        if t.ndim == 0:
+            return self.basis.contract(tensors(self.interpolated(t)).to(x), x)
         parts = [
-            self.basis.contract_each(tensors(self._interpolated(times)).to(x), points)
+            self.basis.contract_each(tensors(self.interpolated(times)).to(x), points)
             for points, times in zip(x.split(_CHUNK), t.split(_CHUNK), strict=True)
         ]
         return torch.cat(parts, 1)
 
-    def at(self, t) -> Tensor:
+    def at(self, t: float | Tensor) -> Tensor:
         """Coefficients ``alpha(t)``, ``(K,)`` for a number and ``(B, K)`` for ``(B,)`` times."""
         t = check_time(t, None).to(self.times.device)
-        self._check_range(t)
-        return self._interpolated(t)
+        self.levels.check(t)
+        return self.interpolated(t)
 
-    def _interpolated(self, t: Tensor) -> Tensor:
+    def interpolated(self, t: Tensor) -> Tensor:
         """:meth:`at` checked times."""
-        t = t.to(self.times.device)
-        if len(self.times) == 1:
-            return self.coefficients[0].expand(*t.shape, -1)
-        upper, share = (part.to(self.coefficients.device) for part in self._place(t))
-        return torch.lerp(self.coefficients[upper - 1], self.coefficients[upper], share[..., None])
+        return self.levels.interpolate(self.coefficients, t)
 
-    def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The first fitted time at or after ``t``, and the share of the way to it."""
-        upper = torch.searchsorted(self.times, t.contiguous()).clamp(1, len(self.times) - 1)
-        left, right = self.times[upper - 1], self.times[upper]
-        return upper, ((t - left) / (right - left)).clamp(0, 1)
-
-    def _check_time(self, t, x: Tensor) -> Tensor:
-        """``t`` in float64: a number, or one for each point."""
-        t = check_time(t, len(x))
-        self._check_range(t)
-        return t
-
-    def _check_range(self, t: Tensor) -> None:
-        first, last = float(self.times[0]), float(self.times[-1])
-        slack = 1e-6 * last  # a time that went through float32 may miss the end by its rounding
-        low, high = (float(v) for v in t.aminmax())  # NaN fails both comparisons
-        if not (low >= first - slack and high <= last + slack):
-            raise ValueError(
-                f"t: expected times in the fitted range [{first:g}, {last:g}]; found "
-                f"{float(t.min()):g} to "
-                f"{float(t.max()):g}; fit with times that cover it"
-            )
-
-    def save(self, path) -> None:
-        """Write a safetensors file, whole or not at all."""
-        tensors = {
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds."""
+        found = {
             "times": self.times,
             "coefficients": self.coefficients,
             "indices": self.basis.indices,
         }
         if self.finest_time is not None:
-            tensors["finest_time"] = torch.tensor(self.finest_time, dtype=torch.float64)
+            found["finest_time"] = torch.tensor(self.finest_time, dtype=torch.float64)
         if self.reach is not None:
-            tensors |= {name: getattr(self.reach, name) for name in NAMES}
-            tensors["heat"] = torch.tensor(self.reach.heat, dtype=torch.float64)
-        write_score(path, "SpectralScore", self.diffusion, tensors)
+            found |= {name: getattr(self.reach, name) for name in NAMES}
+            found["heat"] = torch.tensor(self.reach.heat, dtype=torch.float64)
+        return found
 
     @classmethod
-    @lasting
-    def load(cls, path, diffusion=None) -> SpectralScore:
-        """Read what :meth:`save` wrote; a diffusion of a class of one's own is passed again.
-
-        Raises ``FileNotFoundError``; ``ValueError`` for a corrupt file or one of another kind, for
-        another diffusion, or none where one is needed.
-        """
-        diffusion, tensors = read_score(path, "SpectralScore", diffusion)
+    def from_tensors(
+        cls, diffusion: Any, tensors: dict[str, Tensor], **placement: Any
+    ) -> SpectralScore:
+        """The inverse of :meth:`tensors`."""
         basis = diffusion.eigenbasis(tensors["coefficients"].shape[1])
         basis = basis.with_indices(tensors["indices"])
         finest = float(tensors["finest_time"]) if "finest_time" in tensors else None
         reach = None
         if "axes" in tensors:
             reach = Reach(**{name: tensors[name] for name in NAMES}, heat=float(tensors["heat"]))
-        return cls(diffusion, basis, tensors["times"], tensors["coefficients"], finest, reach)
-
-
-def _is_shared(t: Tensor) -> bool:
-    """One time for all points: a number, or a constant vector as samplers pass it."""
-    return t.ndim == 0 or bool((t == t[0]).all())
+        fitted = tensors["times"], tensors["coefficients"]
+        return cls(diffusion, basis, *fitted, finest, reach, **placement)
