@@ -59,3 +59,11 @@ def linear_moments(F, G, mean, variance, t):
     E = torch.linalg.matrix_exp(blocks * t)
     flow = E[d:, d:].T
     return flow @ mean, variance * flow @ flow.T + flow @ E[:d, d:]
+
+
+def transition_mean(process, x0, t):
+    """``E[Y_t | Y_0 = x0]`` of a Gaussian transition, where its affine score vanishes."""
+    zero, axes = torch.zeros_like(x0), torch.eye(x0.shape[1]).to(x0)
+    at_zero = process.transition_score(zero, x0, t)
+    columns = [process.transition_score(zero + axis, x0, t) - at_zero for axis in axes]
+    return torch.linalg.solve(torch.stack(columns, 2), -at_zero.unsqueeze(2)).squeeze(2)

@@ -21,7 +21,7 @@ from markovscore.core import (
     drift_and_vjp,
     drift_at,
     drift_divergence,
-    drift_jacobian,
+    jacobian_at,
     noise_at,
 )
 
@@ -388,7 +388,7 @@ def test_a_matrix_that_takes_the_times_of_rows_for_its_own_is_refused(n):
     process, y, t = Noise(lambda t: t * A), points(n, 3), own_times(n)
     refused(r"dispersion: .*t\[\.\.\., None\] \* ", noise_at, process, y, t)
     process.drift = lambda y, t: y @ (t * A)
-    for function in (drift_at, drift_divergence, drift_jacobian):
+    for function in (drift_at, drift_divergence, jacobian_at):
         refused(r"drift: .*t\[\.\.\., None\] \* A", function, as_diffusion(process), y, t)
     torch.testing.assert_close(drift_at(process, y, 0.5), 0.5 * y @ A)
 
@@ -429,7 +429,7 @@ def test_derivatives_of_another_shape_are_named(n):
     process.drift_divergence = lambda y, t: 1.5
     assert drift_divergence(seen, y, 0.1).tolist() == [1.5] * n
     process.drift_jacobian = lambda y, t: A
-    refused("drift_jacobian: expected shape", drift_jacobian, seen, y, own_times(n))
+    refused("drift_jacobian: expected shape", jacobian_at, seen, y, own_times(n))
     process.drift_jacobian = lambda y, t: A.expand(len(y), 3, 3)
     f, product = drift_and_vjp(seen, y, own_times(n), y)
     torch.testing.assert_close((f, product), (y @ A.T, y @ A))

@@ -7,7 +7,7 @@ import torch
 from statistical import rng
 
 import markovscore as ms
-from markovscore.targets import local_moments, window_start
+from markovscore.targets import local_moments, window_ends
 
 D = 3072
 MIXTURE = ms.ProductMixture(D, [-0.6, 0.0, 0.7], 0.3, [1.0, 2.0, 1.0])
@@ -28,7 +28,7 @@ def relative(a, b):
 def test_local_targets_of_a_gaussian_prior_are_exact_in_float32(process, t):
     """``-C^{-1} z`` against the exact transition's score in float64 at the same two points."""
     y_s, end = images(8), torch.full((8,), t)
-    s = window_start(process, 0.3, end)
+    s = window_ends(process, 0.3, end)[0].to(end)
     y, target = ms.local_target(process, y_s, s, end, generator=rng())
     h = process.clock.between(s.double(), end.double())[:, None]
     exact = -(y.double() - torch.exp(-h / 2) * y_s.double()) / -torch.expm1(-h)
@@ -43,14 +43,14 @@ def test_windows_in_float32_are_those_of_float64(prior):
     process, y_s = ms.Langevin(prior), images(4)
     for t in (1e-5, 1e-3, 0.3, 1.0):
         end = torch.full((4,), t)
-        s = window_start(process, 0.1, end)
-        single = local_moments(process, y_s, s, end)
-        double = local_moments(process, y_s.double(), s.double(), end.double())
-        assert all(part.shape == (4, D) for part in single)
+        ends = window_ends(process, 0.1, end)
+        m, P = local_moments(process, y_s, *ends)
+        mean, variance = local_moments(process, y_s.double(), *ends)
+        assert m.shape == P.value.shape == (4, D) and P.is_diagonal
         # The mean to a small part of the window's deviation, which scales the target.
-        off = (single[0].double() - double[0]) / double[1].sqrt()
+        off = (m.double() - mean) / variance.value.sqrt()
         assert float(off.square().mean().sqrt()) < 1e-4
-        assert relative(single[1], double[1]) < 1e-5
+        assert relative(P.value, variance.value) < 1e-5
 
 
 @pytest.mark.parametrize("weight", [None, "adaptive"])
@@ -82,7 +82,7 @@ def test_a_loss_of_images_is_finite_and_its_blocks_are_small(kind, prior, monkey
     if kind is ms.PathShiftDSM:
         settings |= {"window": 1.0, "weight": "linear"}
     objective = kind(Watched(prior), steps=3, times="importance", **settings)
-    monkeypatch.setattr("markovscore.objectives.path._BLOCK", 10 * D)
+    monkeypatch.setattr("markovscore.objectives.path.BLOCK", 10 * D)
     loss = objective.loss(lambda y, t: -y, images(16), rng())
     assert loss.shape == () and bool(torch.isfinite(loss))
     assert max(rows[:-1]) == 10  # 8 batches of 16 in blocks of 10; the last call may be the loss's
@@ -94,5 +94,5 @@ def test_blocks_are_the_same_paths_one_after_the_other(monkeypatch):
     objective = ms.PathShiftDSM(ms.Langevin(MIXTURE), steps=3)
     one = rng()
     parts = [objective.losses(lambda y, t: -y, part, one) for part in x0.split(3)]
-    monkeypatch.setattr("markovscore.objectives.path._BLOCK", 3 * D + 1)
+    monkeypatch.setattr("markovscore.objectives.path.BLOCK", 3 * D + 1)
     assert torch.equal(objective.losses(lambda y, t: -y, x0, rng()), torch.cat(parts))

@@ -2,16 +2,18 @@
 
 import gc
 import math
+import weakref
 from dataclasses import dataclass
 
 import pytest
 import torch
 from odd_inputs import refused
 from problems import DENSE
-from statistical import points, rng
+from statistical import F64, points, rng
 
 import markovscore as ms
-from markovscore.targets import identity as _identity
+from markovscore.core import as_diffusion
+from markovscore.targets import check_drift, known, unexplained
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -127,8 +129,19 @@ def test_what_is_continuous_is_not_refused(process, dtype):
     wide = process.dim > 100 and not getattr(process, "elementwise", False)  # no Jacobian
     for jacobian in (False,) if wide else (False, True):
         for steps in (5, 50):
-            _identity._KNOWN.clear()
-            _identity.check_drift(process, y_s, 0.0, 1.0, steps, jacobian)
+            known(process).clear()
+            ends = torch.tensor([[0.0], [1.0]], dtype=F64)
+            check_drift(as_diffusion(process), y_s, *ends, steps, jacobian)
+
+
+def share_left_out(f, y, u):
+    """Of the changes of ``f`` from ``y`` to ``y + u``, with the derivative that autograd finds."""
+
+    def along(points):
+        value, vjp = torch.func.vjp(f, points)
+        return value, (vjp(torch.ones_like(value))[0] * u).sum(1)
+
+    return unexplained(along, y, u, rng())[0]
 
 
 def test_the_ratio_of_the_remainders():
@@ -142,9 +155,7 @@ def test_the_ratio_of_the_remainders():
         ("kink", torch.relu),
         ("bend", torch.sin),
     ):
-        process = Process(f)
-        along = _identity._along_drift(process, 0.0, False, u, rng())
-        shares[name] = _identity.unexplained(along, y, u, rng())[0]
+        shares[name] = share_left_out(f, y, u)
     assert shares.pop("jump") == pytest.approx(1, abs=1e-6)
     assert shares.pop("detached") == pytest.approx(0.1, abs=1e-6)
     assert set(shares.values()) == {0.0}  # half a percent is within what is allowed
@@ -153,9 +164,7 @@ def test_the_ratio_of_the_remainders():
 def test_the_share_of_a_jump_is_right():
     """``y + a sign(y)`` from a normal law: share of the jumps in all changes, by counting."""
     y, u = points(4096, 1, 1), 0.3 * points(4096, 1, 1).flip(0)
-    process = Process(lambda y: y + 0.2 * torch.sign(y))
-    along = _identity._along_drift(process, 0.0, False, u, rng())
-    share, _ = _identity.unexplained(along, y, u, rng())
+    share = share_left_out(lambda y: y + 0.2 * torch.sign(y), y, u)
     crossed = (y * (y + u) < 0).double()
     expected = 0.4 * crossed.sum() / (u.abs() + 0.4 * crossed).sum()
     assert share == pytest.approx(float(expected), rel=1e-6)
@@ -254,10 +263,20 @@ def test_verdicts_are_kept_for_the_object_and_take_no_random_numbers():
     process.f = lambda y: calls.append(len(y)) or y.sin()
     ms.path_shift_target(process, y_s, 0.0, 1.0)
     assert set(calls) == {8}  # the batch alone: no check again
-    held = len(_identity._KNOWN)
+
+
+def test_a_verdict_goes_with_its_object():
+    """It keeps no object alive, and is not left to the next one in the same place."""
+    process = Process(torch.sin)
+    ms.path_shift_target(process, points(8, 1, 1), 0.0, 1.0, steps=2)
+    assert known(process)
+    place, reference = id(process), weakref.ref(process)
     del process
     gc.collect()
-    assert len(_identity._KNOWN) == held - 1
+    assert reference() is None
+    others = [Process(torch.sign) for _ in range(2000)]
+    assert place in {id(other) for other in others}
+    assert not any(known(other) for other in others)
 
 
 @dataclass

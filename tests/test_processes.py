@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from odd_inputs import refused
-from problems import Plain
+from problems import Plain, transition_mean
 from statistical import F64, agrees, points, products, rng
 
 import markovscore as ms
-from markovscore.core import as_diffusion, drift_and_vjp, drift_jacobian, value_and_divergence
+from markovscore.core import as_diffusion, drift_and_vjp, jacobian_at, value_and_divergence
 
 MEANS = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [0.5, -1.0]], dtype=F64)
 MIXTURE = ms.GaussianMixture(MEANS, torch.tensor([0.8, 0.5, 1.1]), torch.tensor([0.5, 0.2, 0.3]))
@@ -52,8 +52,7 @@ def test_derivatives_by_autograd(process):
     t = torch.linspace(0.1, 0.9, 9, dtype=F64)
     # The Jacobian of the sum over rows: brute force, and no function of the package.
     sums = torch.autograd.functional.jacobian(lambda y: process.drift(y, t).sum(0), y)
-    J = drift_jacobian(process, y, t)
-    J = torch.diag_embed(J) if J.ndim == 2 else J
+    J = jacobian_at(process, y, t).matrix(d)
     torch.testing.assert_close(J, sums.movedim(1, 0))
     f, product = drift_and_vjp(process, y, t, v)
     torch.testing.assert_close(f, process.drift(y, t))
@@ -66,14 +65,16 @@ def test_a_users_process_by_torch_func():
     own = as_diffusion(Plain(lambda y, t: torch.sin(y) - y.flip(1) * y))
     y, v = points(7, 3), points(7, 3, seed=1)
     sums = torch.autograd.functional.jacobian(lambda y: own.drift(y, 0.0).sum(0), y)
-    torch.testing.assert_close(drift_jacobian(own, y, 0.0), sums.movedim(1, 0))
+    torch.testing.assert_close(jacobian_at(own, y, 0.0).matrix(3), sums.movedim(1, 0))
     product = drift_and_vjp(own, y, 0.0, v)[1]
     torch.testing.assert_close(product, torch.einsum("ibj,bi->bj", sums, v))
 
 
 def test_an_elementwise_jacobian_is_a_diagonal():
     y, sine = points(5, 4), Plain(lambda y, t: torch.sin(y), elementwise=True)
-    torch.testing.assert_close(drift_jacobian(as_diffusion(sine), y, 0.0), torch.cos(y))
+    J = jacobian_at(as_diffusion(sine), y, 0.0)
+    assert J.is_diagonal
+    torch.testing.assert_close(J.value, torch.cos(y))
 
 
 @pytest.mark.parametrize("prior", [MIXTURE, DENSE, ms.Logistic(2, 0.7)], ids=name)
@@ -127,12 +128,12 @@ def test_trapped_transition_is_that_of_the_linear_sde(t):
 
 def test_trapped_mean_follows_its_equation():
     x0, times, h = points(3, 8), torch.tensor([0.3, 1.7, 4.0], dtype=F64), 1e-5
-    mean = [TRAP._moments(x0, times + shift)[0] for shift in (-h, 0.0, h)]
+    mean = [transition_mean(TRAP, x0, times + shift) for shift in (-h, 0.0, h)]
     slope = (mean[2] - mean[0]) / (2 * h)
     torch.testing.assert_close(slope, TRAP.drift(mean[1], times), rtol=0, atol=1e-8)
     law = [TRAP.law(float(t)) for t in times]
     start = TRAP.initial.mean.expand(3, -1)
-    expected = TRAP._moments(start, times)[0]
+    expected = transition_mean(TRAP, start, times)
     torch.testing.assert_close(torch.stack([p.mean for p in law]), expected)
 
 

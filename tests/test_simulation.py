@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from odd_inputs import refused
-from problems import CORNERS, DENSE, Plain, well
+from problems import CORNERS, DENSE, Plain, linear_moments, well
 from statistical import F64, agrees, points, rng, slope
 
 import markovscore as ms
@@ -78,10 +78,8 @@ def test_weak_order_one_on_exact_moments():
         for _ in range(n):
             mean, P = A @ mean, A @ P @ A.T + (t / n) * DENSE.G @ DENSE.G.T
         assert agrees(path, mean[:, 0])  # simulate is that recursion
-        exact_mean, factor = DENSE._moments(x0, t)
-        errors.append(
-            float((mean[:, 0] - exact_mean[0]).norm() + (P - factor @ factor.mT)[0].norm())
-        )
+        exact_mean, covariance = linear_moments(DENSE.F, DENSE.G, x0[0], 0.0, t)
+        errors.append(float((mean[:, 0] - exact_mean).norm() + (P - covariance).norm()))
     assert slope(t / steps.double(), errors) == pytest.approx(1, abs=0.15)
 
 
@@ -101,9 +99,7 @@ def test_strong_order_one_and_the_package_is_that_scheme(monkeypatch):
     for count in counts:
         coarse = dW.reshape(count, fine // count, n, 1).sum(1)
         noise = iter(coarse / math.sqrt(t / count))
-        monkeypatch.setattr(
-            "markovscore.diffusions.simulation.noise_like", lambda *_, z=noise: next(z)
-        )
+        monkeypatch.setattr("markovscore.core.walk.noise_like", lambda *_, z=noise: next(z))
         y = ms.simulate(ms.DoubleWell(), x0, t, count)
         torch.testing.assert_close(y, euler(x0, coarse))
         errors.append(float((y - truth).abs().mean()))

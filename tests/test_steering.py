@@ -10,7 +10,7 @@ from problems import Plain
 from statistical import F64, points, rng
 
 import markovscore as ms
-from markovscore.targets import steering as _steering
+from markovscore.targets import first_step, first_step_diagonal
 
 SHARP = ms.Langevin(ms.GaussianMixture([[-2.0, 0.0], [2.0, 0.0]], 0.3), beta=1.0, horizon=2.0)
 
@@ -45,7 +45,7 @@ MATRICES = {
 def test_the_first_step_is_right_at_any_growth(name, count):
     M = torch.eye(2, dtype=F64) + torch.tensor(MATRICES[name]).double() / 400
     w, end = points(2, 2), torch.eye(2, dtype=F64) + 0.3 * points(2, 2, 1)
-    found = _steering.first_step(M[None], w[None], end, count)[0]
+    found = first_step(M[None], w[None], end, count)[0]
     expected = exact_first_step(M, w, end, count).double()
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
@@ -56,7 +56,7 @@ def test_a_diagonal_takes_the_same_step(count, dtype):
     rates = [0.0, 1e-9, -1e-9, 0.6, -0.3, -1.0, -1.7, -2.0, -2.4, 5.0, 1e4, -1e4]
     rate = torch.tensor([rates], dtype=dtype)
     w = torch.linspace(-1, 1.3, len(rates), dtype=dtype)[None]
-    found = _steering.first_step_diagonal(rate, w, count)
+    found = first_step_diagonal(rate, w, count)
     one = torch.ones(1, 1).double()
     expected = [
         exact_first_step(1 + r.double().view(1, 1), v.double().view(1, 1), one, count).item()

@@ -9,11 +9,11 @@ import scipy.linalg
 import torch
 from numpy.polynomial import Polynomial
 from odd_inputs import refused
-from problems import CORNERS, DENSE, LINEAR_SWIMMER, Plain, linear_covariance, well
+from problems import CORNERS, DENSE, LINEAR_SWIMMER, Plain, linear_covariance, transition_mean, well
 from statistical import F64, points, rng, slope
 
 import markovscore as ms
-from markovscore.core import window_moments
+from markovscore.core import Diagonal, window_moments
 from markovscore.targets import covariance_factor, phi1, phi2
 
 LANGEVIN = ms.Langevin(CORNERS)
@@ -195,10 +195,10 @@ def test_a_time_dependent_drift_is_third_order():
         start = np.exp(1j * trap.omega)  # the exact mean from time 1: turn the plane to time 0
         turn = torch.tensor([[start.real, -start.imag], [start.imag, start.real]]).double()
         back = (y.reshape(3, 2, 2) @ turn).flatten(1)
-        mean = (rotated._moments(back, h)[0].reshape(3, 2, 2) @ turn.T).flatten(1)
+        mean = (transition_mean(rotated, back, h).reshape(3, 2, 2) @ turn.T).flatten(1)
         errors.append(float((m - mean).norm()))
         score = rotated.transition_score(back, back, h)
-        offset = back - rotated._moments(back, h)[0]
+        offset = back - transition_mean(rotated, back, h)
         torch.testing.assert_close((P @ score[:, :, None])[:, :, 0], -offset)
     assert slope(windows, errors) == pytest.approx(3, abs=0.15)
 
@@ -339,7 +339,8 @@ def test_bad_drifts_and_covariances():
     refused(r"window \[0, 0\.1\] of row 0 \(coordinate 1", ms.local_target, silent, y, 0.0, 0.1)
     refused("too long", ms.local_transition, ms.DoubleWell(2, horizon=1e5), 0 * y, 0.0, 1e4)
     refused("without walls", ms.local_transition, ms.BoxBrownian(2), y, 0.0, 0.1)
-    refused("positive definite", covariance_factor, torch.tensor([[1.0, 0.0]]), 0.0, 0.1)
+    P, ends = Diagonal([[1.0, 0.0]]), torch.tensor([[0.0], [0.1]])
+    refused("positive definite", covariance_factor, P, *ends)
 
 
 def test_a_jacobian_of_the_wrong_shape():

@@ -31,13 +31,12 @@ from .fields import (
     drift_and_vjp,
     drift_at,
     drift_divergence,
-    drift_jacobian,
     field_jacobian,
+    jacobian_at,
     noise_at,
     noise_norm,
     noise_part,
     pull_back,
-    times_vector,
     value_and_divergence,
 )
 from .files import (
@@ -59,7 +58,7 @@ from .linear import (
     stationary_factor,
     window_moments,
 )
-from .linear_maps import Dense, Diagonal, Noise, Scalar
+from .linear_maps import Dense, Diagonal, LinearMap, Scalar, read_jacobian
 from .modes import Constants, full_precision, lasting, ordinary_tensors, recorded, remembered
 from .times import (
     check_from_start,
@@ -85,7 +84,7 @@ from .types import (
     as_score,
 )
 from .views import name_of, original
-from .walk import Grid, Walk, Watch, euler_step, make_grid, noise_like
+from .walk import Grid, Step, Walk, Watch, euler_step, make_grid, noise_like
 
 __all__ = [
     "SINGULAR",
@@ -99,12 +98,13 @@ __all__ = [
     "Grid",
     "IdentityClock",
     "Law",
-    "Noise",
+    "LinearMap",
     "Objective",
     "Process",
     "Scalar",
     "Score",
     "ScoreModel",
+    "Step",
     "Time",
     "Walk",
     "Watch",
@@ -137,7 +137,6 @@ __all__ = [
     "drift_and_vjp",
     "drift_at",
     "drift_divergence",
-    "drift_jacobian",
     "euler_step",
     "expand_like",
     "explain_memory",
@@ -146,6 +145,7 @@ __all__ = [
     "first_silent",
     "full_precision",
     "hermite",
+    "jacobian_at",
     "lasting",
     "linear_transition",
     "make_grid",
@@ -161,6 +161,7 @@ __all__ = [
     "output_path",
     "pull_back",
     "random_signs",
+    "read_jacobian",
     "recorded",
     "remembered",
     "score_and_divergence",
@@ -170,7 +171,6 @@ __all__ = [
     "standard_scale",
     "stationary_factor",
     "takes_arrays",
-    "times_vector",
     "trace_rows",
     "user_path",
     "value_and_divergence",

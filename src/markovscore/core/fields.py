@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .linear_maps import Noise, read_noise
+from .linear_maps import Dense, Diagonal, LinearMap, read_jacobian, read_noise
 from .times import check_time
 from .types import Process
 
@@ -24,13 +24,11 @@ Field = Callable[[Tensor, Time], Tensor]
 
 def process_time(t: Time, y: Tensor) -> Tensor:
     """``t`` as a process gets it, 0-dim or ``(B, 1)``, dtype and device of ``y`` ``(B, d)``."""
-    if (
-        isinstance(t, Tensor)
-        and t.dtype == y.dtype
-        and t.device == y.device
-        and (t.ndim == 0 or (t.ndim == 2 and t.shape == (len(y), 1)))
-    ):
-        return t  # as it comes at each step of a simulation
+    if isinstance(t, Tensor) and t.dtype == y.dtype and t.device == y.device:
+        if t.ndim == 0 or t.shape == (len(y), 1):
+            return t  # as it comes at each step of a simulation
+        if len(t) == len(y) > 1 and t.ndim == 1:
+            return t[:, None]  # as a score gets it
     t = check_time(t, len(y), like=y)
     return t if t.ndim == 0 else t[:, None]
 
@@ -103,7 +101,7 @@ def drift_divergence(process: Process, y: Tensor, t: Time) -> Tensor:
     return value.to(y).expand(len(y))
 
 
-def noise_at(process: Process, y: Tensor, t: Time, dtype: torch.dtype | None = None) -> Noise:
+def noise_at(process: Process, y: Tensor, t: Time, dtype: torch.dtype | None = None) -> LinearMap:
     """``G(t)`` for the points ``y``, in their dtype unless another is asked for.
 
     Raises:
@@ -190,39 +188,27 @@ def value_and_probe(field: Field, x: Tensor, t: Time, signs: Tensor) -> tuple[Te
 # Derivatives of a drift
 
 
-def drift_jacobian(process: Process, y: Tensor, t: Time) -> Tensor:
-    """``J[b, i, j] = d f_i / d y_j`` at each row, ``(B, d, d)``; ``(B, d)`` if it is diagonal.
+def jacobian_at(process: Process, y: Tensor, t: Time) -> Diagonal | Dense:
+    """``J[b, i, j] = d f_i / d y_j`` at each row.
 
     Without the class's own: one backward pass for an elementwise drift, else ``d``, vmapped.
 
     Raises:
         ValueError: a Jacobian of another shape, and as in :func:`pull_back`.
     """
-    n, d = y.shape
     if process.drift_jacobian is not None:
-        jacobian = ask(process.drift_jacobian, "drift_jacobian", y, t)
-        if jacobian.shape not in ((n, d, d), (n, d)):
-            raise ValueError(
-                f"drift_jacobian: expected shape {(n, d, d)}, or {(n, d)} for a diagonal one, "
-                f"found {tuple(jacobian.shape)}"
-            )
-        return jacobian
+        return read_jacobian(ask(process.drift_jacobian, "drift_jacobian", y, t), y)
     return field_jacobian(lambda y, t: drift_at(process, y, t), y, t, process.elementwise)
 
 
-def field_jacobian(field: Field, y: Tensor, t: Time, elementwise: bool = False) -> Tensor:
-    """:func:`drift_jacobian` of any field, by reverse differentiation."""
+def field_jacobian(field: Field, y: Tensor, t: Time, elementwise: bool = False) -> Diagonal | Dense:
+    """:func:`jacobian_at` of any field, by reverse differentiation."""
     n, d = y.shape
     value, vjp = pull_back(field, y, t)
     if elementwise:
-        return vjp(torch.ones_like(value))
+        return Diagonal.of(vjp(torch.ones_like(value)))
     axes = torch.eye(d, dtype=y.dtype, device=y.device)[:, None].expand(d, n, d)
-    return torch.func.vmap(vjp)(axes).movedim(0, 1)
-
-
-def times_vector(J: Tensor, v: Tensor) -> Tensor:
-    """``J^T v`` for ``J`` ``(B, d, d)``, or ``(B, d)``, its diagonal."""
-    return J * v if J.ndim == 2 else (J.mT @ v.unsqueeze(-1)).squeeze(-1)
+    return Dense(torch.func.vmap(vjp)(axes).movedim(0, 1))
 
 
 def drift_and_vjp(process: Process, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,7 +217,7 @@ def drift_and_vjp(process: Process, y: Tensor, t: Time, v: Tensor) -> tuple[Tens
         f, product = ask(process.drift_and_vjp, "drift_and_vjp", y, t, v)
         return check_field(f, y, "drift_and_vjp"), check_field(product, y, "drift_and_vjp")
     if process.drift_jacobian is not None:
-        return drift_at(process, y, t), times_vector(drift_jacobian(process, y, t), v)
+        return drift_at(process, y, t), jacobian_at(process, y, t).T @ v
     value, vjp = pull_back(lambda y, t: drift_at(process, y, t), y, t)
     return value, vjp(v)
 

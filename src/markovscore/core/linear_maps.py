@@ -1,11 +1,28 @@
-"""Linear maps of noise: ``G = g I``, ``G = diag(sigma)`` or any matrix, one for all rows or each.
+"""A number, a diagonal or a matrix, for each row or for all: one representation of linear maps.
 
-All three map rows ``z`` ``(B, m)`` by ``G @ z`` to ``(B, d)``, and have ``G.T``, ``G.gram()``
-``= G G^T`` (of the same kind) and ``G.whitened(z) = (G G^T)^{-1} G z``.
+Noise ``G``, Jacobians ``J`` of drifts, covariances ``P`` and their factors, weights of a shift:
+
+* :class:`Scalar`, ``a I``, ``value`` 0-dim or ``(B, 1)``;
+* :class:`Diagonal`, ``diag(sigma)``, ``value`` ``(d,)`` or ``(B, d)``;
+* :class:`Dense`, any matrix, ``value`` ``(d, m)`` or ``(B, d, m)``.
+
+Each map ``A`` has, whatever its kind (``d`` is asked for where a number does not know it),
+
+* ``A @ z``, rows ``z`` ``(B, m)`` mapped to ``(B, d)``, and ``A.T``;
+* ``A.gram()``, ``A A^T``, and ``A.times(factor)`` for a factor 0-dim or ``(B, 1)``: of one kind;
+* ``A.whitened(z)``, ``(A A^T)^{-1} A z`` for rows ``z``, None where ``A A^T`` is singular;
+* ``A.cholesky()``: ``C`` with ``C C^T = A``, lower triangular, and ``(B or 1, d or 1)``, true for
+  the coordinates that, given the earlier ones, have no variance (then ``C`` is no factor);
+* ``A.trace(d)`` and ``A.row_norm()``, the largest sum of moduli in a row, 0-dim or ``(B,)``;
+* ``A.matrix(d)``, ``(d, m)`` or ``(B, d, m)``, and ``A.columns(d)``, its ``m``;
+* ``A.first(rows)``, the maps of the first rows, and ``A.is_diagonal``.
+
+What others return in these forms is read once, where it comes in, by :func:`read_noise` and
+:func:`read_jacobian`; behind that nobody asks for a tensor's rank.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,40 +33,64 @@ from .linear import first_silent
 from .modes import full_precision
 
 
-@dataclass(frozen=True, eq=False)
-class Scalar:
-    """``G = g I``, ``value`` ``g``: 0-dim, or ``(B, 1)``, one number for each row."""
+class _Elementwise:
+    """``A z`` is ``value * z``: what numbers and diagonals share."""
 
-    value: Tensor
+    is_diagonal: ClassVar[bool] = True
+
+    if TYPE_CHECKING:
+
+        @property
+        def value(self) -> Tensor: ...
+
+        @classmethod
+        def of(cls, value: Tensor) -> Self: ...
 
     def __matmul__(self, z: Tensor) -> Tensor:
         return self.value * z
 
     @property
-    def T(self) -> "Scalar":
+    def T(self) -> Self:
         return self
+
+    def gram(self) -> Self:
+        return self.of(self.value.square())
+
+    def times(self, factor: Tensor) -> Self:
+        return self.of(self.value * factor)
+
+    def whitened(self, z: Tensor) -> Tensor | None:
+        return None if bool((self.value == 0).any()) else z / self.value
+
+    def cholesky(self) -> tuple[Self, Tensor]:
+        return self.of(self.value.clamp(min=0).sqrt()), ~(torch.atleast_2d(self.value) > 0)
+
+    def columns(self, d: int) -> int:
+        return d
+
+
+@dataclass(frozen=True, eq=False)
+class Scalar(_Elementwise):
+    """``a I``: ``value`` is ``a``, 0-dim, or ``(B, 1)``, one number for each row."""
+
+    value: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor) -> Self:
+        return cls(value)
 
     @property
     def rows(self) -> Tensor:
         """The numbers as ``(1,)`` or ``(B,)``: against ``(B,)``, ``(B, 1)`` would broadcast."""
         return self.value.reshape(-1)
 
-    def gram(self) -> "Scalar":
-        return Scalar(self.value.square())
+    def trace(self, d: int) -> Tensor:
+        return d * self.value.sum(-1)
 
-    def times(self, factor: Tensor) -> "Scalar":
-        """Multiplied by ``factor``, 0-dim or ``(B, 1)``."""
-        return Scalar(self.value * factor)
-
-    def whitened(self, z: Tensor) -> Tensor | None:
-        """``(G G^T)^{-1} G z``, None where ``G G^T`` is singular."""
-        return None if bool((self.value == 0).any()) else z / self.value
-
-    def columns(self, d: int) -> int:
-        return d
+    def row_norm(self) -> Tensor:
+        return self.value.abs().sum(-1)
 
     def matrix(self, d: int) -> Tensor:
-        """``(d, d)`` or ``(B, d, d)``."""
         return self.value[..., None] * torch.eye(d).to(self.value)
 
     def first(self, rows: int) -> "Scalar":
@@ -57,7 +98,7 @@ class Scalar:
 
 
 @dataclass(frozen=True, eq=False)
-class Diagonal:
+class Diagonal(_Elementwise):
     r"""Noise of its own size in each coordinate, :math:`G = \operatorname{diag}(\sigma)`.
 
     What ``dispersion(t)`` returns for it: ``return ms.Diagonal(sigma)``. A bare tensor is a number
@@ -87,37 +128,37 @@ class Diagonal:
             )
         object.__setattr__(self, "sigma", sigma if sigma.is_floating_point() else sigma.double())
 
-    def __matmul__(self, z: Tensor) -> Tensor:
-        return self.sigma * z
+    @classmethod
+    def of(cls, value: Tensor) -> Self:
+        """``diag(value)`` of numbers that are known to be right, without the checks."""
+        diagonal = object.__new__(cls)
+        object.__setattr__(diagonal, "sigma", value)
+        return diagonal
 
     @property
-    def T(self) -> "Diagonal":
-        return self
+    def value(self) -> Tensor:
+        """``sigma``."""
+        return self.sigma
 
-    def gram(self) -> "Diagonal":
-        return Diagonal(self.sigma.square())
+    def trace(self, d: int) -> Tensor:
+        return self.sigma.sum(-1)
 
-    def times(self, factor: Tensor) -> "Diagonal":
-        return Diagonal(self.sigma * factor)
-
-    def whitened(self, z: Tensor) -> Tensor | None:
-        return None if bool((self.sigma == 0).any()) else z / self.sigma
-
-    def columns(self, d: int) -> int:
-        return d
+    def row_norm(self) -> Tensor:
+        return self.sigma.abs().amax(-1)
 
     def matrix(self, d: int) -> Tensor:
         return torch.diag_embed(self.sigma)
 
     def first(self, rows: int) -> "Diagonal":
-        return self if self.sigma.ndim == 1 else Diagonal(self.sigma[:rows])
+        return self if self.sigma.ndim == 1 else Diagonal.of(self.sigma[:rows])
 
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """``G`` ``(d, m)`` for all rows, or ``(B, d, m)``."""
+    """A matrix, ``value`` ``(d, m)`` for all rows, or ``(B, d, m)``."""
 
     value: Tensor
+    is_diagonal: ClassVar[bool] = False
 
     @full_precision
     def __matmul__(self, z: Tensor) -> Tensor:
@@ -137,13 +178,23 @@ class Dense:
         return Dense(self.value * factor[..., None])
 
     def whitened(self, z: Tensor) -> Tensor | None:
-        d = self.value.shape[-2]
-        factor, silent = first_silent(self.gram().value.reshape(-1, d, d))
+        factor, silent = self.gram().cholesky()
         if bool(silent.any()):
             return None
         # Two triangular solves: never a batched LU.
-        half = torch.linalg.solve_triangular(factor, (self @ z).unsqueeze(-1), upper=False)
-        return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(-1)
+        half = torch.linalg.solve_triangular(factor.value, (self @ z).unsqueeze(-1), upper=False)
+        return torch.linalg.solve_triangular(factor.value.mT, half, upper=True).squeeze(-1)
+
+    def cholesky(self) -> tuple["Dense", Tensor]:
+        d = self.value.shape[-1]
+        factor, silent = first_silent(self.value.reshape(-1, d, d))
+        return Dense(factor), silent
+
+    def trace(self, d: int) -> Tensor:
+        return self.value.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    def row_norm(self) -> Tensor:
+        return self.value.abs().sum(-1).amax(-1)
 
     def columns(self, d: int) -> int:
         return self.value.shape[-1]
@@ -155,10 +206,13 @@ class Dense:
         return self if self.value.ndim == 2 else Dense(self.value[:rows])
 
 
-Noise = Scalar | Diagonal | Dense
+LinearMap = Scalar | Diagonal | Dense
 
 
-def read_noise(value: Any, y: Tensor, rows: int | None, dtype: torch.dtype) -> Noise:
+# Where they come in
+
+
+def read_noise(value: Any, y: Tensor, rows: int | None, dtype: torch.dtype) -> LinearMap:
     """What ``dispersion(t)`` returned for points like ``y`` ``(B, d)``; ``rows``: for how many
     times it was asked, None for one 0-dim time.
 
@@ -169,7 +223,7 @@ def read_noise(value: Any, y: Tensor, rows: int | None, dtype: torch.dtype) -> N
     if isinstance(value, Diagonal):
         sigma = value.sigma.to(device=y.device, dtype=dtype)
         if sigma.shape == (d,) or (rows is not None and sigma.shape == (rows, d)):
-            return Diagonal(sigma)
+            return Diagonal.of(sigma)
         raise _no_noise(f"ms.Diagonal with sigma of shape {tuple(sigma.shape)}", d, rows)
     try:
         if type(value) in (int, float):  # in double precision, on no device
@@ -202,4 +256,22 @@ def _no_noise(found: str, d: int, rows: int | None) -> ValueError:
         f"dispersion: expected {forms} for {asked}, found {found}: for a noise of its own size in "
         "each coordinate return ms.Diagonal(sigma), for a matrix times a function of t write "
         "t[..., None] * G"
+    )
+
+
+def read_jacobian(value: Tensor, y: Tensor, name: str = "drift_jacobian") -> Diagonal | Dense:
+    """What a method returned as the Jacobian at the rows of ``y`` ``(B, d)``: matrices
+    ``(B, d, d)``, or the diagonals ``(B, d)`` of diagonal ones.
+
+    Raises:
+        ValueError: another shape.
+    """
+    n, d = y.shape
+    if value.shape == (n, d):
+        return Diagonal.of(value)
+    if value.shape == (n, d, d):
+        return Dense(value)
+    raise ValueError(
+        f"{name}: expected shape {(n, d, d)}, or {(n, d)} for a diagonal one, "
+        f"found {tuple(value.shape)}"
     )

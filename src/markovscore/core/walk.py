@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fields import Time, drift_at, drift_jacobian, noise_at
-from .linear_maps import Dense, Noise, Scalar
+from .fields import Time, drift_at, jacobian_at, noise_at
+from .linear_maps import Dense, LinearMap, Scalar
 from .modes import remembered
 from .types import Process
 
@@ -68,7 +68,7 @@ def _shares(steps: int) -> Tensor:
     return torch.linspace(0, 1, 2 * steps + 1, dtype=torch.float64)[1:-1, None]
 
 
-def euler_step(y: Tensor, drift: Tensor, G: Noise, z: Tensor, h: Time) -> Tensor:
+def euler_step(y: Tensor, drift: Tensor, G: LinearMap, z: Tensor, h: Time) -> Tensor:
     """``y + h f + sqrt(h) G z``; ``h`` a number or ``(B, 1)``."""
     if isinstance(h, Tensor):
         return y + h * drift + G @ (h.sqrt() * z)
@@ -82,7 +82,7 @@ def euler_step(y: Tensor, drift: Tensor, G: Noise, z: Tensor, h: Time) -> Tensor
     return moved.add_(G @ z, alpha=math.sqrt(h))
 
 
-def noise_like(G: Noise, y: Tensor, generator: torch.Generator | None) -> Tensor:
+def noise_like(G: LinearMap, y: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal ``(B, m)`` for a noise ``G`` with ``m`` columns."""
     columns = G.columns(y.shape[1])
     return torch.randn(len(y), columns, generator=generator, dtype=y.dtype, device=y.device)
@@ -134,8 +134,8 @@ class Watch:
         column = row if self._grid.middle.shape[1] > 1 else 0
         time, h = (float(v[i, column]) for v in (self._grid.middle, self._grid.step))
         start = self._start[row : row + 1]
-        J = drift_jacobian(self._process, start, start.new_full((1,), time))
-        steepest = float(J.abs().max() if J.ndim == 2 else J.abs().sum(2).max())
+        J = jacobian_at(self._process, start, start.new_full((1,), time))
+        steepest = float(J.row_norm().max())
         trial = min(0.5 * h, 1 / steepest) if 0 < steepest < math.inf else 0.5 * h
         raise ValueError(
             f"the particles diverge at time {time:g} with step {h:g}, the first in row {row} "
@@ -146,7 +146,7 @@ class Watch:
 
 
 # Standard normals ``(B, m)`` for step ``i`` and its noise ``G`` at the points ``y``.
-Draw = Callable[[int, Noise, Tensor], Tensor]
+Draw = Callable[[int, LinearMap, Tensor], Tensor]
 
 
 @dataclass(slots=True)
@@ -160,7 +160,7 @@ class Step:
     time: Tensor
     h: Time
     y: Tensor
-    G: Noise
+    G: LinearMap
     z: Tensor
     drift: Tensor | None = None
 
@@ -200,6 +200,12 @@ class Walk:
             step = Step(i, time, h, self.y, G, self._draw(i, G, self.y))
             yield step
             self._take(step)
+
+    def end(self) -> Tensor:
+        """Walk all steps."""
+        for _ in self:
+            pass
+        return self.y
 
     def _take(self, step: Step) -> None:
         drift = step.drift

@@ -17,7 +17,7 @@ from .nonlinear import ActiveSwimmer, DoubleWell, Langevin
 from .priors import Gaussian, GaussianMixture, UniformBox, UniformTorus, inner_bounds
 from .product_priors import Logistic, ProductMixture
 from .separable import BoxBrownian, OrnsteinUhlenbeck, TorusBrownian, VariancePreserving
-from .simulation import Trajectory, draw_state, simulate
+from .simulation import Trajectory, draw_state, propagate, simulate
 
 __all__ = [
     "LONGEST_STEP",
@@ -46,6 +46,7 @@ __all__ = [
     "inner_bounds",
     "log_clock",
     "make_clock",
+    "propagate",
     "refined_times",
     "shifted",
     "simulate",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    Dense,
     Time,
     as_tensor,
     check_from_start,
@@ -70,16 +71,15 @@ class LinearSDE(Diffusion):
         """``tr F``, shape ``(B,)``."""
         return torch.full_like(y[:, 0], float(self.F.trace()))
 
-    def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """Mean ``(B, d)`` and Cholesky factor of the covariance, ``(1 or B, d, d)``."""
+    def _moments(self, x0: Tensor, t: Time) -> tuple[Tensor, Dense]:
+        """Mean ``(B, d)`` and Cholesky factor of the covariance."""
         check_precision(x0, "x0")
         t = check_time(t, len(x0)).reshape(-1).cpu()
         check_from_start(t, after=True)
         distinct, row = torch.unique(t, return_inverse=True)
         mean_map, covariance = linear_transition(self.F, self.G @ self.G.T, distinct)
         factor = cholesky(covariance, distinct)[row].to(x0)
-        mean = (mean_map[row].to(x0) @ x0.unsqueeze(-1)).squeeze(-1)
-        return mean, factor
+        return Dense(mean_map[row].to(x0)) @ x0, Dense(factor)
 
     @full_precision
     def std(self, t: Time) -> Tensor:
@@ -96,15 +96,14 @@ class LinearSDE(Diffusion):
         """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, d)``, shape ``(B, d)``; ``t > 0``."""
         mean, factor = self._moments(x0, t)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        return mean + (factor @ z.unsqueeze(-1)).squeeze(-1)
+        return mean + factor @ z
 
     @full_precision
     def _whiten(self, y: Tensor, x0: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """``z`` ``(B, d, 1)`` with ``y = mean + factor z``, and the factor."""
         mean, factor = self._moments(x0, t)
-        factor = factor.expand(y.shape[0], -1, -1)
-        centred = (y - mean).unsqueeze(-1)
-        return torch.linalg.solve_triangular(factor, centred, upper=False), factor
+        C = factor.value.expand(y.shape[0], -1, -1)
+        return torch.linalg.solve_triangular(C, (y - mean).unsqueeze(-1), upper=False), C
 
     def log_transition(self, y: Tensor, x0: Tensor, t: Time) -> Tensor:
         """``log p(Y_t = y | Y_0 = x0)``, shape ``(B,)``; ``t > 0``."""

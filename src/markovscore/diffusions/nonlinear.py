@@ -1,7 +1,7 @@
 r"""Nonlinear forward processes, and one whose law is known exactly although it is not a toy.
 
 The protocol is that of ``markovscore.diffusions``. Beside it a class may give its clock, Jacobian
-and vector-Jacobian product (``markovscore._clock``, ``markovscore._jacobian``), and, where ``G`` is
+and vector-Jacobian product (``drift_jacobian``, ``drift_and_vjp``), and, where ``G`` is
 singular, ``shift_target(states, noise, step)``, the rule of ``markovscore.path_shift_target``.
 """
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ..core import (
     Constants,
+    Law,
+    LinearMap,
     Time,
     as_law,
     check_number,
@@ -21,8 +23,8 @@ from ..core import (
     full_precision,
     lasting,
     pull_back,
+    read_jacobian,
     takes_arrays,
-    times_vector,
 )
 from ..kernels import PathDrift
 from .base import Diffusion, _check_horizon, _time
@@ -90,9 +92,8 @@ class Langevin(Diffusion):
 
     def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
         """``beta(t) / 2`` times the Hessian of ``log pi``: ``(B, d, d)``, or its diagonal."""
-        own = as_law(self.prior).hessian
-        hessian = field_jacobian(self._score, y, t) if own is None else own(y)
-        return self._half_rate(t, hessian) * hessian
+        hessian = self._hessian(as_law(self.prior), y, t)
+        return self._half_rate(t, hessian.value) * hessian.value
 
     def drift_and_vjp(self, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
         """``f(y, t)`` and ``J^T v``, ``(B, d)`` each."""
@@ -101,7 +102,7 @@ class Langevin(Diffusion):
         if law.score_and_hessian_product is not None:
             score, product = law.score_and_hessian_product(y, v)
         elif law.hessian is not None:
-            score, product = law.score(y), times_vector(law.hessian(y), v)
+            score, product = law.score(y), self._hessian(law, y, t).T @ v
         else:
             score, vjp = pull_back(self._score, y, t)
             product = vjp(v)
@@ -109,8 +110,7 @@ class Langevin(Diffusion):
 
     def drift_divergence(self, y: Tensor, t: Time) -> Tensor:
         """``beta(t) / 2`` times the Laplacian of ``log pi``, shape ``(B,)``."""
-        J = self.drift_jacobian(y, t)
-        return J.sum(1) if J.ndim == 2 else J.diagonal(dim1=1, dim2=2).sum(1)
+        return read_jacobian(self.drift_jacobian(y, t), y).trace(self.dim)
 
     def euler_kernel(self) -> PathDrift | None:
         """The drift at unit rate for ``markovscore.kernels.paths``, if the prior offers one."""
@@ -118,6 +118,12 @@ class Langevin(Diffusion):
 
     def _score(self, y: Tensor, t: Time) -> Tensor:
         return self.prior.score(y)
+
+    def _hessian(self, law: Law, y: Tensor, t: Time) -> LinearMap:
+        """That of ``log pi``."""
+        if law.hessian is None:
+            return field_jacobian(self._score, y, t)
+        return read_jacobian(law.hessian(y), y, "hessian")
 
 
 @takes_arrays

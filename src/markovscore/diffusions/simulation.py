@@ -90,21 +90,37 @@ def simulate(
     check_generator(generator, y.device)
     s, t = check_window(process.horizon, s, t, len(y), empty=True)
     steps = check_steps(steps)
-    if not keep and torch.equal(s, t):  # the start of a window that reaches back to 0
+    if not keep:
+        return propagate(process, y, s, t, steps, generator)
+    walk = Walk(process, y, make_grid(process, s, t, steps), generator, project=process.project)
+    states = [step.y for step in walk]
+    return Trajectory(walk.grid.times, torch.stack([*states, walk.y]))
+
+
+# Of what is checked
+
+
+@torch.no_grad()
+@full_precision
+def propagate(
+    process: Process, y: Tensor, s: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
+) -> Tensor:
+    """The end of :func:`simulate`, for float64 ends ``(1,)`` or ``(B,)`` on the CPU."""
+    if torch.equal(s, t):  # the start of a window that reaches back to 0
         return y
-    whole = None if keep else simulated(process, y, s, t, steps, generator)
+    whole = simulated(process, y, s, t, steps, generator)
     if whole is not None:
         return whole
     grid = make_grid(process, s, t, steps)
-    walk = Walk(process, y, grid, generator, project=process.project)
-    states = [step.y for step in walk]
-    return Trajectory(grid.times, torch.stack([*states, walk.y])) if keep else walk.y
+    return Walk(process, y, grid, generator, project=process.project).end()
 
 
 def draw_state(
     process: Process, x0: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
 ) -> Tensor:
-    """``Y_t`` given ``Y_0 = x0``, ``(B, d)``: exact where the process can, else simulated."""
+    """``Y_t`` given ``Y_0 = x0``, ``(B, d)``: exact where the process can, else simulated; times
+    ``(B,)`` up to the horizon."""
     if process.sample_transition is not None:
         return process.sample_transition(x0, t, generator)
-    return simulate(process, x0, t, steps, generator)
+    end = t.double().cpu().clamp(max=float(process.horizon))
+    return propagate(process, x0, torch.zeros_like(end), end, steps, generator)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..core import Grid, Noise, Walk, check_finite, check_points, check_steps, check_time
+from ..core import Grid, LinearMap, Walk, check_finite, check_points, check_steps, check_time
 from .dispatch import unsupported, use_triton
 from .path_drift import PathDrift
 from .philox import four_normals, seed_tensor
@@ -155,7 +155,7 @@ def _walk(drift: PathDrift, y: Tensor, grid: Grid, seed: Tensor, rows: Tensor, s
     """The steps from ``y``, with the normals that the counters of ``rows`` give."""
     four = y.new_empty(0)
 
-    def draw(i: int, G: Noise, y: Tensor) -> Tensor:
+    def draw(i: int, G: LinearMap, y: Tensor) -> Tensor:
         nonlocal four
         if i % 4 == 0:
             four = four_normals(seed, rows, G.columns(y.shape[1]), i // 4, stream).to(y)

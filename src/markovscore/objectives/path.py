@@ -21,13 +21,13 @@ from ..core import (
     check_callable,
     check_field,
     check_steps,
-    drift_jacobian,
+    jacobian_at,
     name_of,
     noise_at,
     noise_norm,
     score_and_trace,
 )
-from ..diffusions import draw_state, simulate
+from ..diffusions import draw_state, propagate
 from ..targets import (
     Schedule,
     Weight,
@@ -35,9 +35,10 @@ from ..targets import (
     check_schedule,
     check_score,
     check_walls,
+    kept_ends,
     local_draw,
-    path_shift_target,
-    window_start,
+    shifted_path,
+    window_ends,
     wrapped,
 )
 from .denoising import check_data
@@ -46,7 +47,7 @@ from .pilot import SEED, WEIGHTS, WIDEST, Choice, candidates, choose, pilot_rows
 
 # Numbers in a block of paths. A CPU's cache holds the few arrays of this size that a step touches:
 # 512 images of 3 x 32 x 32 take half the time in blocks of 85 that they take at once.
-_BLOCK = 2**18
+BLOCK = 2**18
 # Euler steps on a local window whose drift is looked at: where its paths are, no more.
 _CHECK_STEPS = 4
 
@@ -123,11 +124,15 @@ class _PathObjective:
 
     def _blocks(self, x0: Tensor, generator: torch.Generator) -> Rows:
         """``_paths`` from all rows of ``x0``; on a CPU a block after the other."""
-        if x0.numel() <= _BLOCK or x0.device.type != "cpu":
+        if x0.numel() <= BLOCK or x0.device.type != "cpu":
             return self._paths(x0, generator)
-        blocks = x0.split(max(1, _BLOCK // x0.shape[1]))
+        blocks = x0.split(max(1, BLOCK // x0.shape[1]))
         parts = [self._paths(block, generator) for block in blocks]
         return tuple(torch.cat(field) for field in zip(*parts, strict=True))
+
+    def _start(self, x0: Tensor, s: Tensor, generator: torch.Generator) -> Tensor:
+        """``Y_s`` from ``x0``, for the starts of windows, float64 ``(B,)`` on the CPU."""
+        return propagate(self._process, x0, torch.zeros_like(s), s, self.steps, generator)
 
     def _settings(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -201,20 +206,21 @@ class LocalDSM(_PathObjective):
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
         """The first half of algorithm 1: a time, the start of its window, the process there."""
         t, importance = self._times.draw(x0, generator)
-        s = window_start(self._process, self.window, t)
-        y_s = simulate(self._process, x0, s, self.steps, generator)
+        start, end = window_ends(self._process, self.window, t)
+        y_s = self._start(x0, start, generator)
         if self.check_derivative:
-            check_drift(self._process, y_s, s, t, _CHECK_STEPS, jacobian=True)
-        return y_s, s, t, importance
+            check_drift(self._process, y_s, start, end, _CHECK_STEPS, jacobian=True)
+        return y_s, start.to(t), t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         """Algorithm 2, linearise and draw ``y_t``; and the rest of algorithm 1, the loss."""
         y_s, s, t, importance = rows
-        y_t, target, C, z = local_draw(self._process, y_s, s, t, generator)
+        ends = kept_ends(self._process, s, t)
+        y_t, target, C, z = local_draw(self._process, y_s, *ends, generator)
         y_t = wrapped(self._process, y_t, t)
         prediction = check_field(score(y_t, t), y_t, "score")
         if self.weighting == "perceptual":
-            noise = -_times(C.mT if C.ndim == 3 else C, prediction.to(C)).to(y_s)
+            noise = -(C.T @ prediction.to(z)).to(y_s)
             return importance * (noise - z.to(y_s)).square().sum(1)
         return importance * noise_norm(self._process, prediction - target, t)
 
@@ -323,10 +329,12 @@ class PathShiftDSM(_PathObjective):
 
         def squares(window: Any, weight: Any) -> Tensor:
             generator = torch.Generator(device=x0.device).manual_seed(SEED)
-            _, s, t, importance = self._times_of(start, generator, window)
-            _, target = self._shifted(start, s, t, generator, weight, False)
+            t, importance = self._times.draw(start, generator)
+            ends = window_ends(self._process, window, t)
+            _, target = self._shifted(start, ends, generator, weight, False)
             if self.weighting == "perceptual":  # by that of the longest window: common to all
-                importance = importance * self._length(torch.zeros_like(t), t).to(importance)
+                length = self._length(torch.zeros_like(ends[1]), ends[1])
+                importance = importance * length.to(importance)
             return importance * noise_norm(self._process, target, t)
 
         self.choice = choose(windows, weights, squares)
@@ -340,48 +348,34 @@ class PathShiftDSM(_PathObjective):
         d = self._process
         if d.elementwise or d.drift_jacobian is None:
             return d.elementwise
-        return drift_jacobian(d, x0[:1].detach(), x0.new_full((1,), self.t_max)).ndim == 2
-
-    def _times_of(
-        self, x0: Tensor, generator: torch.Generator, window: Any
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        t, importance = self._times.draw(x0, generator)
-        return x0, window_start(self._process, window, t), t, importance
+        return jacobian_at(d, x0[:1].detach(), x0.new_full((1,), self.t_max)).is_diagonal
 
     def _length(self, s: Tensor, t: Tensor) -> Tensor:
         """``int_s^t beta / beta(t)``."""
-        clock, start, end = self._process.clock, s.double().cpu(), t.double().cpu()
-        return clock.between(start, end) / clock.rate(end)
+        clock = self._process.clock
+        return clock.between(s, t) / clock.rate(t)
 
     def _shifted(
         self,
         x0: Tensor,
-        s: Tensor,
-        t: Tensor,
+        ends: tuple[Tensor, Tensor],
         generator: torch.Generator,
         weight: Weight,
         check_derivative: bool,
     ) -> tuple[Tensor, Tensor]:
-        y_s = simulate(self._process, x0, s, self.steps, generator)
-        return path_shift_target(
-            self._process,
-            y_s,
-            s,
-            t,
-            steps=self.steps,
-            generator=generator,
-            weight=weight,
-            check_derivative=check_derivative,
-        )
+        y_s, steps = self._start(x0, ends[0], generator), self.steps
+        return shifted_path(self._process, y_s, *ends, steps, generator, weight, check_derivative)
 
     def _paths(self, x0: Tensor, generator: torch.Generator) -> Rows:
-        window, weight = self.window, self.weight
+        window: Any = self.window
+        weight: Any = self.weight
         if self.choice is not None:
             window, weight = self.choice.window, self.choice.weight
-        x0, s, t, importance = self._times_of(x0, generator, window)
-        y_t, target = self._shifted(x0, s, t, generator, weight, self.check_derivative)
+        t, importance = self._times.draw(x0, generator)
+        ends = window_ends(self._process, window, t)
+        y_t, target = self._shifted(x0, ends, generator, weight, self.check_derivative)
         if self.weighting == "perceptual":
-            importance = importance * self._length(s, t).to(importance)
+            importance = importance * self._length(*ends).to(importance)
         return y_t, target, t, importance
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
@@ -410,8 +404,9 @@ class ImplicitSM(_PathObjective):
             which says why more than one use does harm here).
         t_min, t_max, times: as in :class:`DenoisingSM`.
         check_derivative: look, at the first batch of every run, whether the score's derivative
-            accounts for its change between points (``markovscore._identity``): the trace of one
-            that is partly detached is wrong, and minimising the loss finds out how to profit.
+            accounts for its change between points (``markovscore.targets.derivative``): the trace
+            of one that is partly detached is wrong, and minimising the loss finds out how to
+            profit.
 
     Raises:
         TypeError, ValueError: an unknown trace, and as in :class:`LocalDSM`; at a call, a score
@@ -467,8 +462,3 @@ def _check_weighting(weighting: str) -> str:
     if weighting not in ("likelihood", "perceptual"):
         raise ValueError(f"weighting: expected 'likelihood' or 'perceptual', found {weighting!r}")
     return weighting
-
-
-def _times(C: Tensor, z: Tensor) -> Tensor:
-    """``C z`` for rows ``z`` and ``C`` ``(B, d, d)``, or ``(B, d)``, its diagonal."""
-    return C * z if C.ndim == 2 else (C @ z.unsqueeze(-1)).squeeze(-1)

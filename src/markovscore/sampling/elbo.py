@@ -48,12 +48,12 @@ from ..core import (
     score_values,
     trace_rows,
 )
-from ..diffusions import draw_state, simulate
-from ..targets import Schedule, check_schedule, check_walls, local_target, window_start, wrapped
+from ..diffusions import draw_state, propagate
+from ..targets import Schedule, check_schedule, check_walls, local_draw, window_ends, wrapped
 from .flow import T_MIN, _check_inside, _prior, check_trace, warn_if_coarse
 
 # Rows, and values, held at once; a network sees fewer (``_blocks``).
-_ROWS, _VALUES = 16_384, 2**21
+ROWS, _VALUES = 16_384, 2**21
 
 
 @explain_memory("pass fewer rows of x a call")
@@ -109,7 +109,7 @@ def elbo(
     _check_inside(process, x)
     check_walls(process)
     check_generator(generator, x.device)
-    t_min, horizon = check_time_range(process.horizon, t_min, None, "log")
+    span = check_time_range(process.horizon, t_min, None, "log")
     if form not in ("trace", "local"):
         raise ValueError(f"form: expected 'trace' or 'local', found {form!r}")
     check_trace(trace)
@@ -118,25 +118,40 @@ def elbo(
     schedule = check_schedule(window)
     finest = model.finest_time  # None: a residual score on a base without one
     if finest is not None:
-        warn_if_coarse(process, finest, t_min)
+        warn_if_coarse(process, finest, span[0])
+
+    def rate(x: Tensor, t: Tensor) -> Tensor:
+        if form == "trace":
+            return _by_trace(model, process, x, t, trace, steps, generator)
+        return _by_target(model, process, x, t, schedule, steps, generator)
+
     total = torch.zeros_like(x[:, 0])
-    size = max(1, min(_ROWS, _VALUES // x.shape[1]) // len(x))
+    size = max(1, min(ROWS, _VALUES // x.shape[1]) // len(x))
     for first in range(0, samples, size):
         count = min(size, samples - first)
         start = x.repeat(count, 1)
         stratum = torch.arange(first, first + count).to(x).repeat_interleave(len(x))
-        u = torch.rand(len(start), generator=generator, dtype=x.dtype, device=x.device)
-        # Density as 1 / sqrt(t - t_min): the local form's integrand has a deviation of that order.
-        root = (stratum + u) / samples
-        t = (t_min + (horizon - t_min) * root.square()).clamp(max=horizon)
-        if form == "trace":
-            rate = _by_trace(model, process, start, t, trace, steps, generator)
-        else:
-            rate = _by_target(model, process, start, t, schedule, steps, generator)
-        end = draw_state(process, start, torch.full_like(t, horizon), steps, generator)
-        term = prior.log_prob(end) - (horizon - t_min) * 2 * root * rate
+        t, weight = _times(stratum, samples, span, generator)
+        integral = weight * rate(start, t)
+        end = draw_state(process, start, torch.full_like(t, span[1]), steps, generator)
+        term = prior.log_prob(end) - integral
         total += term.reshape(count, len(x)).sum(0)
     return total / samples
+
+
+def _times(
+    stratum: Tensor, samples: int, span: tuple[float, float], generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """A time in each stratum, one of ``samples``, and one over its density; ``(B,)`` each.
+
+    The density falls as ``1 / sqrt(t - t_min)``: the local form's integrand has a deviation of that
+    order.
+    """
+    t_min, horizon = span
+    u = torch.rand(len(stratum), generator=generator, dtype=stratum.dtype, device=stratum.device)
+    root = (stratum + u) / samples
+    t = (t_min + (horizon - t_min) * root.square()).clamp(max=horizon)
+    return t, (horizon - t_min) * 2 * root
 
 
 def _by_trace(
@@ -194,10 +209,10 @@ def _by_target(
     generator: torch.Generator | None,
 ) -> Tensor:
     """The same without a trace: ``Y_s`` simulated, ``Y_t`` from the local transition."""
-    start = window_start(process, window, t)
-    y_s = simulate(process, x, start, steps, generator)
-    y, target = local_target(process, y_s, start, t, generator=generator)
-    y = wrapped(process, y, t)
+    start, end = window_ends(process, window, t)
+    y_s = propagate(process, x, torch.zeros_like(start), start, steps, generator)
+    draw = local_draw(process, y_s, start, end, generator)
+    y = wrapped(process, draw.y, t)
     s = noise_part(process, score_values(score, y, t), t)
-    fit = 0.5 * s.square().sum(1) - (s * noise_part(process, target, t)).sum(1)
+    fit = 0.5 * s.square().sum(1) - (s * noise_part(process, draw.target, t)).sum(1)
     return fit - drift_divergence(process, y, t)

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from ..core import (
     Field,
-    Noise,
+    LinearMap,
     Process,
     Scalar,
     ScoreModel,
@@ -223,7 +223,7 @@ def _unchecked(score: ScoreModel, x: Tensor) -> ScoreModel:
 
 def _forces(
     score: ScoreModel, process: Process, x: Tensor, t: Time
-) -> tuple[Tensor, Noise, Tensor]:
+) -> tuple[Tensor, LinearMap, Tensor]:
     """Drift ``(B, d)``, ``G(t)`` and ``G G^T s`` ``(B, d)``."""
     t = check_time(t, len(x), like=x)
     G = noise_at(process, x, t)

@@ -1,26 +1,37 @@
 """Targets for score regression on a short window of a nonlinear process (paper B and ours)."""
 
-from .identity import check_drift, check_score, wrapped
+from .derivative import check_drift, check_score, unexplained
 from .local import (
-    Schedule,
-    check_schedule,
-    check_walls,
-    clock_window,
+    Linearised,
+    LocalDraw,
     covariance_factor,
-    fixed_window,
+    linearised,
     local_draw,
     local_moments,
     local_target,
     local_transition,
     phi1,
     phi2,
-    window_start,
 )
-from .path_shift import Weight, linearised_weight, path_shift_target
-from .stein import SteinCheck
+from .path_shift import path_shift_target, shifted_path
+from .steering import first_step, first_step_diagonal
 from .stein_check import stein_check
+from .stein_identities import SteinCheck
+from .verdicts import known
+from .walls import check_walls, wrapped
+from .weights import Weight, linearised_weight
+from .windows import (
+    Schedule,
+    check_schedule,
+    clock_window,
+    fixed_window,
+    kept_ends,
+    window_ends,
+)
 
 __all__ = [
+    "Linearised",
+    "LocalDraw",
     "Schedule",
     "SteinCheck",
     "Weight",
@@ -30,7 +41,12 @@ __all__ = [
     "check_walls",
     "clock_window",
     "covariance_factor",
+    "first_step",
+    "first_step_diagonal",
     "fixed_window",
+    "kept_ends",
+    "known",
+    "linearised",
     "linearised_weight",
     "local_draw",
     "local_moments",
@@ -39,7 +55,9 @@ __all__ = [
     "path_shift_target",
     "phi1",
     "phi2",
+    "shifted_path",
     "stein_check",
-    "window_start",
+    "unexplained",
+    "window_ends",
     "wrapped",
 ]

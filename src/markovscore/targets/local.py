@@ -14,119 +14,32 @@ and windows are lengths of clock, so that for ``beta(t)`` times a fixed process 
 ``beta``. Arithmetic on times is float64; targets carry no gradients.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core import (
-    Clock,
     Dense,
+    Diagonal,
     IdentityClock,
-    Noise,
+    LinearMap,
     Process,
     Scalar,
     Time,
     as_diffusion,
-    as_tensor,
     check_finite,
-    check_from_start,
     check_generator,
-    check_number,
     check_points,
-    check_time,
     check_window,
     drift_at,
-    drift_jacobian,
-    expand_like,
-    first_silent,
     full_precision,
-    name_of,
+    jacobian_at,
     noise_at,
 )
 from ..kernels import TOO_LONG, SingularCovarianceError
 from ..kernels import local_transition as window_law
-
-Schedule = Callable[[Tensor], Tensor]
-
-# Schedules
-
-
-def fixed_window(t: Time, width: float) -> Time:
-    """``s(t) = max(t - width, 0)``, the type of ``t``.
-
-    Raises:
-        ValueError: a width that is not positive.
-    """
-    width = _check_width(width, "width")
-    check_from_start(check_time(t, None))
-    if isinstance(t, float | int):
-        return max(t - width, 0.0)
-    return (torch.as_tensor(t) - width).clamp(min=0)
-
-
-def clock_window(diffusion: Any, t: Time, width: float) -> Time:
-    r"""``s_lambda(t)``: the ``s`` with ``int_s^t beta = lambda``, 0 where ``t`` is too early.
-
-    The error of the linearised mean is second order in the *clock* window, so this schedule keeps
-    it level while ``beta`` changes (Singhal et al. 2024, figure 2). Any clock: closed form for
-    linear ``beta``, quadrature and Newton's method for a callable.
-
-    Args:
-        diffusion: its ``clock``, or ``tau = t`` if it has none, which gives :func:`fixed_window`;
-            the form of the noise, a :class:`Diagonal` for instance, plays no part.
-        t: a number or a tensor; ``s`` is of the same type and computed in float64.
-        width: ``lambda``, positive.
-
-    Raises:
-        ValueError: a width that is not positive.
-    """
-    width = _check_width(width, "width")
-    clock, end = as_diffusion(diffusion).clock, check_from_start(check_time(t, None).cpu())
-    start = clock.inverse((clock.elapsed(end) - width).clamp(min=0))
-    start = torch.minimum(start, end)
-    if isinstance(t, float | int):
-        return float(start)
-    t = torch.as_tensor(t)
-    return start.reshape(t.shape).to(t if t.is_floating_point() else start)
-
-
-def _check_width(width: float, name: str) -> float:
-    return check_number(width, name, positive=True, finite=False)
-
-
-def check_schedule(window: Any) -> Any:
-    """``window``, a positive length of clock or a schedule ``t -> s``.
-
-    Raises:
-        TypeError: neither.
-        ValueError: not positive.
-    """
-    if callable(window):
-        return window
-    if isinstance(window, bool | str) or not hasattr(window, "__float__"):
-        raise TypeError(
-            f"window: expected a length of clock or a schedule t -> s, found {window!r}"
-        )
-    return _check_width(window, "window")
-
-
-def window_start(process: Process, window: float | Schedule, t: Tensor) -> Tensor:
-    """``s(t)`` by a length of clock or a schedule, dtype and device of ``t``.
-
-    Raises:
-        ValueError: a schedule outside ``0 <= s < t``.
-    """
-    if callable(window):
-        s = check_window(process.horizon, window(t), t, len(t))[0]
-        return s.expand(len(t)).to(t)
-    start = clock_window(process, t, window)
-    assert isinstance(start, Tensor)  # as t is
-    return start
-
-
-# Local linearisation
+from .walls import check_walls
 
 
 def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
@@ -157,10 +70,9 @@ def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Ten
             or so long that the moments overflow; a drift or Jacobian of the wrong shape, or not
             finite (time and first bad row).
     """
-    m, P = local_moments(diffusion, y_s, s, t)
-    P = P if P.ndim == 3 else torch.diag_embed(P)
-    y_s = as_tensor(y_s)
-    return m.to(y_s), P.to(y_s)
+    process, y, start, end = check_request(diffusion, y_s, s, t)
+    m, P = local_moments(process, y, start, end)
+    return m.to(y), P.matrix(y.shape[1]).to(y)
 
 
 def local_target(
@@ -174,105 +86,127 @@ def local_target(
     Raises:
         ValueError: ``P`` is not positive definite (the window to change is named).
     """
-    y, target, _, _ = local_draw(diffusion, y_s, s, t, generator)
-    return y, target
+    process, y, start, end = check_request(diffusion, y_s, s, t)
+    check_generator(generator, y.device)
+    draw = local_draw(process, y, start, end, generator)
+    return draw.y, draw.target
+
+
+def check_request(
+    diffusion: Any, y_s: Tensor, s: Time, t: Time
+) -> tuple[Process, Tensor, Tensor, Tensor]:
+    """A process without walls, points, and the ends of windows, float64 ``(1,)`` or ``(B,)``: what
+    a target is asked for, checked."""
+    process = as_diffusion(diffusion)
+    y = check_points(y_s, process.dim, "y_s")
+    start, end = check_window(process.horizon, s, t, len(y))
+    check_walls(process)
+    return process, y, start, end
+
+
+# Of what is checked
 
 
 class LocalDraw(NamedTuple):
-    """``y = m + C z`` and its target, in the dtype of the start; ``C`` and ``z``.
-
-    ``factor`` is ``C``, ``(B, d, d)`` in float64, or ``(B, d)`` where it is diagonal.
-    """
+    """``y = m + C z`` and its target, in the dtype of the start; ``C`` and ``z``, both in float64
+    unless ``C`` is diagonal."""
 
     y: Tensor
     target: Tensor
-    factor: Tensor
+    factor: LinearMap
     noise: Tensor
 
 
 @torch.no_grad()
 @full_precision
 def local_draw(
-    diffusion: Any, y_s: Tensor, s: Time, t: Time, generator: torch.Generator | None
+    process: Process, y: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None
 ) -> LocalDraw:
-    """:func:`local_target` with the factor and the noise."""
-    y_s, parts, diagonal = _window(diffusion, y_s, s, t)
-    check_generator(generator, y_s.device)
-    if diagonal:
-        m, P = _diagonal_law(y_s, *parts)
+    """:func:`local_target` with the factor and the noise; float64 ends ``(1,)`` or ``(B,)``."""
+    around = linearised(process, y, s, t)
+    if around.is_diagonal:
+        m, P = _diagonal_law(y, around)
         z = torch.randn(m.shape, generator=generator, dtype=m.dtype, device=m.device)
         C = covariance_factor(P, s, t)
-        return LocalDraw((m + C * z).to(y_s), (-z / C).to(y_s), C, z)
-    z = torch.randn(y_s.shape, generator=generator, dtype=torch.float64, device=y_s.device)
+        return LocalDraw((m + C @ z).to(y), (-z / C.value).to(y), C, z)
+    z = torch.randn(y.shape, generator=generator, dtype=torch.float64, device=y.device)
     try:
-        _, _, factor, sample, target = window_law(*parts, y_s, z)
+        _, _, factor, sample, target = window_law(*around.matrices(), y, z)
     except SingularCovarianceError as error:
         raise _no_noise(error.row, error.axis, s, t) from None
     assert factor is not None and sample is not None and target is not None
-    return LocalDraw(sample, target, factor, z)
+    return LocalDraw(sample, target, Dense(factor), z)
 
 
 @torch.no_grad()
 @full_precision
-def local_moments(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
-    """:func:`local_transition` before the last step: ``P`` as its diagonal ``(B, d)`` where it is
-    diagonal, in the dtype of ``y_s``; else ``(B, d, d)``, both in float64."""
-    y_s, parts, diagonal = _window(diffusion, y_s, s, t)
-    if diagonal:
-        return _diagonal_law(y_s, *parts)
-    return window_law(*parts, y_s)[:2]
+def local_moments(
+    process: Process, y: Tensor, s: Tensor, t: Tensor
+) -> tuple[Tensor, Diagonal | Dense]:
+    """:func:`local_transition` for float64 ends ``(1,)`` or ``(B,)``: ``m`` and ``P``, in the dtype
+    of ``y`` where ``P`` is diagonal, else in float64."""
+    around = linearised(process, y, s, t)
+    if around.is_diagonal:
+        return _diagonal_law(y, around)
+    m, P = window_law(*around.matrices(), y)[:2]
+    return m, Dense(P)
 
 
-def _window(
-    diffusion: Any, y_s: Tensor, s: Time, t: Time
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor], bool]:
-    """``y_s`` checked; ``J``, ``G G^T``, ``f``, ``f'`` and the length; whether all is diagonal.
+class Linearised(NamedTuple):
+    """``dY = (J (Y - y) + f + u f') du + G dW``, ``u`` the clock since the start at ``y``.
 
-    Then ``J`` is ``(B, d)`` and ``G G^T`` broadcasts against it.
+    ``J`` and ``Q = G G^T``, ``f`` and ``f'`` ``(B, d)`` (None: zero), per unit of clock; the
+    ``length`` of the window in it, ``(B,)``.
     """
-    process = as_diffusion(diffusion)
-    y_s = check_points(y_s, process.dim, "y_s")
-    start, end = check_window(process.horizon, s, t, len(y_s))
-    check_walls(process)
-    clock = process.clock
-    length = clock.between(start, end)
-    J, f, f_dot = expansion(process, clock, y_s, start)
-    Q = unit_noise(process, clock, y_s, start, length).gram()
-    length = length.to(y_s.device).expand(len(y_s))
-    if J.ndim == 2 and not isinstance(Q, Dense):
-        each = Q.value if isinstance(Q, Scalar) else Q.sigma
-        return y_s, (J, each.to(y_s), f, f_dot, length.to(y_s)), True
-    J = J if J.ndim == 3 else torch.diag_embed(J)
-    return y_s, (J, rate_matrix(Q), f, f_dot, length), False
+
+    J: LinearMap
+    Q: LinearMap
+    f: Tensor
+    f_dot: Tensor | None
+    length: Tensor
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether every coordinate goes by itself."""
+        return self.J.is_diagonal and self.Q.is_diagonal
+
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+        """``J``, ``Q``, ``f``, ``f'`` and the length, as ``kernels.local_transition`` takes them: a
+        multiple of the identity as one number, 0-dim or ``(B,)``."""
+        Q, d = self.Q, self.f.shape[1]
+        each = Q.value.reshape(Q.value.shape[:1]) if isinstance(Q, Scalar) else Q.matrix(d)
+        return self.J.matrix(d), each, self.f, self.f_dot, self.length
 
 
-def rate_matrix(Q: Noise) -> Tensor:
-    """``G G^T`` as ``window_moments`` reads it: 0-dim, ``(B,)``, ``(d, d)`` or ``(B, d, d)``."""
-    if isinstance(Q, Scalar):
-        return Q.value if Q.value.ndim == 0 else Q.rows
-    return Q.matrix(0)
+def linearised(process: Process, y: Tensor, s: Tensor, t: Tensor) -> Linearised:
+    """The process linearised at each row; float64 ends ``(1,)`` or ``(B,)``."""
+    length = process.clock.between(s, t)
+    J, f, f_dot = _expansion(process, y, s)
+    Q = _unit_noise(process, y, s, length).gram()
+    return Linearised(J, Q, f, f_dot, length.to(y.device).expand(len(y)))
 
 
-def _diagonal_law(
-    y_s: Tensor, J: Tensor, Q: Tensor, f: Tensor, f_dot: Tensor | None, length: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Mean and variances for diagonal ``J`` and ``Q``."""
-    shift, P = _diagonal_moments(J, Q, f, f_dot, length)
+def _diagonal_law(y: Tensor, around: Linearised) -> tuple[Tensor, Diagonal]:
+    """Mean and covariance where both are coordinate by coordinate."""
+    J, Q, f, f_dot, length = around
+    h = length.to(y)[:, None]
+    x = J.value * h
+    shift = h * phi1(x) * f
+    if f_dot is not None:
+        shift = shift + h.square() * phi2(x) * f_dot
+    P = Q.value.to(y) * h * phi1(2 * x)
     check_finite(torch.cat([shift, P], 1), "local moments", TOO_LONG)
-    return y_s + shift, P
+    return y + shift, Diagonal.of(P)
 
 
-def covariance_factor(P: Tensor, s: Time, t: Time) -> Tensor:
-    """``C`` with ``C C^T = P``: lower triangular ``(B, d, d)``, or the roots of a diagonal.
+def covariance_factor(P: LinearMap, s: Tensor, t: Tensor) -> LinearMap:
+    """``C`` with ``C C^T = P``, lower triangular.
 
     Raises:
         ValueError: ``P`` is not positive definite; the first bad row, its window and the direction
             without noise are named.
     """
-    if P.ndim == 2:
-        factor, silent = P.clamp(min=0).sqrt(), ~(P > 0)
-    else:
-        factor, silent = first_silent(P)
+    factor, silent = P.cholesky()
     bad = silent.nonzero()
     if len(bad) == 0:
         return factor
@@ -280,9 +214,8 @@ def covariance_factor(P: Tensor, s: Time, t: Time) -> Tensor:
     raise _no_noise(row, axis, s, t)
 
 
-def _no_noise(row: int, axis: int, s: Time, t: Time) -> ValueError:
-    low, high = (float(torch.as_tensor(v).reshape(-1)[row % torch.as_tensor(v).numel()])
-                 for v in (s, t))  # fmt: skip
+def _no_noise(row: int, axis: int, s: Tensor, t: Tensor) -> ValueError:
+    low, high = (float(ends[row % len(ends)]) for ends in (s, t))
     return ValueError(
         f"expected a positive definite covariance, found a singular one for the window "
         f"[{low:g}, {high:g}] of row {row} (coordinate {axis}, given the earlier ones, gets no "
@@ -292,46 +225,49 @@ def _no_noise(row: int, axis: int, s: Time, t: Time) -> ValueError:
     )
 
 
-def expansion(
-    process: Process, clock: Clock, y: Tensor, s: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _expansion(process: Process, y: Tensor, s: Tensor) -> tuple[LinearMap, Tensor, Tensor | None]:
     """``J``, ``f`` and ``f'`` at ``(y, s)`` per unit of clock; ``f'`` None where it vanishes."""
-    time = s.to(y).expand(len(y))[:, None]
-    rate, steady = clock.rate(s), isinstance(clock, IdentityClock)
-    slower = rate if steady else 1 / expand_like(rate, y)
-
-    def slowed(u: Tensor) -> Tensor:
-        speed = expand_like(clock.rate(u.to(torch.float64)), y)
-        return drift_at(process, y, u) / speed
-
+    clock, time = process.clock, s.to(y).expand(len(y))[:, None]
+    f_dot = None
     if process.autonomous:
-        f, f_dot = drift_at(process, y, time), None
-        f = f if steady else f * slower
+        f = drift_at(process, y, time)
     else:
-        speed = (1 / rate).to(y).expand(len(y))[:, None]
-        # Two reverse passes make a forward one; torch's own takes seconds to load its rules.
-        f, pull = torch.func.vjp(slowed, time)[:2]
-        slope = torch.func.vjp(lambda v: pull(v)[0], torch.zeros_like(f))[1](speed)[0]
-        f_dot = slope if bool(slope.any()) else None
-    J = drift_jacobian(process, y, time)
-    if not steady:
-        J = J * (slower if J.ndim == 2 else slower[:, :, None])
-    if not bool(torch.isfinite(J.sum() + f.sum())):
+        f, f_dot = _forcing(process, y, s, time)
+    J = jacobian_at(process, y, time)
+    if not isinstance(clock, IdentityClock):
+        slower = 1 / clock.rate(s).to(y)[:, None]
+        J, f = J.times(slower), f * slower if process.autonomous else f
+    if not bool(torch.isfinite(J.value.sum() + f.sum())):
         _check_expansion(J, f, time)
     return J, f, f_dot
 
 
-def _check_expansion(J: Tensor, f: Tensor, time: Tensor) -> None:
+def _forcing(process: Process, y: Tensor, s: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The drift per unit of clock, and its slope in the clock, None where that is zero."""
+    clock = process.clock
+
+    def slowed(u: Tensor) -> Tensor:
+        return drift_at(process, y, u) / clock.rate(u.to(torch.float64)).to(y)
+
+    speed = (1 / clock.rate(s)).to(y).expand(len(y))[:, None]
+    # Two reverse passes make a forward one; torch's own takes seconds to load its rules.
+    f, pull = torch.func.vjp(slowed, time)[:2]
+    slope = torch.func.vjp(lambda v: pull(v)[0], torch.zeros_like(f))[1](speed)[0]
+    return f, slope if bool(slope.any()) else None
+
+
+def _check_expansion(J: LinearMap, f: Tensor, time: Tensor) -> None:
     """Name the time of the first row that is not finite."""
-    for name, value in (("drift", f), ("drift_jacobian", J)):
+    for name, value in (("drift", f), ("drift_jacobian", J.value)):
         bad = ~torch.isfinite(value.flatten(1)).all(1)
         if bool(bad.any()):
             when = float(time[int(bad.int().argmax())])
             check_finite(value, name, f"at time {when:g}; check the {name} at these points")
 
 
-def unit_noise(process: Process, clock: Clock, y: Tensor, s: Tensor, length: Tensor) -> Noise:
+def _unit_noise(process: Process, y: Tensor, s: Tensor, length: Tensor) -> LinearMap:
     """``G`` per unit of clock in the middle of the window, float64."""
+    clock = process.clock
     middle = clock.inverse(clock.elapsed(s) + 0.5 * length)
     G = noise_at(process, y, middle.to(y), torch.float64)
     if isinstance(clock, IdentityClock):
@@ -340,18 +276,6 @@ def unit_noise(process: Process, clock: Clock, y: Tensor, s: Tensor, length: Ten
     if bool((root == 1).all()):
         return G
     return G.times(1 / (root[0] if len(root) == 1 else root[:, None]))
-
-
-def _diagonal_moments(
-    a: Tensor, Q: Tensor, f: Tensor, f_dot: Tensor | None, h: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``v`` and the variances, ``(B, d)`` each, for ``J = diag(a)`` and a diagonal ``Q``."""
-    h = h[:, None]
-    x = a * h
-    shift = h * phi1(x) * f
-    if f_dot is not None:
-        shift = shift + h.square() * phi2(x) * f_dot
-    return shift, Q * h * phi1(2 * x)
 
 
 def phi1(x: Tensor) -> Tensor:
@@ -367,13 +291,3 @@ def phi2(x: Tensor) -> Tensor:
     for k in range(19, 2, -1):
         series = 1 + inside / k * series
     return torch.where(small, 0.5 * series, (torch.expm1(outside) / outside - 1) / outside)
-
-
-def check_walls(process: Process) -> None:
-    """Refuse a process that ``reflects``."""
-    if process.reflects:
-        raise ValueError(
-            f"expected a process without walls, found {name_of(process)}: near a wall its "
-            "local transition is not Gaussian and its paths cannot be shifted; it has an exact "
-            "transition, use DenoisingSM"
-        )

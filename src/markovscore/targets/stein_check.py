@@ -1,4 +1,4 @@
-"""Test a target."""
+"""Whether a target is one, tried on simulated paths."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +13,13 @@ from ..core import (
     check_number,
     check_points,
     check_steps,
+    check_window,
+    original,
 )
-from ..diffusions import simulate
-from .path_shift import check_request, shift
-from .stein import SteinCheck, stein_scores
+from ..diffusions import propagate
+from .path_shift import shift
+from .stein_identities import SteinCheck, stein_scores
+from .walls import check_walls
 
 Target = Callable[..., tuple[Tensor, Tensor]]
 
@@ -59,21 +62,22 @@ def stein_check(
         TypeError, ValueError: malformed points, window or numbers; both ``weight`` and ``target``;
             and as in ``simulate``.
     """
-
     process = as_diffusion(process)
     x0 = check_points(x0, process.dim, "x0")
     check_generator(generator, x0.device)
     s, t, paths = check_number(s, "s"), check_number(t, "t", positive=True), check_steps(paths)
     if weight is not None and target is not None:
         raise ValueError("expected weight or target, found both: a target has its own weight")
+    first, last = check_window(process.horizon, s, t, 1)
+    steps = check_steps(steps)
     if generator is None:
         generator = torch.Generator(device=x0.device).manual_seed(0)
     start = x0[torch.arange(paths, device=x0.device) % len(x0)]
-    y_s = simulate(process, start, s, steps, generator)
+    y_s = propagate(process, start, torch.zeros_like(first), first, steps, generator)
     if target is not None:
-        y, found = target(process, y_s, s, t, generator=generator)
+        y, found = target(original(process), y_s, s, t, generator=generator)
     else:
-        y_s, first, last = check_request(process, y_s, s, t)
-        y, found, _ = shift(process, y_s, first, last, check_steps(steps), generator, weight)
+        check_walls(process)
+        y, found, _ = shift(process, y_s, first, last, steps, generator, weight)
         y = process.project(y)
     return stein_scores(process, y, check_field(found, y, "target"))
