@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .fields import Time, drift_at, jacobian_at, noise_at
-from .linear_maps import Dense, LinearMap, Scalar
+from .linear_maps import LinearMap
 from .modes import remembered
 from .types import Process
 
@@ -36,6 +36,11 @@ class Grid:
     middle: Tensor
     step: Tensor
     autonomous: bool = False
+
+    def place(self, i: int, row: int) -> tuple[float, float]:
+        """Time and length of step ``i`` for a row of the batch."""
+        column = row if self.middle.shape[1] > 1 else 0
+        return float(self.middle[i, column]), float(self.step[i, column])
 
     def steps(self, y: Tensor) -> list[tuple[Tensor, Time]]:
         """Time and length of every step. If all rows share them: a 0-dim tensor and a number, else
@@ -72,14 +77,7 @@ def euler_step(y: Tensor, drift: Tensor, G: LinearMap, z: Tensor, h: Time) -> Te
     """``y + h f + sqrt(h) G z``; ``h`` a number or ``(B, 1)``."""
     if isinstance(h, Tensor):
         return y + h * drift + G @ (h.sqrt() * z)
-    moved = torch.add(y, drift, alpha=h)
-    if (
-        isinstance(G, Scalar) and G.value.ndim == 0
-    ):  # two operations: half the time of a cheap drift
-        return moved.add_(z, alpha=math.sqrt(h) * float(G.value))
-    if isinstance(G, Dense) and G.value.ndim == 2 and G.value.shape[1] == 1:
-        return moved.addcmul_(z, G.value.mT, value=math.sqrt(h))
-    return moved.add_(G @ z, alpha=math.sqrt(h))
+    return G.add_to(torch.add(y, drift, alpha=h), z, math.sqrt(h))
 
 
 def noise_like(G: LinearMap, y: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -119,9 +117,8 @@ class Watch:
         bad_drift = ~torch.isfinite(drift).all(1)
         row = int(bad_drift.int().argmax())
         tame = float(y[row].abs().max()) < 1e6 * (1 + float(self._start.abs().max()))
-        column = row if self._grid.middle.shape[1] > 1 else 0
-        time = float(self._grid.middle[i, column])
         if bool(bad_drift.any()) and tame:
+            time, _ = self._grid.place(i, row)
             raise ValueError(
                 f"drift: expected finite numbers, found {drift[row].tolist()} at time {time:g}, "
                 f"the first bad row is {row}, at y = {y[row].tolist()}: check the drift there"
@@ -131,8 +128,7 @@ class Watch:
     def _diverged(self, i: int, y_next: Tensor) -> None:
         size = torch.nan_to_num(y_next.abs(), nan=math.inf, posinf=math.inf).amax(1)
         row, steps = int(size.argmax()), len(self._grid.step)
-        column = row if self._grid.middle.shape[1] > 1 else 0
-        time, h = (float(v[i, column]) for v in (self._grid.middle, self._grid.step))
+        time, h = self._grid.place(i, row)
         start = self._start[row : row + 1]
         J = jacobian_at(self._process, start, start.new_full((1,), time))
         steepest = float(J.row_norm().max())

@@ -55,9 +55,10 @@ class Langevin(Diffusion):
     """
 
     autonomous = True
+    _seen: tuple[Any, Any] = (None, None)  # a prior, and what ``as_law`` made of it
 
     def __init__(self, prior: Any, beta: Beta = (0.1, 10.0), horizon: float = 1.0) -> None:
-        as_law(prior)
+        as_law(prior)  # checks it
         self.prior, self.dim, self.horizon = prior, prior.dim, _check_horizon(horizon)
         self.clock: LinearClock | QuadratureClock = make_clock(beta, self.horizon)
 
@@ -92,17 +93,17 @@ class Langevin(Diffusion):
 
     def drift_jacobian(self, y: Tensor, t: Time) -> Tensor:
         """``beta(t) / 2`` times the Hessian of ``log pi``: ``(B, d, d)``, or its diagonal."""
-        hessian = self._hessian(as_law(self.prior), y, t)
+        hessian = self._hessian(y, t)
         return self._half_rate(t, hessian.value) * hessian.value
 
     def drift_and_vjp(self, y: Tensor, t: Time, v: Tensor) -> tuple[Tensor, Tensor]:
         """``f(y, t)`` and ``J^T v``, ``(B, d)`` each."""
         half = self._half_rate(t, y)
-        law = as_law(self.prior)
+        law = self._law()
         if law.score_and_hessian_product is not None:
             score, product = law.score_and_hessian_product(y, v)
         elif law.hessian is not None:
-            score, product = law.score(y), self._hessian(law, y, t).T @ v
+            score, product = law.score(y), self._hessian(y, t).T @ v
         else:
             score, vjp = pull_back(self._score, y, t)
             product = vjp(v)
@@ -114,13 +115,20 @@ class Langevin(Diffusion):
 
     def euler_kernel(self) -> PathDrift | None:
         """The drift at unit rate for ``markovscore.kernels.paths``, if the prior offers one."""
-        return offered(as_law(self.prior), "path_drift", "score")
+        return offered(self._law(), "path_drift", "score")
 
     def _score(self, y: Tensor, t: Time) -> Tensor:
         return self.prior.score(y)
 
-    def _hessian(self, law: Law, y: Tensor, t: Time) -> LinearMap:
+    def _law(self) -> Law:
+        """The prior with all that may be asked of it; seen anew where another one was assigned."""
+        if self._seen[0] is not self.prior:
+            self._seen = (self.prior, as_law(self.prior))
+        return self._seen[1]
+
+    def _hessian(self, y: Tensor, t: Time) -> LinearMap:
         """That of ``log pi``."""
+        law = self._law()
         if law.hessian is None:
             return field_jacobian(self._score, y, t)
         return read_jacobian(law.hessian(y), y, "hessian")
