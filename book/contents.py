@@ -5,6 +5,8 @@ Everything that can be wrong in a name is reported here, once: expected, found, 
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,20 @@ class BuildError(Exception):
     """What was expected, what was found, and the fix; shown to the reader without a traceback."""
 
 
-def explained(error: Exception) -> str:
-    """The message of an error; that of a file which cannot be written gets a fix."""
-    if not isinstance(error, OSError):
-        return str(error)
-    return (
-        f"{error.filename or ROOT}: expected a tree that can be read and written, on a disk with "
-        f"room, found: {error.strerror or error}; build in a copy that is yours to write in"
-    )
+def explained(command: Callable[[], int]) -> int:
+    """The exit status of a command; what it expected and did not find is printed, not traced."""
+    try:
+        return command()
+    except OSError as error:
+        message = (
+            f"{error.filename or ROOT}: expected a tree that can be read and written, on a disk "
+            f"with room, found: {error.strerror or error}; "
+            "build in a copy that is yours to write in"
+        )
+    except BuildError as error:
+        message = str(error)
+    print(f"\nFAILED {message}\n", file=sys.stderr)
+    return 1
 
 
 def toc_pages() -> list[str]:
@@ -54,6 +62,12 @@ def is_chapter(page: str) -> bool:
 def chapters() -> list[str]:
     """The pages of ``_toc.yml`` to execute, in reading order."""
     return [page for page in toc_pages() if is_chapter(page)]
+
+
+def executed(folder: Path) -> dict[str, Path]:
+    """The chapters that have run, with their notebooks in ``folder`` (``_build/<profile>``)."""
+    paths = {chapter: folder / f"{chapter}.ipynb" for chapter in chapters()}
+    return {chapter: path for chapter, path in paths.items() if path.is_file()}
 
 
 def profile_names() -> list[str]:

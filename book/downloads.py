@@ -45,18 +45,21 @@ MADE = f"% The source of a page of the book of markovscore {__version__}, in MyS
 
 def complete(html: Path, site: Path) -> None:
     """Complete every download of the built site ``html``; ``site`` has what pages include."""
+
+    def included(text: str) -> str:
+        return INCLUDE.sub(lambda match: (site / match[1]).read_text(encoding="utf-8"), text)
+
     for page in toc_pages():
+        source = html / "_sources" / page
         if is_chapter(page):
-            path = html / "_sources" / f"{page}.ipynb"
-            notebook = nbformat.read(path, as_version=4)
+            notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
             stand_alone(notebook, page_path(page).parent)
             for cell in notebook.cells:
-                cell.source = _included(cell.source, site)
-            nbformat.write(notebook, path)
+                cell.source = included(cell.source)
+            nbformat.write(notebook, source.with_suffix(".ipynb"))
         else:
-            path = html / "_sources" / f"{page}.md"
-            text = path.read_text(encoding="utf-8")
-            path.write_text(MADE + _included(text, site), encoding="utf-8")
+            text = source.with_suffix(".md").read_text(encoding="utf-8")
+            source.with_suffix(".md").write_text(MADE + included(text), encoding="utf-8")
 
 
 def stand_alone(notebook: nbformat.NotebookNode, folder: Path) -> None:
@@ -73,13 +76,9 @@ def stand_alone(notebook: nbformat.NotebookNode, folder: Path) -> None:
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         cell.source = OUTSIDE.sub(beside, cell.source)
-    source = NEEDS + (
-        WRITE.format(folder=FOLDER, files=json.dumps(files, indent=4)) if files else ""
-    )
+    source = NEEDS
+    if files:
+        source += WRITE.format(folder=FOLDER, files=json.dumps(files, indent=4))
     first = nbformat.v4.new_code_cell(source.rstrip(), id="book-files")
     first.metadata = {"tags": ["hide-input"], "jupyter": {"source_hidden": True}}
     notebook.cells.insert(notebook.cells.index(code[0]), first)
-
-
-def _included(text: str, site: Path) -> str:
-    return INCLUDE.sub(lambda match: (site / match[1]).read_text(encoding="utf-8"), text)

@@ -1,236 +1,247 @@
-"""The generated pages of the book: the claims summary, the ledger, the map of the papers' items.
+"""The claims ledger: what the chapters measured against what ``book/claims.yml`` declares.
 
-Input: a verified :class:`markovscore.claims.Report`. Output: MyST Markdown for ``_generated/``.
+The values are in the executed notebooks, where ``markovscore.claims`` recorded them.
+
+    python book/ledger.py verify --claims book/claims.yml --notebooks _build/ci --profile ci
+
+The exit status is 0 only if every declared claim was recorded once, in its own chapter, and holds,
+or is optional (it declares ``needs``) and was skipped there.
 """
 
 from __future__ import annotations
 
-import html
+import argparse
+import json
+import operator
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import yaml
-from contents import BOOK, BuildError, is_chapter, page_path, toc_pages
+from contents import executed
 
-from markovscore.claims import MIME, PAPERS, Claim, Report, Row, format_value
+from markovscore.claims import ID, MIME, ClaimsError, finite, format_value
+from markovscore.core import output_path, user_path, write_whole
 
-PAPER_NAMES = {
-    "A": "Paper A: operator-informed score matching",
-    "B": "Paper B: local denoising score matching",
-    "ours": "Ours",
-}
-SYMBOLS = {"<": "&lt;", "<=": "≤", ">": "&gt;", ">=": "≥"}
-VERDICTS = {"reproduced": "reproduced", "not-reproduced": "not reproduced", "beyond": "beyond"}
-PROOFS = ("alg", "def", "lem", "prop", "prp", "thm")
-ROLES = {"eq": "eq", "fig": "numref"} | dict.fromkeys(PROOFS, "prf:ref")
-KINDS = "Definition|Example|Lemma|Theorem|Proposition|Algorithm|Figure|Table"
-ITEM = re.compile(rf"({KINDS})s? (\d+(?:(?:, | and )\d+)*)")
-STATUSES = {
-    "pass": "holds",
-    "fail": "fails",
-    "missing": "missing",
-    "not-judged": "not judged",
-    "skipped": "not measured",
-}
+COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+VERDICTS = ("reproduced", "not-reproduced", "beyond")
+PAPERS = ("A", "B", "ours")
+STATUSES = ("pass", "fail", "missing", "not-judged", "skipped")
+UNJUDGED_PROFILES = ("smoke",)  # sizes too small for a threshold to mean anything
 
 
-def badge(row: Row) -> str:
-    """The verdict of one row as a coloured word; a claim that fails says so instead."""
-    word = VERDICTS[row.claim.verdict] if row.status == "pass" else STATUSES[row.status]
-    kind = row.claim.verdict if row.status == "pass" else row.status
-    return f'<span class="verdict verdict-{kind}">{word}</span>'
+@dataclass(frozen=True)
+class Claim:
+    """One block of ``book/claims.yml``: ``quantity comparison threshold`` must hold in ``chapter``.
 
-
-def table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], name: str, widths: str = "auto"
-) -> str:
-    """A MyST ``list-table``: cells are free to contain mathematics, links and pipes."""
-    lines = [":::{list-table}", ":header-rows: 1", f":class: {name}", f":widths: {widths}", ""]
-    for cells in [header, *rows]:
-        for position, cell in enumerate(cells):
-            lines.append(("* - " if position == 0 else "  - ") + " ".join(cell.split()))
-    return "\n".join([*lines, ":::", ""])
-
-
-def chapter_link(chapter: str) -> str:
-    """A link whose text is the chapter's title."""
-    return f"{{doc}}`/{chapter}`"
-
-
-def threshold(claim: Claim) -> str:
-    """Comparison and threshold, such as ``≤ 0.001``."""
-    return f"{SYMBOLS[claim.comparison]} {claim.threshold:.4g}"
-
-
-def claim_link(claim: Claim) -> str:
-    """A link from the ledger to the cell that recorded the claim (the row carries the anchor)."""
-    id = html.escape(claim.id)
-    return f'<a class="claim-id" href="../{claim.chapter}.html#claim-{id}">{id}</a>'
-
-
-def summary(report: Report) -> str:
-    """One sentence and a table, claims by part of the book; for the title page."""
-    verdicts = Counter(row.claim.verdict for row in report.rows)
-    found = ", ".join(f"{verdicts[v]} {VERDICTS[v]}" for v in VERDICTS if verdicts[v])
-    passed, failed = report.count("pass"), report.count("fail") + report.count("missing")
-    sentence = (
-        f"The ledger declares **{len(report.rows)} claims** ({found or 'none yet'}); "
-        f"in this build ({report.profile} profile) **{passed} hold** and **{failed} fail**"
-    )
-    if report.count("not-judged"):
-        sentence += (
-            f"; {report.count('not-judged')} were recorded and not judged, "
-            "because this profile's sizes are too small"
-        )
-    needed = sorted({str(row.claim.needs) for row in report.rows if row.status == "skipped"})
-    if needed:
-        sentence += (
-            f"; {report.count('skipped')} could not be measured, "
-            f"for want of optional data ({', '.join(needed)})"
-        )
-    by_chapter = {page: [r for r in report.rows if r.claim.chapter == page] for page in toc_pages()}
-    rows = [
-        (chapter_link(page), str(len(found_rows)), str(sum(r.status == "pass" for r in found_rows)))
-        for page, found_rows in by_chapter.items()
-        if found_rows
-    ]
-    head = f"{sentence}.\n"
-    return head + (
-        "\n" + table(("Chapter", "Claims", "Hold"), rows, "claims-summary") if rows else ""
-    )
-
-
-def ledger(report: Report) -> str:
-    """The whole ledger, one table for each paper, and what is wrong with it, if anything is."""
-    parts = []
-    if report.problems:
-        listed = "\n".join(f"* `{problem}`" for problem in report.problems)
-        parts.append(
-            f":::{{admonition}} The ledger is not in order\n:class: error\n{listed}\n:::\n"
-        )
-    for paper in PAPERS:
-        rows = [row for row in report.rows if row.claim.paper == paper]
-        if rows:
-            header = ("Verdict", "Claim", "Value", "Threshold", "Where")
-            parts.append(f"## {PAPER_NAMES[paper]}\n")
-            parts.append(table(header, map(_ledger_row, rows), "ledger", "15 42 16 13 14"))
-    return "\n".join(parts) or "No claim is declared yet.\n"
-
-
-def _ledger_row(row: Row) -> tuple[str, ...]:
-    claim, record = row.claim, row.record
-    value = format_value(record.value, record.stderr) if record else "not recorded"
-    anchor = f'<span id="{html.escape(claim.id)}"></span>'
-    text = (
-        f"{anchor}{claim.sentence} *{claim.item}; measured:* {claim.quantity}. {claim_link(claim)}"
-    )
-    if claim.needs:
-        text += f" *Needs {claim.needs}.*"
-    if row.status == "skipped" and record:
-        value = record.note
-    return badge(row), text, value, threshold(claim), chapter_link(claim.chapter)
-
-
-def load_items() -> list[dict[str, Any]]:
-    """``book/reproduction/items.yml``: every numbered item of both papers; each is checked."""
-    path = BOOK / "reproduction" / "items.yml"
-    items = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for item in items:
-        if set(item) not in (
-            {"paper", "item", "title", "where"},
-            {"paper", "item", "title", "why"},
-        ):
-            raise BuildError(
-                f"{path.name}: expected the keys paper, item, title and either where or why, "
-                f"found {sorted(item)}; correct the block"
-            )
-    return items
-
-
-def paper_items(report: Report) -> str:
-    """The map: every example, lemma, theorem, algorithm, figure and table -> cells and claims."""
-    parts = []
-    items = load_items()
-    for paper in ("A", "B"):
-        rows = [_item_row(item, report) for item in items if item["paper"] == paper]
-        parts.append(f"### {PAPER_NAMES[paper]}\n")
-        header = ("Item", "What it is", "Where it is regenerated")
-        parts.append(table(header, rows, "items", "16 34 50"))
-    return "\n".join(parts)
-
-
-def _item_row(item: dict[str, Any], report: Report) -> tuple[str, ...]:
-    matches = [
-        row
-        for row in report.rows
-        if row.claim.paper == item["paper"] and item["item"] in named_items(row.claim.item)
-    ]
-    claims = "; ".join(f"{claim_link(r.claim)} {badge(r)}" for r in matches)
-    where = "; ".join(_target(name) for name in item["where"]) if "where" in item else item["why"]
-    return item["item"], item["title"], f"{where} {claims}"
-
-
-def _target(name: str) -> str:
-    """A link to a page (it has a slash), an equation, a figure, a definition or any label."""
-    if "/" in name:
-        page_path(name)
-        return chapter_link(name)
-    role = ROLES.get(name.split("-")[0], "ref")
-    return f"{{{role}}}`{name}`"
-
-
-def named_items(text: str) -> set[str]:
-    """The items that a claim's ``item`` names: "Examples 3, 4 and 7" is three of them."""
-    found = {"Appendix"} if text.startswith("Appendix") else set()
-    for kind, numbers in ITEM.findall(text):
-        found |= {f"{kind} {number}" for number in re.findall(r"\d+", numbers)}
-    return found
-
-
-def show_verdicts(notebook: nbformat.NotebookNode, report: Report, page: str) -> None:
-    """Complete the rows of :func:`markovscore.claims.record` with threshold and verdict, in place.
-
-    The chapter itself cannot know them: they are declared in ``book/claims.yml``, once.
+    ``verdict`` says what the book concludes from it: ``reproduced``, ``not-reproduced`` (then the
+    sentence states what was found instead) or ``beyond`` (not a claim of either paper).
+    ``needs`` (an optional key, such as ``cifar10``) names data without which it may be skipped.
     """
-    rows = {row.claim.id: row for row in report.rows}
-    ledger_page = "../" * page.count("/") + "reproduction/claims.html"
-    for output in (out for cell in notebook.cells for out in cell.get("outputs", [])):
-        data = output.get("data", {})
-        if MIME in data and data[MIME]["id"] in rows:
-            row = rows[data[MIME]["id"]]
-            id = html.escape(row.claim.id)
-            link = f'<a href="{ledger_page}#{id}">{id}</a>'
-            note = data[MIME]["note"]
-            value = format_value(data[MIME]["value"], data[MIME]["stderr"])
-            data["text/html"] = (
-                f'<div class="claim" id="claim-{id}">{badge(row)} '
-                f"{html.escape(row.claim.quantity)} <strong>{value}</strong> "
-                f"(expected {threshold(row.claim)})"
-                + (f" <em>{html.escape(note)}</em>" if note else "")
-                + f" <code>{link}</code></div>"
+
+    id: str
+    paper: str
+    item: str
+    sentence: str
+    quantity: str
+    comparison: str
+    threshold: float
+    chapter: str
+    verdict: str
+    needs: str | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A recorded value and its standard error, if it has one; a skipped claim has only a note."""
+
+    id: str
+    value: float | None
+    stderr: float | None
+    note: str
+    chapter: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A declared claim beside its record; ``status`` is one of ``STATUSES``."""
+
+    claim: Claim
+    record: Record | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`verify` found; ``problems`` is empty exactly when the ledger is in order."""
+
+    profile: str
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...]
+
+    def count(self, status: str) -> int:
+        """Number of declared claims with this status."""
+        return sum(row.status == status for row in self.rows)
+
+    def write(self, path: Path) -> None:
+        """The report as JSON (``_build/claims.json``)."""
+        summary = {"declared": len(self.rows)} | {name: self.count(name) for name in STATUSES}
+        content = {"profile": self.profile, "ok": not self.problems, "summary": summary}
+        content |= {"problems": self.problems, "claims": [asdict(row) for row in self.rows]}
+        write_whole(output_path(path, "--json"), json.dumps(content, indent=1) + "\n")
+
+
+def load_claims(path: str | Path) -> tuple[Claim, ...]:
+    """Read ``book/claims.yml``; every block is checked and ids are unique.
+
+    Raises :class:`ClaimsError` on an unknown or missing key, a value outside its list, a threshold
+    that is not a number, or an id declared twice.
+    """
+    blocks = yaml.safe_load(user_path(path).read_text(encoding="utf-8")) or []
+    if not isinstance(blocks, list):
+        raise ClaimsError(
+            f"{path}: expected a YAML list of claims, found a {type(blocks).__name__}; "
+            "start each block with '- id:'"
+        )
+    claims: dict[str, Claim] = {}
+    for claim in (_claim(block, path) for block in blocks):
+        if claim.id in claims:
+            raise ClaimsError(f"{path}: expected unique ids, found {claim.id} twice; rename one")
+        claims[claim.id] = claim
+    return tuple(claims.values())
+
+
+def _claim(block: Any, path: object) -> Claim:
+    names = [field.name for field in fields(Claim) if field.name != "needs"]
+    if not isinstance(block, dict) or set(block) - {"needs"} != set(names):
+        found = sorted(block) if isinstance(block, dict) else block
+        raise ClaimsError(
+            f"{path}: expected a claim with the keys {sorted(names)}, and needs if it is optional, "
+            f"found {found}"
+        )
+    where = f"{path}: claim {block['id']}"
+    allowed = {"comparison": tuple(COMPARISONS), "verdict": VERDICTS, "paper": PAPERS}
+    for name, values in allowed.items():
+        if block[name] not in values:
+            raise ClaimsError(
+                f"{where}: {name}: expected one of {', '.join(values)}, found {block[name]!r}; "
+                "correct it"
             )
+    if not ID.fullmatch(str(block["id"])):
+        raise ClaimsError(f"{where}: expected an id of lower-case words joined by dots; rename it")
+    if "needs" in block and not re.fullmatch(r"[a-z0-9_]+", str(block["needs"])):
+        raise ClaimsError(
+            f"{where}: needs: expected one lower-case word, such as cifar10, "
+            f"found {block['needs']!r}; correct it, or leave it out"
+        )
+    texts = {name: str(value).strip() for name, value in block.items()}
+    return Claim(**texts | {"threshold": finite(block["threshold"], f"{where}: threshold")})
 
 
-def write_pages(report: Report, folder: Path) -> None:
-    """Write the three generated pages that prose pages include."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pages = {
-        "claims_summary": summary(report),
-        "claims_ledger": ledger(report),
-        "paper_items": paper_items(report),
-    }
-    for name, text in pages.items():
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+def read_records(path: Path, chapter: str) -> list[Record]:
+    """The claims stored in one executed notebook, in the order of its cells."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClaimsError(
+            f"{path}: expected a notebook (JSON with 'cells'), found {error!r}; "
+            "delete it and build again"
+        ) from error
+    bundles = [out.get("data", {}) for cell in cells for out in cell.get("outputs", [])]
+    return [Record(**bundle[MIME], chapter=chapter) for bundle in bundles if MIME in bundle]
 
 
-def staged(page: str, executed: Path, report: Report) -> tuple[str, str]:
-    """What Sphinx reads for a page: its suffix and its text."""
-    if not is_chapter(page):
-        return ".md", page_path(page).read_text(encoding="utf-8")
-    notebook = nbformat.read(executed, as_version=4)
-    show_verdicts(notebook, report, page)
-    return ".ipynb", nbformat.writes(notebook)
+def verify(notebooks: Mapping[str, Path], declared: Iterable[Claim], profile: str = "ci") -> Report:
+    """Compare what the executed notebooks recorded with what is declared.
+
+    Args:
+        notebooks: chapter (``"oism/one_dimension"``) -> executed notebook.
+        declared: the claims, from :func:`load_claims`.
+        profile: thresholds are not judged in the smoke profile, whose sizes are too small.
+
+    Returns:
+        The report. Its ``problems`` name every claim that was declared and not recorded, recorded
+        and not declared, recorded twice, recorded in another chapter, skipped without ``needs``, or
+        that misses its threshold.
+    """
+    declared, by_id = tuple(declared), dict[str, list[Record]]()
+    for chapter, path in notebooks.items():
+        for item in read_records(path, chapter):
+            by_id.setdefault(item.id, []).append(item)
+    problems = [
+        f"{id}: recorded in {items[0].chapter}, not declared; add it to book/claims.yml"
+        for id, items in by_id.items()
+        if id not in {claim.id for claim in declared}
+    ]
+    rows = []
+    for claim in declared:
+        found = by_id.get(claim.id, [])
+        wrong = list(_problems(claim, found, claim.chapter in notebooks, profile))
+        rows.append(Row(claim, found[0] if found else None, _status(found, wrong, profile)))
+        problems += wrong
+    return Report(profile=profile, rows=tuple(rows), problems=tuple(problems))
+
+
+def _status(found: Sequence[Record], wrong: Sequence[str], profile: str) -> str:
+    if wrong or not found:
+        return "fail" if found else "missing"
+    if found[0].value is None:
+        return "skipped"
+    return "not-judged" if profile in UNJUDGED_PROFILES else "pass"
+
+
+def _problems(claim: Claim, found: Sequence[Record], ran: bool, profile: str) -> Iterator[str]:
+    if not found:
+        why = "never recorded there" if ran else "whose notebook was not executed"
+        yield f"{claim.id}: declared for {claim.chapter}, {why}"
+        return
+    item, judged = found[0], profile not in UNJUDGED_PROFILES
+    if len(found) > 1:
+        places = ", ".join(other.chapter for other in found)
+        yield f"{claim.id}: expected one record, found {len(found)} ({places}); keep one"
+    if item.chapter != claim.chapter:
+        yield f"{claim.id}: declared for {claim.chapter}, recorded in {item.chapter}"
+    if item.value is None and claim.needs is None:
+        yield (
+            f"{claim.id}: skipped in {item.chapter} ({item.note}), which only a claim that "
+            "declares needs may be; record its value, or declare what it needs"
+        )
+    holds = COMPARISONS[claim.comparison]
+    if item.value is not None and judged and not holds(item.value, claim.threshold):
+        yield (
+            f"{claim.id}: expected {claim.quantity} {claim.comparison} {claim.threshold:g}, "
+            f"found {format_value(item.value, item.stderr)} in {item.chapter}"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: ``verify``; prints what is wrong and returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("verify", help="compare executed notebooks with the ledger")
+    check.add_argument("--claims", type=user_path, required=True, help="book/claims.yml")
+    check.add_argument("--notebooks", type=user_path, required=True, help="_build/<profile>")
+    check.add_argument("--profile", default="ci", help="smoke: thresholds are not judged")
+    check.add_argument("--json", type=user_path, help="write the report here")
+    options = parser.parse_args(arguments)
+    try:
+        declared = load_claims(options.claims)
+        report = verify(executed(options.notebooks), declared, options.profile)
+        if options.json:
+            report.write(options.json)
+    except (ClaimsError, OSError) as error:
+        print(f"claims: {error}", file=sys.stderr)
+        return 2
+    for problem in report.problems:
+        print(f"claims: {problem}", file=sys.stderr)
+    words = ("hold", "fail", "missing", "not judged", "skipped")
+    counts = [f"{report.count(name)} {word}" for name, word in zip(STATUSES, words, strict=True)]
+    print(f"claims: {', '.join(counts)} ({options.profile} profile)")
+    return int(bool(report.problems))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,9 +2,9 @@
 
 ``python book/run_chapter.py oism/spectra --profile ci --output _build/ci/oism/spectra.ipynb``
 
-The output appears only when every cell ran (temporary file, then rename), so an interrupted build
-never leaves a half-executed chapter that looks finished. A chapter that fails leaves its notebook,
-executed up to the cell that raised, in ``_build/errors/<profile>/<part>/<chapter>.ipynb``.
+A chapter runs in ``_build/errors/<profile>/<part>/<chapter>.ipynb``, where it stays, executed up to
+the cell that raised, if it fails. The output appears only when every cell ran (it is renamed), so
+an interrupted build never leaves a half-executed chapter that looks finished.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import resource
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ import papermill
 from contents import BUILD, ROOT, BuildError, explained, load_profile, page_path
 from traitlets.config import Config
 
-KERNEL = "python3"
 LONGEST_PARENT = 80  # bytes; a socket's whole path may have 103 (macOS) or 107 (Linux)
 
 
@@ -38,19 +38,14 @@ def read_chapter(chapter: str, overrides: dict[str, Any]) -> nbformat.NotebookNo
             f"{chapter}: expected one cell tagged `parameters`, found {len(cells)}; "
             "tag the cell that sets the defaults"
         )
-    unknown = sorted(set(overrides) - {name for cell in cells for name in _assigned(cell.source)})
-    if unknown:
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
+    names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    if unknown := sorted(set(overrides) - names):
         raise BuildError(
             f"{chapter}: expected overrides of parameters that its `parameters` cell sets, "
             f"found {', '.join(unknown)}; correct the profile"
         )
     return notebook
-
-
-def _assigned(source: str) -> set[str]:
-    """The names that a cell assigns."""
-    nodes = ast.walk(ast.parse(source))
-    return {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def execute(chapter: str, profile: str, output: Path) -> dict[str, float]:
@@ -60,33 +55,29 @@ def execute(chapter: str, profile: str, output: Path) -> dict[str, float]:
     """
     overrides = load_profile(profile).get(chapter, {})
     notebook = read_chapter(chapter, overrides)
-    failed = BUILD / "errors" / profile / f"{chapter}.ipynb"
-    source = BUILD / "partial" / profile / f"{chapter}.source.ipynb"
-    partial = BUILD / "partial" / profile / f"{chapter}.ipynb"
-    for path in (failed, source, output):
+    running = BUILD / "errors" / profile / f"{chapter}.ipynb"
+    for path in (running, output):
         path.parent.mkdir(parents=True, exist_ok=True)
-    failed.unlink(missing_ok=True)
-    nbformat.write(notebook, source)
+    running.unlink(missing_ok=True)
     wall, cpu = time.perf_counter(), _cpu_seconds()
     try:
-        _run(source, partial, overrides, page_path(chapter).parent)
+        _run(notebook, running, overrides, page_path(chapter).parent)
     except papermill.PapermillExecutionError as error:
-        partial.replace(failed)
         raise BuildError(
-            f"{chapter}: {error.ename}: {error.evalue}\n"
-            f"    raised by:\n{_indent(error.source)}\n"
-            f"    the half-executed notebook is {failed.relative_to(ROOT)}"
+            f"{chapter}: {error.ename}: {error.evalue}\n    raised by:\n"
+            f"{textwrap.indent(error.source.strip(), '    | ', lambda line: True)}\n"
+            f"    the half-executed notebook is {running.relative_to(ROOT)}"
         ) from error
     except RuntimeError as error:  # what nbclient raises when the kernel is gone
         raise BuildError(
             f"{chapter}: expected the kernel to live, found: {error}; was the memory enough?"
         ) from error
     finally:
-        source.unlink(missing_ok=True)
-    took = {"seconds": time.perf_counter() - wall, "cpu_seconds": _cpu_seconds() - cpu}
-    took = {name: round(value, 1) for name, value in took.items()}
-    _normalise(partial, took)
-    partial.replace(output)
+        took = {"seconds": time.perf_counter() - wall, "cpu_seconds": _cpu_seconds() - cpu}
+        took = {name: round(value, 1) for name, value in took.items()}
+        if running.is_file():
+            _normalise(running, took)
+    running.replace(output)
     return took
 
 
@@ -96,23 +87,20 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
 
-def _run(source: Path, output: Path, overrides: dict[str, Any], folder: Path) -> None:
+def _run(
+    notebook: nbformat.NotebookNode, output: Path, overrides: dict[str, Any], folder: Path
+) -> None:
     """Papermill, with sockets in a folder of our own: parallel kernels race for TCP ports."""
     with tempfile.TemporaryDirectory(prefix="kernel-", dir=sockets_parent()) as sockets:
         papermill.execute_notebook(
-            _literal(source),
-            _literal(output),
+            notebook,
+            str(output).replace("{", "{{").replace("}", "}}"),  # it fills parameters into braces
             parameters=overrides,
-            kernel_name=KERNEL,
+            kernel_name="python3",
             cwd=str(folder),
             progress_bar=False,
             config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}),
         )
-
-
-def _literal(path: Path) -> str:
-    """Papermill fills parameters into the braces of a path: those of a folder's name stay."""
-    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def sockets_parent() -> str:
@@ -125,10 +113,6 @@ def sockets_parent() -> str:
         f"TMPDIR: expected a folder to write in with a path of at most {LONGEST_PARENT} bytes, for "
         f"the kernel's sockets, found {folders[0]} and no /tmp; set TMPDIR to a shorter path"
     )
-
-
-def _indent(source: str) -> str:
-    return "\n".join(f"    | {line}" for line in source.strip().splitlines())
 
 
 def _normalise(path: Path, took: dict[str, float]) -> None:
@@ -162,19 +146,11 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.update(environment(BUILD))
     print(f"  {options.chapter}: running", file=sys.stderr, flush=True)
-    try:
-        took = execute(options.chapter, options.profile, options.output)
-    except (BuildError, OSError) as error:
-        print(f"\nFAILED {explained(error)}\n", file=sys.stderr)
-        return 1
+    took = execute(options.chapter, options.profile, options.output)
     wall, cpu = took["seconds"], took["cpu_seconds"]
-    print(
-        f"  {options.chapter}: done in {wall:.0f} s, {cpu:.0f} s of CPU",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(f"  {options.chapter}: done in {wall:.0f} s, {cpu:.0f} s of CPU", file=sys.stderr)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(explained(main))

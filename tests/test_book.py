@@ -13,15 +13,16 @@ import build
 import contents
 import downloads
 import jupytext
+import ledger
 import nbformat
 import papermill
 import pytest
 import run_chapter
+import summary
 import yaml
 from conftest import ROOT
 from jupytext.cli import jupytext as jupytext_cli
-
-from markovscore import claims
+from pages import named_items
 
 PAGES = contents.toc_pages()
 CHAPTERS = contents.chapters()
@@ -43,8 +44,8 @@ def test_round_trip(chapter):
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_smoke(chapter, smoke):
     notebook = smoke(chapter)
-    declared = [c for c in claims.load_claims(contents.BOOK / "claims.yml") if c.chapter == chapter]
-    report = claims.verify({chapter: notebook}, declared, "smoke")
+    declared = [c for c in ledger.load_claims(contents.BOOK / "claims.yml") if c.chapter == chapter]
+    report = ledger.verify({chapter: notebook}, declared, "smoke")
     assert report.problems == ()
 
 
@@ -97,7 +98,7 @@ def test_every_page_is_listed():
 
 
 def test_every_claim_belongs_to_a_chapter():
-    for claim in claims.load_claims(contents.BOOK / "claims.yml"):
+    for claim in ledger.load_claims(contents.BOOK / "claims.yml"):
         assert claim.chapter in CHAPTERS, claim.id
 
 
@@ -117,8 +118,6 @@ def test_every_page_of_the_map_exists():
 
 
 def test_items_are_found_in_a_claim():
-    from ledger import named_items
-
     assert named_items("Examples 3, 4 and 7") == {"Example 3", "Example 4", "Example 7"}
     assert named_items("Figure 1 (OISM I)") == {"Figure 1"}
     assert named_items("Appendix (linear processes)") == {"Appendix"}
@@ -160,13 +159,13 @@ def test_an_unknown_parameter_is_explained():
 
 @pytest.mark.parametrize("profile", ["ci", "paper"])
 def test_the_summary_warns_of_a_chapter_over_its_budget(profile, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(build, "BUILD", tmp_path)
+    monkeypatch.setattr(summary, "BUILD", tmp_path)
     cpu_seconds = {"one": 149.0, "two": 151.0, "three": 3.0}
     (tmp_path / profile).mkdir()
     for name, cpu in cpu_seconds.items():
         metadata = {"markovscore": {"seconds": 200.0, "cpu_seconds": cpu}}
         (tmp_path / profile / f"{name}.ipynb").write_text(json.dumps({"metadata": metadata}))
-    build.show_times(profile, list(cpu_seconds))
+    summary.show_times(profile, list(cpu_seconds))
     total, *shown = capsys.readouterr().out.splitlines()
     assert "303 s of CPU" in total
     assert [line.split()[-1] for line in shown[:3]] == ["two", "one", "three"]

@@ -3,6 +3,7 @@
 import os
 import stat
 
+import ledger
 import pytest
 import torch
 from odd_inputs import refused
@@ -11,7 +12,6 @@ from runs import objective, small
 from statistical import rng
 
 import markovscore as ms
-from markovscore import claims
 
 T = 0.7 * ms.toy("moons", 60, rng(), torch.float64)
 OU, TIMES = ms.OrnsteinUhlenbeck(2), [0.1, 0.2, 0.5]
@@ -38,7 +38,7 @@ def test_files_have_the_mode_of_any_new_file(umask, tmp_path):
     ms.train(small(), objective(), moons(), 2, batch_size=8, progress=False,
              checkpoint=tmp_path / "run", log=tmp_path / "log")  # fmt: skip
     (tmp_path / "claims.yml").write_text("[]")
-    claims.main(["verify", "--claims", str(tmp_path / "claims.yml"), "--notebooks", str(tmp_path),
+    ledger.main(["verify", "--claims", str(tmp_path / "claims.yml"), "--notebooks", str(tmp_path),
                  "--json", str(tmp_path / "report")])  # fmt: skip
     for name in ("score", "rotated", "run", "log", "report"):
         assert mode(tmp_path / name) == 0o666 & ~umask, name
@@ -101,10 +101,9 @@ def test_home_is_written_out(monkeypatch, tmp_path):
     assert ms.datasets.cifar10.cache_folder() == (tmp_path / "cache").resolve()
     (tmp_path / "claims.yml").write_text("[]")
     (tmp_path / "built").mkdir()
-    assert claims.load_claims("~/claims.yml") == ()
-    assert claims.find_notebooks("~/built") == {}
+    assert ledger.load_claims("~/claims.yml") == ()
     arguments = ["--claims=~/claims.yml", "--notebooks=~/built", "--json=~/report"]
-    assert claims.main(["verify", *arguments]) == 0
+    assert ledger.main(["verify", *arguments]) == 0
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {"deep", "run", "log", "claims.yml", "built", "report"}
     refused("home folder for '~nobody-here/x', found none", SCORE.save, "~nobody-here/x")

@@ -5,6 +5,7 @@ name the shell would not leave alone. The tests run in order, each from the stat
 before left; that is what an incremental build is about.
 """
 
+import fcntl
 import html
 import json
 import os
@@ -144,7 +145,7 @@ def test_a_build_from_nothing(book):
     assert status == 0, output
     assert ran(output) == {"first", "second"}
     assert "2 of 2 executed" in output
-    assert "2 hold, 0 fail or are missing, 2 skipped for want of data" in output
+    assert "2 hold, 0 fail, 0 missing, 0 not judged, 2 skipped (ci profile)" in output
     assert json.loads((book.root / "_build" / "claims.json").read_text())["ok"]
     page = (book.root / "_build" / "html" / "one" / "first.html").read_text()
     assert 'id="claim-one.first.value"' in page
@@ -181,7 +182,7 @@ def test_one_chapter_changed(book):
 
 
 def test_the_package_changed(book):
-    book.edit("src/markovscore/claims.py", "The claims ledger", "The ledger of claims")
+    book.edit("src/markovscore/claims.py", "What a chapter measured", "What the chapter measured")
     status, output = book.run()
     assert (status, ran(output)) == (0, {"first", "second"}), output
 
@@ -226,7 +227,7 @@ def test_an_interrupted_build_resumes(book):
         start_new_session=True,
     ) as process:
         for line in process.stdout:
-            if "1 of 3 steps" in line:
+            if "1 of 4 steps" in line:
                 break
         os.killpg(process.pid, signal.SIGKILL)  # the hardest way: nobody tidies up
     (book.book / "profiles" / "ci.yml").write_text(
@@ -234,6 +235,15 @@ def test_an_interrupted_build_resumes(book):
     )
     status, output = book.run()
     assert (status, ran(output)) == (0, {"second"}), output
+
+
+def test_two_builds_at_once(book):
+    with (book.root / "_build" / "build.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        status, output = book.run()
+    assert status != 0
+    assert "lock: expected to be the only build of this working tree" in output
+    assert "Traceback" not in output
 
 
 def test_a_page_with_a_warning_fails(book):

@@ -93,7 +93,7 @@ def fit_spectral(
         shrinkage: how the moments are shrunk: ``"none"``, ``"james-stein"`` or ``"heat"``.
         selection: ``"eigenvalue"`` takes the slowest functions; ``"greedy"`` (ours) picks among
             three times as many those that lower the loss most
-            (:func:`markovscore.spectral.selection.greedy`).
+            (:func:`markovscore.spectral.greedy`).
         weights: quadrature weights ``(N,)`` of nodes ``x``, with sum one: exact expectations
             (OISM I in paper A, Figure 1) instead of sample means.
         wrap: bring points outside the torus or the box back into it instead of raising.

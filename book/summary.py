@@ -1,0 +1,41 @@
+"""What the Snakefile prints when a build ends: what ran, how long it took, where the site is."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from contents import BUILD, ROOT, chapters, executed
+
+BUDGETS = {"ci": 150}  # seconds of CPU for a chapter; a profile not named here has no budget
+
+
+def show(profile: str, seconds: float) -> None:
+    """Print it; a chapter without a notebook has failed, or was not reached."""
+    done = executed(BUILD / profile)
+    missing = [name for name in chapters() if name not in done]
+    print(f"\nprofile   {profile}, {seconds:.0f} s")
+    print(f"chapters  {len(done)} of {len(done) + len(missing)} executed", end="")
+    print(f"; failed: {', '.join(missing)}" if missing else "")
+    show_times(profile, list(done))
+    built = not missing and (BUILD / "site.done").is_file()
+    where = (BUILD / "html" / "index.html").relative_to(ROOT)
+    print(f"site      {where if built else 'not built (what is in _build/html is older)'}")
+
+
+def show_times(profile: str, names: list[str]) -> None:
+    """Each chapter's seconds when it last ran, the longest first; a warning where over budget."""
+    rows = []
+    for name in names:
+        notebook = json.loads((BUILD / profile / f"{name}.ipynb").read_text(encoding="utf-8"))
+        took = notebook["metadata"]["markovscore"]
+        rows.append((took["cpu_seconds"], took["seconds"], name))
+    rows.sort(reverse=True)
+    total = sum(cpu for cpu, _, _ in rows)
+    print(f"times     {total:.0f} s of CPU in all; each chapter's, and by the clock:")
+    for cpu, wall, name in rows:
+        print(f"          {cpu:5.0f} s ({wall:.0f} s) {name}")
+    budget = BUDGETS.get(profile, math.inf)
+    for cpu, _, name in rows:
+        if cpu > budget:
+            print(f"WARNING   {name}: expected at most {budget} s of CPU, found {cpu:.0f} s")
