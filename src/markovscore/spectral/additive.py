@@ -56,7 +56,8 @@ class AdditiveScore(FittedScore):
             the polynomial is continued by the Gaussian's slope, ``-1 / s_{i,t}^2``: there it is
             extrapolation, and a flow that goes with it leaves the numbers (our choice).
         rotation: None, or ``(d, d)``, principal axes as columns: coordinates are ``x @ rotation``.
-        dtype, device: of the data, and of samples.
+        dtype: of the data, and of samples.
+        device: likewise.
 
     Evaluation follows dtype and device of ``x``; copies of the tables are kept for each.
     """

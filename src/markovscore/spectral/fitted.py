@@ -78,7 +78,8 @@ class FittedScore(ScoreModel):
     ``diffusion``, ``times`` and those below, and the methods at the end.
 
     Attributes:
-        dtype, device: of the points it was fitted to, float32 at least: samples are alike.
+        dtype: of the points it was fitted to, float32 at least: samples are alike.
+        device: likewise.
     """
 
     kind: ClassVar[str]  # as files name it
