@@ -203,11 +203,44 @@ def test_a_score_fitted_in_a_mode_is_the_same_and_has_derivatives(mode, name, tm
         torch.testing.assert_close(trace, expected.divergence(y, 0.5))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_default_times_do_not_depend_on_the_default_dtype(dtype):
-    x, ou = points(200), ms.OrnsteinUhlenbeck(1)
+def asked(process, **settings):
+    """The times at which a sampler asks a function that says nothing of times."""
+    times, start = [], torch.zeros(2, process.dim, dtype=torch.float64)
+    score = lambda x, t: times.append(float(t)) or -x  # noqa: E731
+    vars(score).update(settings)
+    ms.sample_ode(score, process, 2, x_T=start)
+    return torch.tensor(times, dtype=torch.float64)
+
+
+def levels(score):
+    return torch.cat([score.times, torch.tensor([score.finest_time], dtype=torch.float64)])
+
+
+DEFAULT_TIMES = {
+    "product": lambda x: levels(ms.fit_spectral(x, ms.OrnsteinUhlenbeck(2, horizon=2.7), 9)),
+    "torus": lambda x: levels(ms.fit_spectral(x, ms.TorusBrownian(2, horizon=0.7), 8)),
+    "additive": lambda x: levels(ms.fit_additive(0.03 * x, ms.OrnsteinUhlenbeck(2, 2.7), 3)),
+    "variance": lambda x: levels(ms.fit_additive(0.03 * x, ms.VariancePreserving(2), 3)),
+    "sampler": lambda x: asked(ms.OrnsteinUhlenbeck(2, horizon=2.7)),
+    "range": lambda x: asked(ms.OrnsteinUhlenbeck(2), time_range=(0.1, 2.7)),
+    "refined": lambda x: asked(ms.VariancePreserving(2), times=[0.0, 0.1, 1.0], finest_time=1e-3),
+    "linear": lambda x: asked(ms.Langevin(ms.Gaussian(2), (0.1, 7.0), horizon=0.7)),
+    "clock": lambda x: asked(ms.Langevin(ms.Gaussian(2), lambda t: 1 + t, horizon=0.7)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", DEFAULT_TIMES)
+def test_default_times_do_not_depend_on_the_default_dtype(name, dtype):
+    x = points(200, 2, scale=0.9)
+    expected = DEFAULT_TIMES[name](x)
+    assert expected.dtype == torch.float64 and len(expected) > 20
     with _default_dtype(dtype):
-        times = ms.fit_spectral(x, ou, 4).times
+        assert torch.equal(DEFAULT_TIMES[name](x), expected)
+
+
+def test_default_times_of_products_are_log_spaced():
+    times = ms.fit_spectral(points(200), ms.OrnsteinUhlenbeck(1), 4).times
     assert float(times[0]) == pytest.approx(0.002, rel=1e-12)
     assert float(times[-1]) == pytest.approx(5, rel=1e-12)
     assert torch.allclose(times.log().diff(), times.log().diff()[0], rtol=1e-9)

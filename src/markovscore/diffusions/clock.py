@@ -218,6 +218,6 @@ def refined_times(process: Process, times: Tensor, finest: float, longest: float
     pieces = (place.diff() / longest - 1e-9).ceil().clamp(min=1).long()
     left = torch.arange(len(pieces)).repeat_interleave(pieces)
     rank = torch.arange(len(left)) - (pieces.cumsum(0) - pieces)[left]
-    share = rank / pieces[left]
+    share = rank.double() / pieces[left]  # else the default dtype
     inside = clock.inverse(unit * torch.expm1(place[left] + share * place.diff()[left]))
     return torch.cat([torch.where(rank == 0, times[left], inside), times[-1:]])
