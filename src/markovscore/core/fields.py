@@ -92,7 +92,8 @@ def drift_divergence(process: Process, y: Tensor, t: Time) -> Tensor:
     """
     if process.drift_divergence is None:
         return value_and_divergence(lambda y, t: drift_at(process, y, t), y, t)[1]
-    value = torch.as_tensor(ask(process.drift_divergence, "drift_divergence", y, t))
+    found = ask(process.drift_divergence, "drift_divergence", y, t)
+    value = found if isinstance(found, Tensor) else torch.as_tensor(found, dtype=y.dtype)
     if value.shape not in ((), y.shape[:1]):
         raise ValueError(
             f"drift_divergence: expected shape ({len(y)},), found {tuple(value.shape)}: "

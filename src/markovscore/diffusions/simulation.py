@@ -14,12 +14,13 @@ A process without a clock has ``tau = t``, ``beta = 1``. Weak order one, strong 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from ..core import (
+    DiffusionLike,
     Process,
     Time,
     Walk,
@@ -44,18 +45,18 @@ class Trajectory:
 
 @overload
 def simulate(
-    diffusion: Any, x0: Tensor, t: Time, steps: int, generator: torch.Generator | None = ...,
-    *, s: Time = ..., keep: Literal[False] = ...,
+    diffusion: DiffusionLike, x0: Tensor, t: Time, steps: int,
+    generator: torch.Generator | None = ..., *, s: Time = ..., keep: Literal[False] = ...,
 ) -> Tensor: ...  # fmt: skip
 @overload
 def simulate(
-    diffusion: Any, x0: Tensor, t: Time, steps: int, generator: torch.Generator | None = ...,
-    *, s: Time = ..., keep: Literal[True],
+    diffusion: DiffusionLike, x0: Tensor, t: Time, steps: int,
+    generator: torch.Generator | None = ..., *, s: Time = ..., keep: Literal[True],
 ) -> Trajectory: ...  # fmt: skip
 @torch.no_grad()
 @full_precision
 def simulate(
-    diffusion: Any,
+    diffusion: DiffusionLike,
     x0: Tensor,
     t: Time,
     steps: int,

@@ -63,6 +63,7 @@ class ResidualScore(nn.Module):
                 f"base: expected a callable (x, t) -> (B, d), found {type(base).__name__}: "
                 "pass the result of fit_spectral"
             )
+        as_score(base, "base")
         if not isinstance(network, nn.Module):
             raise TypeError(
                 f"network: expected a torch.nn.Module, found {type(network).__name__}: "

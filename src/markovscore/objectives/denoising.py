@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    DiffusionLike,
     Process,
     Score,
     as_diffusion,
-    check_callable,
+    as_score,
+    check_field,
     check_points,
     expand_like,
     name_of,
@@ -72,7 +74,7 @@ class DenoisingSM:
 
     def __init__(
         self,
-        diffusion: Any,
+        diffusion: DiffusionLike,
         t_min: float = 1e-3,
         t_max: float | None = None,
         weighting: str = "likelihood",
@@ -90,7 +92,8 @@ class DenoisingSM:
         self._times = TimeSampler(process, t_min, t_max, times)
         if weighting not in ("likelihood", "variance"):
             raise ValueError(f"weighting: expected 'likelihood' or 'variance', found {weighting!r}")
-        self.diffusion, self._process = diffusion, process
+        self._process = process
+        self.diffusion: Any = diffusion
         self.t_min, self.t_max = self._times.low, self._times.high
         self.weighting, self.times = weighting, times
 
@@ -112,11 +115,11 @@ class DenoisingSM:
         ``x0`` is ``(B, d)``, floating point, finite, in the diffusion's domain; the result has its
         dtype and device, and ``generator`` must be on that device.
         """
-        check_callable(score)
+        as_score(score)
         x0 = check_data(self._process, x0)
         t, importance = self._times.draw(x0, generator)
         y = self._process.sample_transition(x0, t, generator)
-        residual = score(y, t) - self._process.transition_score(y, x0, t)
+        residual = check_field(score(y, t), y, "score") - self._process.transition_score(y, x0, t)
         return importance * self._squared_norm(residual, t)
 
     def _squared_norm(self, residual: Tensor, t: Tensor) -> Tensor:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    DiffusionLike,
     Score,
     as_diffusion,
-    check_callable,
+    as_score,
     check_field,
     check_steps,
     jacobian_at,
@@ -57,7 +58,7 @@ class _PathObjective:
 
     def __init__(
         self,
-        diffusion: Any,
+        diffusion: DiffusionLike,
         steps: int,
         reuse: int,
         ahead: int,
@@ -94,7 +95,7 @@ class _PathObjective:
 
         ``x0`` is as in :meth:`losses`; fresh paths start there where some are due.
         """
-        check_callable(score)
+        as_score(score)
         x0 = check_data(self._process, x0)
         self._prepare(x0)
         rows = self.buffer.draw(lambda start: self._blocks(start, generator), x0, generator)
@@ -106,7 +107,7 @@ class _PathObjective:
         ``x0`` is ``(B, d)``, floating point, finite, in the diffusion's domain; the result has its
         dtype and device, and ``generator`` must be on that device.
         """
-        check_callable(score)
+        as_score(score)
         x0 = check_data(self._process, x0)
         self._prepare(x0)
         return self._terms(score, generator, *self._blocks(x0, generator))
@@ -185,7 +186,7 @@ class LocalDSM(_PathObjective):
 
     def __init__(
         self,
-        diffusion: Any,
+        diffusion: DiffusionLike,
         window: float | Schedule = 0.1,
         steps: int = 20,
         weighting: str = "likelihood",
@@ -266,7 +267,7 @@ class PathShiftDSM(_PathObjective):
 
     def __init__(
         self,
-        diffusion: Any,
+        diffusion: DiffusionLike,
         window: float | Schedule | None = None,
         steps: int = 20,
         weighting: str = "likelihood",
@@ -415,7 +416,7 @@ class ImplicitSM(_PathObjective):
 
     def __init__(
         self,
-        diffusion: Any,
+        diffusion: DiffusionLike,
         trace: str = "exact",
         steps: int = 20,
         *,

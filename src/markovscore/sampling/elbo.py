@@ -18,12 +18,11 @@ By integration by parts and their lemma 1, ``E div(G G^T s) = -E <G^T s, G^T r>`
 which needs no trace. The right side is what is computed: there the squares of ``r`` cancel.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ..core import (
+    DiffusionLike,
     Process,
     Scalar,
     Score,
@@ -50,7 +49,7 @@ from ..core import (
 )
 from ..diffusions import draw_state, propagate
 from ..targets import Schedule, check_schedule, check_walls, local_draw, window_ends, wrapped
-from .flow import T_MIN, _check_inside, _prior, check_trace, warn_if_coarse
+from .flow import T_MIN, check_inside, check_trace, prior_for, warn_if_coarse
 
 # Rows, and values, held at once; a network sees fewer (``_blocks``).
 ROWS, _VALUES = 16_384, 2**21
@@ -60,7 +59,7 @@ ROWS, _VALUES = 16_384, 2**21
 @torch.no_grad()
 def elbo(
     score: Score,
-    diffusion: Any,
+    diffusion: DiffusionLike,
     x: Tensor,
     *,
     samples: int = 64,
@@ -106,7 +105,7 @@ def elbo(
     """
     model, process = as_score(score), as_diffusion(diffusion)
     x = check_points(x, process.dim)
-    _check_inside(process, x)
+    check_inside(process, x)
     check_walls(process)
     check_generator(generator, x.device)
     span = check_time_range(process.horizon, t_min, None, "log")
@@ -114,7 +113,7 @@ def elbo(
         raise ValueError(f"form: expected 'trace' or 'local', found {form!r}")
     check_trace(trace)
     samples = check_integer(samples, "samples")
-    steps, prior = check_steps(steps), _prior(process, "elbo needs its log_prob")
+    steps, prior = check_steps(steps), prior_for(process, "log_prob", "elbo needs its log_prob")
     schedule = check_schedule(window)
     finest = model.finest_time  # None: a residual score on a base without one
     if finest is not None:

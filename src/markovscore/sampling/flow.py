@@ -35,10 +35,11 @@ import torch
 from torch import Tensor
 
 from ..core import (
-    Field,
+    DiffusionLike,
     LinearMap,
     Process,
     Scalar,
+    Score,
     ScoreModel,
     Time,
     as_diffusion,
@@ -77,8 +78,8 @@ _FEWER_POINTS = "ask for a smaller n, several times with the same generator"
 @explain_memory(_FEWER_POINTS)
 @torch.no_grad()
 def sample_ode(
-    score: Field,
-    diffusion: Any,
+    score: Score,
+    diffusion: DiffusionLike,
     n: int,
     *,
     times: Tensor | None = None,
@@ -128,8 +129,8 @@ def sample_ode(
 @explain_memory(_FEWER_POINTS)
 @torch.no_grad()
 def sample_sde(
-    score: Field,
-    diffusion: Any,
+    score: Score,
+    diffusion: DiffusionLike,
     n: int,
     *,
     times: Tensor | None = None,
@@ -158,8 +159,8 @@ def sample_sde(
 @explain_memory("pass fewer rows of x a call, or fewer probes")
 @torch.no_grad()
 def log_likelihood(
-    score: Field,
-    diffusion: Any,
+    score: Score,
+    diffusion: DiffusionLike,
     x: Tensor,
     *,
     times: Tensor | None = None,
@@ -197,12 +198,12 @@ def log_likelihood(
     """
     model, process = as_score(score), as_diffusion(diffusion)
     x = check_points(x, process.dim)
-    _check_inside(process, x)
+    check_inside(process, x)
     check_trace(trace)
     probes = check_integer(probes, "probes")
     solve = solver(method, rtol, atol)
     times = _time_grid(model, process, times, steps)
-    prior = _prior(process, "log_likelihood needs its log_prob")
+    prior = prior_for(process, "log_prob", "log_likelihood needs its log_prob")
     signs = random_signs(x, probes, generator) if trace == "hutchinson" else None
     field = _unchecked(model, x)
 
@@ -349,11 +350,28 @@ def _within(grid: Tensor, low: float, high: float) -> Tensor:
     return grid.clamp(low, high)
 
 
-def _prior(process: Process, why: str) -> Any:
+_ASKED = {
+    "log_prob": "log_prob(x) -> (B,)",
+    "sample": "sample(n, generator=, dtype=, device=) -> (n, d)",
+}
+
+
+def prior_for(process: Process, method: str, why: str) -> Any:
+    """The process's prior, which has this ``method``.
+
+    Raises:
+        ValueError: there is none.
+        TypeError: it has no such method.
+    """
     if process.prior is None:
         raise ValueError(
             f"expected {name_of(process)}.prior, found none ({why}): "
             "set diffusion.prior to the law at the last time, for instance markovscore.Gaussian(d)"
+        )
+    if not callable(getattr(process.prior, method, None)):
+        raise TypeError(
+            f"prior: expected {_ASKED[method]}, found {type(process.prior).__name__} without it: "
+            "define it, or pass a law such as markovscore.Gaussian"
         )
     return process.prior
 
@@ -375,7 +393,7 @@ def _start(
         return x_T
     dtype, device = _placement(score)
     device = generator.device if generator is not None else device
-    prior = _prior(process, "sampling starts from its draws, unless x_T is passed")
+    prior = prior_for(process, "sample", "sampling starts from its draws, unless x_T is passed")
     return prior.sample(n, generator=generator, dtype=dtype, device=device)
 
 
@@ -386,7 +404,8 @@ def _placement(model: ScoreModel) -> tuple[torch.dtype | None, torch.device | No
     return (model.dtype, model.device) if first is None else (first.dtype, first.device)
 
 
-def _check_inside(process: Process, x: Tensor) -> None:
+def check_inside(process: Process, x: Tensor) -> None:
+    """Raise ``ValueError`` naming the first row of ``x`` outside the state space."""
     outside = (~process.contains(x)).nonzero()
     if len(outside):
         row = int(outside[0])

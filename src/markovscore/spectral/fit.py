@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    DiffusionLike,
     Process,
     as_diffusion,
     as_tensor,
@@ -41,14 +42,14 @@ _DEVICE_ENTRIES = 2**27  # read at a time on a GPU: a launch of 100 microseconds
 
 @overload
 def fit_spectral(
-    x: Tensor, diffusion, n_functions: int, times=..., *, shrinkage: str = ...,
+    x: Tensor, diffusion: DiffusionLike, n_functions: int, times=..., *, shrinkage: str = ...,
     selection: str = ..., weights: Tensor | None = ..., wrap: bool = ...,
 ) -> SpectralScore: ...  # fmt: skip
 
 
 @overload
 def fit_spectral(
-    x: Any, diffusion, *, times=..., features: Literal["additive"], order: int,
+    x: Any, diffusion: DiffusionLike, *, times=..., features: Literal["additive"], order: int,
     rotation: str | None = ..., generator: torch.Generator | None = ...,
 ) -> AdditiveScore: ...  # fmt: skip
 
@@ -56,7 +57,7 @@ def fit_spectral(
 @lasting
 def fit_spectral(
     x: Any,
-    diffusion,
+    diffusion: DiffusionLike,
     n_functions: int | None = None,
     times=None,
     *,
@@ -270,7 +271,7 @@ def _check_scatter(x: Tensor, shrinkage: str) -> None:
 @lasting
 def fit_additive(
     x: Any,
-    diffusion: Any,
+    diffusion: DiffusionLike,
     order: int | None,
     times: Any = None,
     *,

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..core import (
     Dense,
     Diagonal,
+    DiffusionLike,
     IdentityClock,
     LinearMap,
     Process,
@@ -42,7 +43,9 @@ from ..kernels import local_transition as window_law
 from .walls import check_walls
 
 
-def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Tensor, Tensor]:
+def local_transition(
+    diffusion: DiffusionLike, y_s: Tensor, s: Time, t: Time
+) -> tuple[Tensor, Tensor]:
     r"""Mean ``m`` ``(B, d)``, covariance ``P`` ``(B, d, d)`` of the process linearised at ``y_s``.
 
     With ``h`` the clock from ``s`` to ``t``, ``J`` and ``f`` the drift's Jacobian and value at
@@ -76,7 +79,12 @@ def local_transition(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> tuple[Ten
 
 
 def local_target(
-    diffusion: Any, y_s: Tensor, s: Time, t: Time, *, generator: torch.Generator | None = None
+    diffusion: DiffusionLike,
+    y_s: Tensor,
+    s: Time,
+    t: Time,
+    *,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``y = m + C z`` and ``target = -C^{-T} z``, ``C C^T = P``, ``(B, d)`` each: local-DSM.
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..core import (
     Diagonal,
+    DiffusionLike,
     Grid,
     LinearMap,
     Process,
@@ -58,7 +59,7 @@ _REFUSED = 8.0
 
 
 def path_shift_target(
-    diffusion: Any,
+    diffusion: DiffusionLike,
     y_s: Tensor,
     s: Time,
     t: Time,

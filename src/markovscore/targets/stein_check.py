@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    DiffusionLike,
     as_diffusion,
     check_field,
     check_generator,
@@ -26,7 +27,7 @@ Target = Callable[..., tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def stein_check(
-    process: Any,
+    process: DiffusionLike,
     x0: Tensor,
     t: float,
     *,

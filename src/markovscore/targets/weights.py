@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..core import Dense, Diagonal, LinearMap, Scalar, Time, full_precision
+from ..core import Dense, Diagonal, DiffusionLike, LinearMap, Scalar, Time, full_precision
 from .local import check_request, covariance_factor, linearised
 from .steering import between, first_step, first_step_diagonal, flow
 
@@ -78,7 +78,7 @@ class WeightTable:
 
 @torch.no_grad()
 @full_precision
-def linearised_weight(diffusion: Any, y_s: Tensor, s: Time, t: Time) -> WeightPath:
+def linearised_weight(diffusion: DiffusionLike, y_s: Tensor, s: Time, t: Time) -> WeightPath:
     r"""The weight path of least variance for the drift linearised at ``y_s``.
 
     .. math:: w_r = P(r h)\, e^{J^\top (1 - r) h}\, P(h)^{-1}, \qquad

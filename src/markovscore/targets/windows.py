@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..core import (
     Clock,
+    DiffusionLike,
     Process,
     Time,
     as_diffusion,
@@ -33,7 +34,7 @@ def fixed_window(t: Time, width: float) -> Time:
     return (torch.as_tensor(t) - width).clamp(min=0)
 
 
-def clock_window(diffusion: Any, t: Time, width: float) -> Time:
+def clock_window(diffusion: DiffusionLike, t: Time, width: float) -> Time:
     r"""``s_lambda(t)``: the ``s`` with ``int_s^t beta = lambda``, 0 where ``t`` is too early.
 
     The error of the linearised mean is second order in the *clock* window, so this schedule keeps
