@@ -10,7 +10,7 @@ import torch
 from odd_inputs import refused
 from runs import data as moons
 from runs import objective, small
-from statistical import F64, rng
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.core import (
@@ -129,7 +129,7 @@ def test_what_is_refused_has_a_fix(x, error, message):
 
 def test_points_pass_unchanged():
     for dtype in (torch.float32, F64):
-        x = torch.randn(3, 2, dtype=dtype)
+        x = points(3, 2, dtype=dtype)
         assert check_points(x, 2) is x
     array = np.zeros((4, 2))
     assert check_points(array, 2).dtype == F64

@@ -239,7 +239,6 @@ def test_training_is_deterministic_and_resumes_bit_for_bit(kind, tmp_path):
     x = torch.randn(300, 2, generator=rng(5))
 
     def make():
-        torch.manual_seed(0)
         return ms.ScoreMLP(2, width=8, depth=1), objective
 
     objective = kind(ms.Langevin(WELLS), steps=3, t_min=0.1, reuse=2, ahead=4)

@@ -141,7 +141,6 @@ def test_a_resumed_run_keeps_the_choice(tmp_path):
     span, made = {"steps": 8, "t_min": 0.2, "t_max": 1.0, "ahead": 2}, []
 
     def start():
-        torch.manual_seed(0)
         made.append(ms.PathShiftDSM(ms.DoubleWell(2), **span))
         return ms.ScoreMLP(2, width=8, depth=1), made[-1]
 

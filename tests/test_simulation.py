@@ -183,7 +183,7 @@ def test_bad_drifts():
 
 def test_a_path_without_length_stays_and_draws_nothing():
     """The start of a window that reaches back to 0; one row with length is enough to simulate."""
-    y, generator = torch.randn(5, 1, dtype=F64), rng()
+    y, generator = points(5, 1), rng()
     before = generator.get_state()
     assert torch.equal(ms.simulate(ms.DoubleWell(), y, 0.3, 4, generator, s=0.3), y)
     assert torch.equal(generator.get_state(), before)
