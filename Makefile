@@ -43,7 +43,7 @@ serve: ## show the built site at http://localhost:8000 (PORT=...)
 	@test -f _build/html/index.html || { echo "no site: run 'make book' first" >&2; exit 1; }
 	@"$(PYTHON)" -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-lint: $(READY) ## ruff (check and format) over src, tests and the chapters' cells; mypy over src
+lint: $(READY) ## ruff over src, tests and the chapters' cells; mypy over src and the chapters
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/python book/lint_chapters.py

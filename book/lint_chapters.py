@@ -1,10 +1,13 @@
-"""Ruff over the cells of every chapter: ``make lint``.
+"""Ruff and mypy over the cells of every chapter: ``make lint``.
 
-Each chapter becomes a notebook in a temporary folder; Ruff reads notebooks cell by cell.
+Each chapter becomes a notebook in a temporary folder, which Ruff reads cell by cell, and a module,
+in which mypy compares what the chapter defines with the types of the package.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,21 +20,50 @@ from contents import ROOT, chapters, page_path
 
 # In a notebook imports may come late, an expression may be shown, and cells need no docstrings.
 IGNORED = "E402,B018,D1,F811,INP"
+# What mypy says of a process, a score or an objective; and of one from a list of several, of which
+# it knows no more than that they are objects.
+NOUN = re.compile(
+    r'"(DiffusionLike|Score|Objective)"|No overload variant of "(simulate|fit_spectral)"'
+)
+UNKNOWN = re.compile(r'types? "(object|Any \| None)"')
 
 
 def main() -> int:
-    """Run ``ruff check`` and ``ruff format --diff``; returns the exit status."""
+    """Run ``ruff check``, ``ruff format --diff`` and mypy; returns the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         for chapter in chapters():
             notebook = jupytext.read(page_path(chapter), fmt="md:myst")
             path = Path(folder) / f"{chapter}.ipynb"
             path.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, path)
+            cells = (cell.source for cell in notebook.cells if cell.cell_type == "code")
+            module = re.sub(r"^[%!].*$", "", "\n\n".join(cells), flags=re.MULTILINE)
+            Path(folder, chapter.replace("/", "_") + ".py").write_text(module, encoding="utf-8")
         ruff = [sys.executable, "-m", "ruff"]
         shutil.copy(ROOT / "pyproject.toml", folder)  # --config expands what looks like $HOME
-        check = [*ruff, "check", "--extend-ignore", IGNORED, "."]
-        style = [*ruff, "format", "--diff", "."]
-        return max(subprocess.run(command, cwd=folder).returncode for command in (check, style))
+        check = [*ruff, "check", "--extend-ignore", IGNORED, "--exclude", "*.py", "."]
+        style = [*ruff, "format", "--diff", "--exclude", "*.py", "."]
+        status = [subprocess.run(command, cwd=folder).returncode for command in (check, style)]
+        return max(*status, check_nouns(Path(folder)))
+
+
+def check_nouns(folder: Path) -> int:
+    """mypy over the modules in ``folder``; returns its exit status.
+
+    Of its errors those count that name a Protocol: a process, a score or an objective that the
+    package cannot use. Cells need no annotations, and reuse names for other things.
+    """
+    modules = sorted(str(path) for path in folder.glob("*.py"))
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+    environment = os.environ | {"MYPYPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [*command, *modules], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    found = [line for line in lines if NOUN.search(line) and not UNKNOWN.search(line)]
+    failed = done.returncode > 1  # mypy itself, which then has compared nothing
+    print("\n".join([*lines, done.stderr] if failed else found or ["mypy: all nouns fit"]))
+    return done.returncode if failed else int(bool(found))
 
 
 if __name__ == "__main__":

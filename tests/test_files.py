@@ -2,6 +2,7 @@
 
 import os
 import stat
+import zlib
 
 import ledger
 import pytest
@@ -12,6 +13,7 @@ from runs import objective, small
 from statistical import rng
 
 import markovscore as ms
+from markovscore.core import checksum, crc32, named_checksum, whole_folder, write_whole
 
 T = 0.7 * ms.toy("moons", 60, rng(), torch.float64)
 OU, TIMES = ms.OrnsteinUhlenbeck(2), [0.1, 0.2, 0.5]
@@ -127,3 +129,59 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_work(tmp_path):
         (tmp_path / "locked").mkdir(mode=0o500)
         with pytest.raises(PermissionError, match="checkpoint: expected a folder that can be wr"):
             start(checkpoint=tmp_path / "locked" / "run")
+
+
+def synced(monkeypatch):
+    """The files and folders that are brought to the disk, and what is renamed, in order."""
+    seen, fsync, replace = [], os.fsync, os.replace
+
+    def noted_fsync(place):
+        seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{place}")))
+        fsync(place)
+
+    def noted_replace(source, target):
+        seen.append(("renamed", os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    return seen
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="the names of open files")
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(monkeypatch, tmp_path):
+    seen = synced(monkeypatch)
+    write_whole(tmp_path / "file", "content")
+    assert seen[0].startswith("file.") and seen[0].endswith(".tmp")
+    assert seen[1:] == [("renamed", "file"), tmp_path.name]
+    seen.clear()
+    with whole_folder(tmp_path / "cache") as folder:
+        (folder / "one").write_text("1")
+        (folder / "two").write_text("2")
+        assert not (tmp_path / "cache").exists()
+    assert set(seen[:2]) == {"one", "two"}
+    assert seen[2:] == ["cache.partial", ("renamed", "cache"), tmp_path.name]
+
+    def interrupted():
+        with whole_folder(tmp_path / "other") as folder:
+            (folder / "one").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "file"]
+
+
+def test_one_checksum_of_all_kinds():
+    """CRC-32 of the bytes: values that old files hold."""
+    assert checksum("123456789") == checksum(b"123456789") == "cbf43926"  # its check value
+    assert checksum("12345", "6789") == checksum("6789", start=crc32("12345")) == "cbf43926"
+    x = torch.arange(6, dtype=torch.float64).reshape(2, 3)
+    by_hand = zlib.crc32(x.numpy().tobytes())
+    assert crc32(x) == crc32(x.numpy()) == crc32(x.T.contiguous().T) == by_hand
+    assert crc32(x.T) == crc32(x.numpy().T) != by_hand  # in order of the rows
+    assert crc32(x.requires_grad_()) == by_hand
+    assert checksum(torch.tensor(True), torch.zeros(0)) == f"{zlib.crc32(bytes([1])):08x}"
+    named = {"b": torch.ones(2), "a": torch.zeros(3)}
+    parts = b"a" + bytes(12) + b"b" + torch.ones(2).numpy().tobytes()
+    assert named_checksum(named) == f"{zlib.crc32(parts):08x}"

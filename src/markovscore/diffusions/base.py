@@ -38,18 +38,19 @@ from ..core import (
 SQRT2 = math.sqrt(2.0)
 
 
-def _time(t: Time) -> Tensor:
+def as_time(t: Time) -> Tensor:
     """``t`` as a tensor; a number becomes 0-dim float64, which promotes no tensor it meets."""
     return t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
 
 
-def _times_of(t: Time, var: Tensor) -> Tensor:
+def times_of(t: Time, var: Tensor) -> Tensor:
     """``t``: 0-dim, or one for each row of ``var`` ``(B or 1, ...)``, of its rank."""
     t = check_time(t, len(var) if var.ndim and len(var) > 1 else None, like=var)
     return t.reshape(-1, *[1] * (var.ndim - 1)) if t.ndim and var.ndim else t
 
 
-def _check_horizon(horizon: float) -> float:
+def check_horizon(horizon: float) -> float:
+    """``horizon`` as a finite positive number; ``ValueError`` where it is not."""
     return check_number(horizon, "horizon", positive=True)
 
 

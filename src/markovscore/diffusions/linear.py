@@ -21,8 +21,8 @@ from ..core import (
     stationary_factor,
     takes_arrays,
 )
-from .base import Diffusion, _check_horizon, _time
-from .priors import Gaussian, _check_dim
+from .base import Diffusion, as_time, check_horizon
+from .priors import Gaussian, check_dim
 
 
 @takes_arrays
@@ -54,7 +54,7 @@ class LinearSDE(Diffusion):
         if not bool(torch.isfinite(F).all() and torch.isfinite(G).all()):
             raise ValueError("expected finite F and G, found NaN or inf")
         self.F, self.G, self.dim = F, G, F.shape[0]
-        self.horizon = _check_horizon(horizon)
+        self.horizon = check_horizon(horizon)
         factor = stationary_factor(F, G @ G.T)
         self.prior = None if factor is None else Gaussian(self.dim, scale=factor)
 
@@ -84,7 +84,7 @@ class LinearSDE(Diffusion):
     @full_precision
     def std(self, t: Time) -> Tensor:
         """Root mean square of the transition's standard deviations, ``sqrt(tr P / d)``."""
-        t = _time(t)
+        t = as_time(t)
         covariance = linear_transition(self.F, self.G @ self.G.T, t.reshape(-1).double().cpu())[1]
         variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
         return variance.sqrt().reshape(t.shape).to(t)
@@ -148,15 +148,15 @@ class TrappedParticles(Diffusion):
         start_scale: float = 0.5,
         horizon: float = 5.0,
     ) -> None:
-        self.n_particles, self.dim = _check_dim(n_particles), 2 * _check_dim(n_particles)
+        self.n_particles, self.dim = check_dim(n_particles), 2 * check_dim(n_particles)
         self.D, self.radius = check_number(D, "D", positive=True), check_number(radius, "radius")
-        self.omega, self.horizon = check_number(omega, "omega"), _check_horizon(horizon)
+        self.omega, self.horizon = check_number(omega, "omega"), check_horizon(horizon)
         self.start_scale = check_number(start_scale, "start_scale", positive=True)
         self.initial, self.prior = self.law(0.0), self.law(self.horizon)
 
     def trap(self, t: Time) -> Tensor:
         """``mu_t``, shape ``(..., 2)`` for ``t`` of shape ``(...)``."""
-        angle = self.omega * _time(t)
+        angle = self.omega * as_time(t)
         return self.radius * torch.stack([angle.cos(), angle.sin()], -1)
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
@@ -188,8 +188,8 @@ class TrappedParticles(Diffusion):
     def law(self, t: float) -> Gaussian:
         """The exact law at time ``t`` of a start from ``initial``, in ``R^{2N}``."""
         t = check_number(t, "t")
-        mean = self._centre(torch.tensor(self.radius + 0j, dtype=torch.complex128), _time(t))
-        a, b = self._variances(_time(t), self.start_scale**2)
+        mean = self._centre(torch.tensor(self.radius + 0j, dtype=torch.complex128), as_time(t))
+        a, b = self._variances(as_time(t), self.start_scale**2)
         n, eye = self.n_particles, torch.eye(2, dtype=torch.float64)
         block = a * torch.eye(n, dtype=torch.float64) + (b - a) / n
         factor = torch.kron(torch.linalg.cholesky(block).contiguous(), eye)
@@ -197,7 +197,7 @@ class TrappedParticles(Diffusion):
 
     def std(self, t: Time) -> Tensor:
         """Root mean square of the transition's standard deviations, the shape of ``t``."""
-        a, b = self._variances(_time(t), 0.0)
+        a, b = self._variances(as_time(t), 0.0)
         return (a + (b - a) / self.n_particles).sqrt()
 
     def sample_transition(

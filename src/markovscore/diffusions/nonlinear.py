@@ -27,10 +27,10 @@ from ..core import (
     takes_arrays,
 )
 from ..kernels import PathDrift
-from .base import Diffusion, _check_horizon, _time
+from .base import Diffusion, as_time, check_horizon
 from .clock import Beta, LinearClock, QuadratureClock, make_clock
 from .kernel_paths import offered
-from .priors import _check_dim
+from .priors import check_dim
 
 
 @takes_arrays
@@ -59,7 +59,7 @@ class Langevin(Diffusion):
 
     def __init__(self, prior: Any, beta: Beta = (0.1, 10.0), horizon: float = 1.0) -> None:
         as_law(prior)  # checks it
-        self.prior, self.dim, self.horizon = prior, prior.dim, _check_horizon(horizon)
+        self.prior, self.dim, self.horizon = prior, prior.dim, check_horizon(horizon)
         self.clock: LinearClock | QuadratureClock = make_clock(beta, self.horizon)
 
     def beta(self, t: Time) -> Tensor:
@@ -67,7 +67,7 @@ class Langevin(Diffusion):
         if isinstance(t, float):
             rate = self.clock.rate(t)  # arithmetic on numbers
             return torch.tensor(rate, dtype=torch.float64, device="cpu")
-        return self.clock.rate(_time(t).double())
+        return self.clock.rate(as_time(t).double())
 
     def _half_rate(self, t: Time, y: Tensor) -> Tensor:
         """``beta(t) / 2``: 0-dim, which promotes nothing, or of the rank and dtype of ``y``."""
@@ -87,7 +87,7 @@ class Langevin(Diffusion):
 
         For other priors a scale for networks to divide by, exact only to first order in ``tau``.
         """
-        t = _time(t)
+        t = as_time(t)
         tau = self.clock.elapsed(t.double().cpu())
         return torch.expm1(-tau).neg().sqrt().to(t)
 
@@ -145,7 +145,7 @@ class DoubleWell(Diffusion):
     autonomous = elementwise = True
 
     def __init__(self, dim: int = 1, horizon: float = 5.0) -> None:
-        self.dim, self.horizon = _check_dim(dim), _check_horizon(horizon)
+        self.dim, self.horizon = check_dim(dim), check_horizon(horizon)
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``y - y^3``, shape ``(B, d)``."""
@@ -187,7 +187,7 @@ class ActiveSwimmer(Diffusion):
     def __init__(self, gamma: float = 0.1, D: float = 1.0, horizon: float = 5.0) -> None:
         self.gamma = check_number(gamma, "gamma", positive=True)
         self.D = check_number(D, "D", positive=True)
-        self.horizon = _check_horizon(horizon)
+        self.horizon = check_horizon(horizon)
         self._sigma = math.sqrt(2 * self.gamma * self.D)
         self._G = torch.tensor([[0.0], [self._sigma]], dtype=torch.float64)
         linear = torch.tensor([[0.0, 0.0], [1.0, -self.gamma]], dtype=torch.float64)

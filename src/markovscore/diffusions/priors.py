@@ -38,7 +38,7 @@ Device = torch.device | str | None
 Parameter = float | Tensor
 
 
-def _placement(generator: Source, dtype: Type, device: Device) -> dict[str, Any]:
+def placement(generator: Source, dtype: Type, device: Device) -> dict[str, Any]:
     """Keyword arguments of torch's random functions: the generator decides where none is named."""
     check_generator(generator)
     if device is None and generator is not None:
@@ -75,11 +75,12 @@ def inner_bounds(
     return first, last
 
 
-def _check_dim(dim: int) -> int:
+def check_dim(dim: int) -> int:
+    """``dim`` as an integer >= 1; ``ValueError`` where it is not."""
     return check_integer(dim, "dim")
 
 
-def _check_positive(value: Any, name: str) -> Tensor:
+def check_positive(value: Any, name: str) -> Tensor:
     """``value`` as a float64 tensor of finite positive numbers."""
     value = as_tensor(value, name, torch.float64)
     if not bool((torch.isfinite(value) & (value > 0)).all()):
@@ -104,7 +105,7 @@ class Gaussian(Law):
 
     @lasting
     def __init__(self, dim: int, mean: Parameter = 0.0, scale: Parameter = 1.0) -> None:
-        self.dim = _check_dim(dim)
+        self.dim = check_dim(dim)
         mean = as_tensor(mean, "mean", torch.float64)
         if mean.shape not in ((), (self.dim,)):
             raise ValueError(
@@ -123,7 +124,7 @@ class Gaussian(Law):
                 "scale: expected a lower triangular matrix, found entries above the diagonal: "
                 "pass torch.linalg.cholesky(covariance)"
             )
-        _check_positive(scale.diagonal() if self._dense else scale, "scale")
+        check_positive(scale.diagonal() if self._dense else scale, "scale")
         self.scale = scale if self._dense else scale.expand(self.dim)
 
     @full_precision
@@ -159,7 +160,7 @@ class Gaussian(Law):
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``."""
         n = check_integer(n, "n", 0)
-        z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
+        z = torch.randn(n, self.dim, **placement(generator, dtype, device))
         scale = self.scale.to(z)
         return self.mean.to(z) + (z @ scale.T if self._dense else z * scale)
 
@@ -186,8 +187,8 @@ class GaussianMixture(Law):
                 "one row per component"
             )
         count, self.dim = means.shape
-        scale = _check_positive(scale, "scale")
-        weights = _check_positive([1.0] * count if weights is None else weights, "weights")
+        scale = check_positive(scale, "scale")
+        weights = check_positive([1.0] * count if weights is None else weights, "weights")
         if scale.shape not in ((), (count,)) or weights.shape != (count,):
             raise ValueError(
                 f"expected scale: a number or ({count},), and weights: ({count},), one for each "
@@ -251,7 +252,7 @@ class GaussianMixture(Law):
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``."""
         n = check_integer(n, "n", 0)
-        z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
+        z = torch.randn(n, self.dim, **placement(generator, dtype, device))
         weights = self.weights.to(z.device)
         component = torch.multinomial(weights, max(n, 1), replacement=True, generator=generator)[:n]
         return self.means.to(z)[component] + self.scale.to(z)[component, None] * z
@@ -275,7 +276,7 @@ class UniformTorus(_Uniform):
     """The uniform law on the torus ``[-pi, pi)^d``; points may be any real numbers."""
 
     def __init__(self, dim: int) -> None:
-        self.dim = _check_dim(dim)
+        self.dim = check_dim(dim)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """``-d log 2 pi`` everywhere, shape ``(B,)``; NaN where ``x`` is not finite."""
@@ -287,7 +288,7 @@ class UniformTorus(_Uniform):
     ) -> Tensor:
         """``n`` independent draws in ``[-pi, pi)``, shape ``(n, d)``."""
         n = check_integer(n, "n", 0)
-        u = torch.rand(n, self.dim, **_placement(generator, dtype, device))
+        u = torch.rand(n, self.dim, **placement(generator, dtype, device))
         low, high = inner_bounds(-math.pi, math.pi, u.dtype, half_open=True)
         return (math.pi * (2 * u - 1)).clamp(low, high)
 
@@ -301,7 +302,7 @@ class UniformBox(_Uniform):
     """
 
     def __init__(self, dim: int, low: float = 0.0, high: float = 1.0) -> None:
-        self.dim = _check_dim(dim)
+        self.dim = check_dim(dim)
         self.low, self.high = check_number(low, "low"), check_number(high, "high")
         if not self.low < self.high:
             raise ValueError(f"expected low < high, found low = {low}, high = {high}: swap them")
@@ -318,7 +319,7 @@ class UniformBox(_Uniform):
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``."""
         n = check_integer(n, "n", 0)
-        u = torch.rand(n, self.dim, **_placement(generator, dtype, device))
+        u = torch.rand(n, self.dim, **placement(generator, dtype, device))
         low, high = inner_bounds(self.low, self.high, u.dtype)
         return (self.low + (self.high - self.low) * u).clamp(low, high)
 

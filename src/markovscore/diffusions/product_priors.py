@@ -25,9 +25,9 @@ from .priors import (
     Parameter,
     Source,
     Type,
-    _check_dim,
-    _check_positive,
-    _placement,
+    check_dim,
+    check_positive,
+    placement,
 )
 
 
@@ -42,7 +42,7 @@ class Logistic(Law):
     """
 
     def __init__(self, dim: int, scale: float = 1.0) -> None:
-        self.dim = _check_dim(dim)
+        self.dim = check_dim(dim)
         self.scale = check_number(scale, "scale", positive=True)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class Logistic(Law):
         """``n`` independent draws, shape ``(n, d)``, as a difference of two log-exponentials."""
         n = check_integer(n, "n", 0)
         # The inverse distribution function of a uniform draw would give inf for a draw of 0.
-        device = _placement(generator, dtype, device)["device"]
+        device = placement(generator, dtype, device)["device"]
         draws = torch.empty(2, n, self.dim, dtype=dtype, device=device)
         first, second = draws.exponential_(generator=generator)
         return self.scale * (second.log() - first.log())
@@ -99,15 +99,15 @@ class ProductMixture(Law):
     def __init__(
         self, dim: int, means: Tensor, scale: Parameter, weights: Tensor | None = None
     ) -> None:
-        self.dim = _check_dim(dim)
+        self.dim = check_dim(dim)
         means = as_tensor(means, "means", torch.float64)
         if means.ndim != 1 or means.numel() == 0 or not bool(torch.isfinite(means).all()):
             raise ValueError(
                 f"means: expected a finite (M,) tensor, found shape {tuple(means.shape)}: one "
                 "number per component; GaussianMixture takes means in d dimensions"
             )
-        count, scale = len(means), _check_positive(scale, "scale")
-        weights = _check_positive([1.0] * count if weights is None else weights, "weights")
+        count, scale = len(means), check_positive(scale, "scale")
+        weights = check_positive([1.0] * count if weights is None else weights, "weights")
         if scale.shape not in ((), (count,)) or weights.shape != (count,):
             raise ValueError(
                 f"expected scale: a number or ({count},), and weights: ({count},), one for each "
@@ -171,7 +171,7 @@ class ProductMixture(Law):
     ) -> Tensor:
         """``n`` independent draws, shape ``(n, d)``."""
         n = check_integer(n, "n", 0)
-        z = torch.randn(n, self.dim, **_placement(generator, dtype, device))
+        z = torch.randn(n, self.dim, **placement(generator, dtype, device))
         weights = self.weights.to(z.device)
         m = torch.multinomial(weights, z.numel(), replacement=True, generator=generator).view_as(z)
         return self.means.to(z)[m] + self.scale.to(z)[m] * z

@@ -23,7 +23,7 @@ from .axis_laws import (
     wrapped_normal_log_prob,
     wrapped_normal_score,
 )
-from .base import SQRT2, Diffusion, _check_horizon, _time, _times_of
+from .base import SQRT2, Diffusion, as_time, check_horizon, times_of
 from .clock import make_clock
 from .priors import Gaussian, Source, UniformBox, UniformTorus, inner_bounds, with_rounding
 
@@ -88,11 +88,11 @@ class _Driftless(_Separable):
 
     def evolve_gaussian(self, mean: Tensor, var: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """``mean`` ``(..., d)`` and ``var + 2t`` ``(...)``, before wrapping or reflection."""
-        return mean, var + 2 * _times_of(t, var)
+        return mean, var + 2 * times_of(t, var)
 
     def std(self, t: Time) -> Tensor:
         """``sqrt(2 t)``: the noise scale before it is wrapped or reflected."""
-        return (2 * _time(t)).sqrt()
+        return (2 * as_time(t)).sqrt()
 
     def sample_transition(self, x0: Tensor, t: Time, generator: Source = None) -> Tensor:
         """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, d)``, shape ``(B, d)``; ``t >= 0``."""
@@ -109,7 +109,7 @@ class OrnsteinUhlenbeck(_Separable):
 
     def __init__(self, dim: int, horizon: float = 5.0) -> None:
         self.prior = Gaussian(dim)
-        self.dim, self.horizon = self.prior.dim, _check_horizon(horizon)
+        self.dim, self.horizon = self.prior.dim, check_horizon(horizon)
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``-y``, shape ``(B, d)``."""
@@ -121,11 +121,11 @@ class OrnsteinUhlenbeck(_Separable):
 
     def std(self, t: Time) -> Tensor:
         """``sqrt(1 - e^{-2t})``, accurate for tiny ``t``."""
-        return (-torch.expm1(-2 * _time(t))).sqrt()
+        return (-torch.expm1(-2 * as_time(t))).sqrt()
 
     def ou_time(self, t: Time) -> Tensor:
         """``t`` in float64: the time of this process, as ``VariancePreserving.ou_time``."""
-        return _time(t).double()
+        return as_time(t).double()
 
     def sample_transition(self, x0: Tensor, t: Time, generator: Source = None) -> Tensor:
         """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, d)``, shape ``(B, d)``; ``t >= 0``."""
@@ -133,7 +133,7 @@ class OrnsteinUhlenbeck(_Separable):
 
     def evolve_gaussian(self, mean: Tensor, var: Tensor, t: Time) -> tuple[Tensor, Tensor]:
         """``e^{-t} mean`` ``(..., d)`` and ``e^{-2t} var + 1 - e^{-2t}`` ``(...)``."""
-        t = _times_of(t, var)
+        t = times_of(t, var)
         noise = -torch.expm1(-2 * t)
         return torch.exp(-t).unsqueeze(-1) * mean, torch.exp(-2 * t) * var + noise
 
@@ -154,7 +154,7 @@ class TorusBrownian(_Driftless):
 
     def __init__(self, dim: int, horizon: float = 4.0) -> None:
         self.prior = UniformTorus(dim)
-        self.dim, self.horizon = self.prior.dim, _check_horizon(horizon)
+        self.dim, self.horizon = self.prior.dim, check_horizon(horizon)
 
     def project(self, y: Tensor) -> Tensor:
         """Wrap to ``[-pi, pi)``; points inside are returned unchanged."""
@@ -189,7 +189,7 @@ class BoxBrownian(_Driftless):
         self.prior = UniformBox(dim, low, high)
         self.dim, self.low, self.high = self.prior.dim, self.prior.low, self.prior.high
         default = 0.5 * (self.high - self.low) ** 2
-        self.horizon = _check_horizon(default if horizon is None else horizon)
+        self.horizon = check_horizon(default if horizon is None else horizon)
 
     def project(self, y: Tensor) -> Tensor:
         """Reflect into the box, as often as needed; points inside are returned unchanged."""
@@ -254,7 +254,7 @@ class VariancePreserving(_Separable):
                 "beta: expected a number or a pair (beta(0), beta(horizon)), found a function: "
                 "Langevin(Gaussian(dim), beta) takes one, and simulates"
             )
-        self.horizon = _check_horizon(horizon)
+        self.horizon = check_horizon(horizon)
         self.clock = make_clock(beta, self.horizon)
         self._unit = OrnsteinUhlenbeck(dim, float(self.ou_time(self.horizon)))
         self.dim, self.prior = self._unit.dim, self._unit.prior
@@ -267,11 +267,11 @@ class VariancePreserving(_Separable):
 
     def beta(self, t: Time) -> Tensor:
         """``beta(t)``, float64, the shape of ``t``."""
-        return self.clock.rate(_time(t).double())
+        return self.clock.rate(as_time(t).double())
 
     def ou_time(self, t: Time) -> Tensor:
         """``int_0^t beta / 2``, the time of ``OrnsteinUhlenbeck``; float64, the shape of ``t``."""
-        return 0.5 * self.clock.elapsed(_time(t).double())
+        return 0.5 * self.clock.elapsed(as_time(t).double())
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``-beta(t) / 2 y``, shape ``(B, d)``."""
@@ -296,7 +296,7 @@ class VariancePreserving(_Separable):
 
     def std(self, t: Time) -> Tensor:
         """``sqrt(1 - e^{-tau(t)})``, dtype and shape of ``t``."""
-        return self._unit.std(self.ou_time(t)).to(_time(t))
+        return self._unit.std(self.ou_time(t)).to(as_time(t))
 
     def sample_transition(self, x0: Tensor, t: Time, generator: Source = None) -> Tensor:
         """Exact draws of ``Y_t`` given ``Y_0 = x0`` ``(B, d)``, shape ``(B, d)``; ``t >= 0``."""
