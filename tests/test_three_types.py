@@ -359,6 +359,13 @@ def test_a_score_with_a_fault_is_named(name):
         refused(SCORES[name], bad, message)
 
 
+@pytest.mark.parametrize("name", SCORES)
+def test_a_score_of_another_shape_is_named(name):
+    """One column for two would broadcast to a wrong number."""
+    with pytest.raises(ValueError, match=r"expected shape \(\d+, 2\), found \(\d+, 1\)"):
+        SCORES[name](lambda x, t: -x[:, :1])
+
+
 def test_an_objective_or_a_law_with_a_fault_is_named():
     for make, message in BAD_OBJECTIVES.values():
         refused(trained, make(), message)
@@ -370,6 +377,29 @@ def test_an_objective_or_a_law_with_a_fault_is_named():
 def test_a_prior_that_cannot_do_what_is_asked_is_named(ask):
     with pytest.raises(TypeError, match=r"prior: expected (sample|log_prob)\(.*found Quartic"):
         ask(process_with(prior=Quartic(), horizon=1.0)())
+
+
+@pytest.fixture(params=[torch.float16, torch.float64])
+def other_default(request):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_a_number_for_a_divergence_has_the_precision_of_the_points(other_default):
+    process = plain("prior", "horizon")
+    exact = PROCESSES["log_likelihood"][0](process)
+    process.drift_divergence = lambda y, t: -2.0 - 1e-9 / 3
+    found = PROCESSES["log_likelihood"][0](process)
+    torch.testing.assert_close(found, exact - (1 - 1e-3) * 1e-9 / 3, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ms.datasets.TOY_NAMES)
+def test_toy_sets_do_not_follow_the_default_dtype(name, other_default):
+    found = ms.toy(name, 5, rng(), F64)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(found, ms.toy(name, 5, rng(), F64))
 
 
 # Views
