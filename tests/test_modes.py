@@ -6,6 +6,7 @@ import contextlib
 import pytest
 import torch
 from odd_inputs import refused
+from statistical import rng
 from torch import nn
 
 import markovscore as ms
@@ -31,13 +32,8 @@ def _default_dtype(dtype):
 
 
 def points(n=40, d=1, seed=0, dtype=torch.float64, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, d, generator=generator, dtype=dtype, device="cpu")
+    x = torch.randn(n, d, generator=rng(seed), dtype=dtype, device="cpu")
     return scale * x.clamp(-2.5, 2.5)
-
-
-def seeded():
-    return torch.Generator().manual_seed(0)
 
 
 def slopes(function, x):
@@ -126,23 +122,23 @@ def test_a_process_made_in_a_mode_serves_derivatives(mode, name):
         process = PROCESSES[name]()
         process.drift(y, 0.3)
         if mode != "meta":  # where the arithmetic of a call is the caller's business
-            ms.simulate(process, y, 0.5, steps, seeded())
+            ms.simulate(process, y, 0.5, steps, rng())
     fresh = PROCESSES[name]()
     expected = torch.func.vjp(lambda y: fresh.drift(y, 0.3), y)[1](v)[0]
     torch.testing.assert_close(
         slopes(lambda y: (process.drift(y, 0.3) * v).sum(1), y), expected, rtol=0, atol=0
     )
-    ends = [ms.simulate(p, y, 0.5, steps, seeded()) for p in (process, fresh)]
+    ends = [ms.simulate(p, y, 0.5, steps, rng()) for p in (process, fresh)]
     assert torch.equal(*ends)
 
 
 DEFAULT_DEVICE = {
-    "simulate": lambda y: ms.simulate(PROCESSES["clock"](), y, 0.5, 3, seeded()),
-    "rows": lambda y: ms.simulate(PROCESSES["clock"](), y, 0.3 * y[:, 0].abs(), 3, seeded()),
-    "local": lambda y: ms.local_target(ms.DoubleWell(2), y, 0.0, 0.1, generator=seeded())[1],
+    "simulate": lambda y: ms.simulate(PROCESSES["clock"](), y, 0.5, 3, rng()),
+    "rows": lambda y: ms.simulate(PROCESSES["clock"](), y, 0.3 * y[:, 0].abs(), 3, rng()),
+    "local": lambda y: ms.local_target(ms.DoubleWell(2), y, 0.0, 0.1, generator=rng())[1],
     "denoise": lambda y: ms.OrnsteinUhlenbeck(2).transition_score(y, y, 0.3),
-    "linear": lambda y: PROCESSES["linear"]().sample_transition(y, 0.3, seeded()),
-    "trap": lambda y: ms.TrappedParticles(1).sample_transition(y, 0.3, seeded()),
+    "linear": lambda y: PROCESSES["linear"]().sample_transition(y, 0.3, rng()),
+    "trap": lambda y: ms.TrappedParticles(1).sample_transition(y, 0.3, rng()),
     "solved": lambda y: ms.fokker_planck(
         ms.DoubleWell(2), ms.Gaussian(2, scale=0.5).log_prob, [0.1], ((-4, 4),) * 2,
         cells=20, steps=2,
@@ -266,11 +262,11 @@ def test_dispersions_and_linear_drifts_are_exact_under_autocast(name):
     window = process, y, 0.0, 0.3
     calls = {
         "drift": lambda: process.drift(y, 0.1),
-        "simulate": lambda: ms.simulate(process, y, 0.4, 5, seeded()),
+        "simulate": lambda: ms.simulate(process, y, 0.4, 5, rng()),
         "local": lambda: ms.local_transition(*window)[1],
-        "shift": lambda: ms.path_shift_target(*window, steps=4, generator=seeded())[1],
+        "shift": lambda: ms.path_shift_target(*window, steps=4, generator=rng())[1],
         "flow": lambda: ms.sample_sde(
-            lambda x, t: -x, process, 50, times=times, x_T=y, generator=seeded()
+            lambda x, t: -x, process, 50, times=times, x_T=y, generator=rng()
         ),
     }
     for what, call in calls.items():
@@ -283,7 +279,7 @@ def test_distances_are_exact_under_autocast():
     x, y = points(60, 3, dtype=torch.float32), points(50, 3, 1, torch.float32)
     for distance in (
         lambda: ms.metrics.mmd(x, y),
-        lambda: ms.metrics.sliced_wasserstein(x, y, 20, torch.Generator().manual_seed(0)),
+        lambda: ms.metrics.sliced_wasserstein(x, y, 20, rng()),
     ):
         expected = distance()
         with torch.autocast("cpu", torch.bfloat16):
@@ -418,7 +414,7 @@ def test_a_residual_on_a_rotated_score_trains_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         net = ms.ResidualScore(base, ms.ScoreMLP(2, width=8, depth=1, std=vp.std))
         result = ms.train(net, ms.DenoisingSM(vp), x, 5, **settings())
-        y = ms.sample_ode(result.score, vp, 8, steps=5, generator=torch.Generator().manual_seed(0))
+        y = ms.sample_ode(result.score, vp, 8, steps=5, generator=rng())
     assert y.dtype == torch.float32 and torch.isfinite(y).all()
     assert torch.isfinite(result.losses).all()
 
