@@ -367,6 +367,7 @@ def test_stein_checks_say_what_they_mean():
     assert ms.stein_check(Process(lambda y: y - y**3), y_s, 1.0, target=ms.local_target).passed
 
     def doubled(process, y_s, s, t, generator):
+        assert isinstance(process, Process)  # the user's own object
         y, target = ms.local_target(process, y_s, s, t, generator=generator)
         return y, 2 * target
 

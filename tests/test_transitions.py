@@ -13,8 +13,8 @@ from problems import CORNERS, DENSE, LINEAR_SWIMMER, Plain, linear_covariance, t
 from statistical import F64, points, rng, slope
 
 import markovscore as ms
-from markovscore.core import Diagonal, window_moments
-from markovscore.targets import covariance_factor, phi1, phi2
+from markovscore.core import Diagonal, as_diffusion, window_moments
+from markovscore.targets import covariance_factor, kept_ends, phi1, phi2, window_ends
 
 LANGEVIN = ms.Langevin(CORNERS)
 SWIMMER = ms.ActiveSwimmer()
@@ -227,6 +227,16 @@ def test_windows():
     for bad in (0.0, -1.0, math.nan):
         refused("width: expected a positive number", ms.clock_window, LANGEVIN, t, bad)
         refused("width: expected a positive number", ms.fixed_window, t, bad)
+
+
+def test_ends_kept_in_single_precision_are_those_of_the_window():
+    """``0.3`` in float32 lies beyond a horizon of 0.3, and ``s`` is rounded as ``t`` is."""
+    process, t = as_diffusion(ms.DoubleWell(1, 0.3)), torch.tensor([0.3, 0.2, 0.01])
+    s, end = window_ends(process, 0.05, t)
+    assert s.dtype == end.dtype == F64
+    assert (end[0], s[2]) == (0.3, 0.0) and float(t[0]) > 0.3
+    assert torch.equal(s, s.float().double())
+    assert all(map(torch.equal, kept_ends(process, s.to(t), t), (s, end)))
 
 
 def generator_matrix(f, x):
