@@ -243,6 +243,8 @@ def test_arrays_frames_and_lists_of_rows_are_data(form, rotation):
     x = points(3000).float().double().sort(0).values
     expected = ms.fit_additive(x, OU, 4, LEVELS, rotation=rotation)
     found = ms.fit_additive(FORMS[form](x), OU, 4, LEVELS, rotation=rotation)
+    turned = x if rotation is None else x @ expected.rotation
+    torch.testing.assert_close(expected.centre, turned.mean(0))
     for name in ("centre", "scale", "low", "high", "table"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 

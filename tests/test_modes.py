@@ -143,6 +143,9 @@ DEFAULT_DEVICE = {
         ms.DoubleWell(2), ms.Gaussian(2, scale=0.5).log_prob, [0.1], ((-4, 4),) * 2,
         cells=20, steps=2,
     ).score(y, 0.1),
+    "sampled": lambda y: ms.sample_ode(
+        lambda x, t: -x, ms.OrnsteinUhlenbeck(2), len(y), steps=3, x_T=y
+    ),
     "coefficients": lambda y: ms.fit_spectral(
         y, ms.OrnsteinUhlenbeck(2), features="additive", order=3, times=[0.1, 1.0]
     ).at(0.5),
