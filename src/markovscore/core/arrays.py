@@ -39,11 +39,17 @@ def _taking_arrays(method: Callable, by_rows: bool) -> Callable:
     names = list(inspect.signature(method).parameters)[1:]
     places = [place for place, name in enumerate(names) if name in _POINTS]
     last, random, of_time = max(places), "generator" in names, method.__name__ in _TRANSITIONS
+    single = len(places) == 1
 
     @functools.wraps(method)
     def taking(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not of_time and len(args) > last and _fit(self, [args[i] for i in places], by_rows):
-            return method(self, *args, **kwargs)
+        if not of_time and len(args) > last:  # as in the steps of a simulation
+            if single:
+                right = _fits(args[last], self.dim, by_rows)
+            else:
+                right = _fit(self, [args[i] for i in places], by_rows)
+            if right:
+                return method(self, *args, **kwargs)
         named = dict(zip(names, args, strict=False)) | kwargs
         if random:
             check_generator(named.get("generator"))
@@ -60,17 +66,22 @@ def _taking_arrays(method: Callable, by_rows: bool) -> Callable:
     return taking
 
 
+def _fits(x: Any, dim: int | None, by_rows: bool) -> bool:
+    """Whether ``x`` is a dense tensor of floats, and with ``by_rows`` of rows of ``dim``."""
+    return (
+        isinstance(x, Tensor)
+        and x.is_floating_point()
+        and x.layout is torch.strided
+        and not x.is_meta
+        and (not by_rows or (x.ndim == 2 and x.shape[1] == dim))
+    )
+
+
 def _fit(owner: Any, points: list[Any], by_rows: bool) -> bool:
-    """Whether all are dense tensors of floats, and with ``by_rows`` of rows that go together."""
-    dim, rows = owner.dim, {1}
-    for x in points:
-        dense = isinstance(x, Tensor) and x.layout == torch.strided and not x.is_meta
-        if not (dense and x.is_floating_point()):
-            return False
-        if by_rows and (x.ndim != 2 or x.shape[1] != dim):
-            return False
-        rows.add(len(x) if by_rows else 1)
-    return len(rows) <= 2
+    """Whether all do, and with ``by_rows`` have rows that go together."""
+    if not all(_fits(x, owner.dim, by_rows) for x in points):
+        return False
+    return not by_rows or len({1, *(len(x) for x in points)}) <= 2
 
 
 def _check_rows(owner: Any, points: dict[str, Tensor]) -> None:

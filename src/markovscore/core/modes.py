@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -36,12 +36,17 @@ def lasting(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
-        with ordinary_tensors(), torch.device("cpu"), _without_autocast():
+        with ordinary_tensors(), _on_the_cpu(), _without_autocast():
             own: Any = [_ordinary(value) for value in args]
             named: Any = {name: _ordinary(value) for name, value in kwargs.items()}
             return function(*own, **named)
 
     return made
+
+
+def _on_the_cpu() -> AbstractContextManager[Any]:
+    """The default device; entered only where it is another: inside, every operation costs more."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def _ordinary(value: object) -> object:

@@ -83,7 +83,7 @@ def euler_step(y: Tensor, drift: Tensor, G: LinearMap, z: Tensor, h: Time) -> Te
 def noise_like(G: LinearMap, y: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard normal ``(B, m)`` for a noise ``G`` with ``m`` columns."""
     columns = G.columns(y.shape[1])
-    return torch.randn(len(y), columns, generator=generator, dtype=y.dtype, device=y.device)
+    return torch.randn(y.shape[0], columns, generator=generator, dtype=y.dtype, device=y.device)
 
 
 def _peak(y: Tensor) -> float:
