@@ -7,7 +7,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import torch
-from statistical import F64, rng
+from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.kernels import SingularCovarianceError, local_transition, triton_source
@@ -205,10 +205,10 @@ class Bent(ms.Diffusion):
 @pytest.mark.parametrize("weighting", ["likelihood", "perceptual"])
 def test_the_objective_takes_it(device, in_torch, weighting):
     objective = ms.LocalDSM(Bent(), 0.3, 3, weighting, t_min=0.4)
-    g, y = torch.Generator(device).manual_seed(0), torch.randn(7, 3, device=device)
+    y = points(7, 3, dtype=torch.float32).to(device)
 
     def losses():
-        return objective.losses(lambda x, t: -x, y, g.manual_seed(1))
+        return objective.losses(lambda x, t: -x, y, rng(1, device))
 
     found, expected = losses(), in_torch(losses)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
