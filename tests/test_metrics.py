@@ -69,6 +69,15 @@ def test_relative_error_of_the_zero_score_is_one_exactly():
     assert found.stderr < 1e-12
 
 
+def test_the_same_coordinates_of_two_scores_are_compared():
+    """As of a process whose noise enters one of them; different ones would broadcast."""
+    x = points(1000, 2)
+    found = relative_fisher_divergence(lambda x, t: -0.5 * x[:, 1:], lambda x, t: -x[:, 1:], x, 0.1)
+    assert found.value == pytest.approx(0.25)
+    with pytest.raises(ValueError, match=r"truth: expected shape \(1000, 2\), found \(1000, 1\)"):
+        relative_fisher_divergence(lambda x, t: -x, lambda x, t: -x[:, 1:], x, 0.1)
+
+
 def test_relative_standard_error_is_that_of_repetitions():
     def wrong(x, t):
         return -0.8 * x + 0.1 * x**2
