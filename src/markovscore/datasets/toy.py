@@ -76,8 +76,9 @@ class Draw:
         return torch.randint(high, (self.n,), generator=self.generator, device=self.device)
 
     def turn(self, parts: int) -> Tensor:
-        """One of ``parts`` equal angles, in float32 whatever torch's default is."""
-        return self.choice(parts).float() * (2 * math.pi / parts)
+        """One of ``parts`` equal angles, in the dtype of the points."""
+        dtype = torch.get_default_dtype() if self.dtype is None else self.dtype
+        return self.choice(parts).to(dtype) * (2 * math.pi / parts)
 
 
 def _stack(x1: Tensor, x2: Tensor) -> Tensor:
