@@ -17,7 +17,7 @@ from .path_shift import path_shift_target, shifted_path
 from .steering import first_step, first_step_diagonal
 from .stein_check import stein_check
 from .stein_identities import SteinCheck
-from .verdicts import known
+from .verdicts import PASSED, known
 from .walls import check_walls, wrapped
 from .weights import Weight, linearised_weight
 from .windows import (
@@ -30,6 +30,7 @@ from .windows import (
 )
 
 __all__ = [
+    "PASSED",
     "Linearised",
     "LocalDraw",
     "Schedule",

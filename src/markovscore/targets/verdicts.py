@@ -12,7 +12,7 @@ from ..core import original
 _NUMBERS, _FEWEST, _MOST = 2**18, 64, 4096
 SEED = 20_240_229
 
-_passed: dict[int, tuple[Any, set[str]]] = {}
+PASSED: dict[int, tuple[Any, set[str]]] = {}
 
 
 def known(owner: Any) -> set[str]:
@@ -22,12 +22,12 @@ def known(owner: Any) -> set[str]:
     """
     owner = original(owner)
     key = id(owner)
-    if key not in _passed:
+    if key not in PASSED:
         try:
-            _passed[key] = (weakref.ref(owner, lambda _: _passed.pop(key, None)), set())
+            PASSED[key] = (weakref.ref(owner, lambda _: PASSED.pop(key, None)), set())
         except TypeError:
             return set()
-    return _passed[key][1]
+    return PASSED[key][1]
 
 
 def spread_rows(rows: int, wanted: int, device: torch.device) -> Tensor:
