@@ -224,7 +224,7 @@ def _squared_errors(
             check_field(found, x[block], "score")
         errors.append((found - exact).square().sum(-1))
         sizes.append(exact.square().sum(-1))
-    error, size = torch.cat(errors), torch.cat(sizes)
+    error, size = torch.cat(errors).detach(), torch.cat(sizes).detach()  # numbers come of them
     bad = ~(torch.isfinite(error) & torch.isfinite(size))
     if bad.any():
         row = int(bad.nonzero()[0, 0])
