@@ -2,7 +2,7 @@
 
 A room is a folder or a file of ``src/markovscore``. Arrows point to lower floors, files of a room
 do not import each other in a circle, and what crosses a wall is a name of the other room's face,
-the ``__all__`` of its ``__init__``: for the package, the tests, the benchmarks and the chapters.
+what its ``__init__`` imports: for the package, the tests, the benchmarks and the chapters.
 """
 
 import ast
@@ -61,15 +61,19 @@ def imports(tree: ast.AST, module: str) -> Iterator[Import]:
 
 
 def face(room: str, source: Path) -> set[str]:
-    """The names that a room offers."""
+    """The names that a room offers: a file what it defines, a folder what it imports from its
+    files, or what ``__all__`` says where users import it; never one with a leading underscore."""
     path = source / f"{room}.py"
     path = path if path.is_file() else source / room / "__init__.py"
-    tree = ast.parse(path.read_text())
-    for node in tree.body:
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
-    own = (ast.FunctionDef, ast.ClassDef)
-    return {node.name for node in tree.body if isinstance(node, own)}
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and node.level == 1 and path.stem == "__init__":
+            found |= {alias.asname or alias.name for alias in node.names}
+    return {name for name in found if not name.startswith("_")}
 
 
 def crossings(where: str, tree: ast.AST, module: str, source: Path) -> Iterator[str]:
@@ -203,9 +207,9 @@ def house(tmp_path):
     def built(**files: str) -> Path:
         whole = {
             "__init__": "from .targets import law",
-            "core/__init__": "from .walk import walk\n__all__ = ['walk']",
+            "core/__init__": "from .walk import _step, walk",
             "core/walk": "def walk(): ...\ndef _step(): ...",
-            "targets/__init__": "from .local import law\n__all__ = ['law']",
+            "targets/__init__": "from .local import law",
             "targets/local": "from ..core import walk\ndef law(): ...",
         } | files
         for name, text in whole.items():

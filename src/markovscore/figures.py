@@ -105,10 +105,7 @@ def panels(
 
 
 def density_axes(
-    axes: Axes,
-    low: float = -np.pi,
-    high: float = np.pi,
-    labels: Sequence[str] | None = None,
+    axes: Axes, low: float = -np.pi, high: float = np.pi, labels: Sequence[str] | None = None
 ) -> Axes:
     """Prepare axes for a picture of the plane: square, no grid, the same window everywhere.
 

@@ -42,11 +42,7 @@ def trace_rows(x: Tensor) -> int:
 
 
 def by_blocks(
-    function: Callable[..., tuple[Tensor, ...]],
-    rows: int,
-    x: Tensor,
-    t: Time,
-    *others: Tensor,
+    function: Callable[..., tuple[Tensor, ...]], rows: int, x: Tensor, t: Time, *others: Tensor
 ) -> tuple[Tensor, ...]:
     """``function(x, t, *others)`` on ``rows`` rows at a time; ``t`` is a number or ``(B,)``."""
     if len(x) <= rows:

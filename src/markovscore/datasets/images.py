@@ -204,13 +204,7 @@ def load_cifar10(split: str) -> Images:
     _check_split(split)
     pixels, labels, found = open_split(split)
     return Images(
-        torch.from_numpy(pixels),
-        torch.from_numpy(labels),
-        SHAPE,
-        256,
-        "cifar10",
-        split,
-        found,
+        torch.from_numpy(pixels), torch.from_numpy(labels), SHAPE, 256, "cifar10", split, found
     )
 
 

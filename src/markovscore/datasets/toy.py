@@ -7,15 +7,7 @@ from torch import Tensor
 
 from ..core import check_generator, check_integer
 
-TOY_NAMES = (
-    "8gaussians",
-    "2spirals",
-    "pinwheel",
-    "checkerboard",
-    "rings",
-    "moons",
-    "swissroll",
-)
+TOY_NAMES = ("8gaussians", "2spirals", "pinwheel", "checkerboard", "rings", "moons", "swissroll")
 
 
 def toy(

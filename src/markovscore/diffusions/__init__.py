@@ -18,36 +18,3 @@ from .priors import Gaussian, GaussianMixture, UniformBox, UniformTorus, inner_b
 from .product_priors import Logistic, ProductMixture
 from .separable import BoxBrownian, OrnsteinUhlenbeck, TorusBrownian, VariancePreserving
 from .simulation import Trajectory, draw_state, propagate, simulate
-
-__all__ = [
-    "LONGEST_STEP",
-    "ActiveSwimmer",
-    "BoxBrownian",
-    "Diffusion",
-    "DoubleWell",
-    "Gaussian",
-    "GaussianMixture",
-    "Langevin",
-    "LinearClock",
-    "LinearSDE",
-    "Logistic",
-    "OrnsteinUhlenbeck",
-    "ProductMixture",
-    "QuadratureClock",
-    "TorusBrownian",
-    "Trajectory",
-    "TrappedParticles",
-    "UniformBox",
-    "UniformTorus",
-    "VariancePreserving",
-    "axis_laws",
-    "draw_state",
-    "graded_times",
-    "inner_bounds",
-    "log_clock",
-    "make_clock",
-    "propagate",
-    "refined_times",
-    "shifted",
-    "simulate",
-]

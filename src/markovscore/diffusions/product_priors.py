@@ -19,16 +19,7 @@ from ..core import (
     takes_arrays,
 )
 from ..kernels import PathDrift
-from .priors import (
-    LOG_2PI,
-    Device,
-    Parameter,
-    Source,
-    Type,
-    check_dim,
-    check_positive,
-    placement,
-)
+from .priors import LOG_2PI, Device, Parameter, Source, Type, check_dim, check_positive, placement
 
 
 @takes_arrays

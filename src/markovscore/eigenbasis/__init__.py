@@ -12,20 +12,3 @@ from .moments import (
     warn_if_flat,
 )
 from .trigonometric import Cosine, Fourier, Trigonometric
-
-__all__ = [
-    "JITTER",
-    "MIN_SCALE",
-    "POLYNOMIAL_JITTER",
-    "Cosine",
-    "Eigenbasis",
-    "Fourier",
-    "Hermite",
-    "Moments",
-    "SpectralWarning",
-    "Trigonometric",
-    "index_set",
-    "quadrature_weights",
-    "warn",
-    "warn_if_flat",
-]

@@ -16,30 +16,3 @@ from .path_drift import PathDrift
 from .paths import MAX_COORDINATES, Steps, euler_paths, kernel_limit
 from .philox import box_muller, philox_normals, philox_words, seed_tensor
 from .torus_score import kernel_applies, torus_score
-
-__all__ = [
-    "MAX_COORDINATE",
-    "MAX_COORDINATES",
-    "REACH",
-    "TOO_LONG",
-    "VARIABLE",
-    "PathDrift",
-    "SingularCovarianceError",
-    "Steps",
-    "additive_score",
-    "box_muller",
-    "euler_paths",
-    "expm",
-    "hermite_moments",
-    "kernel_applies",
-    "kernel_limit",
-    "local_transition",
-    "philox_normals",
-    "philox_words",
-    "row_blocks",
-    "seed_tensor",
-    "torus_score",
-    "triton_source",
-    "unsupported",
-    "use_triton",
-]

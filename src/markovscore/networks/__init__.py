@@ -3,5 +3,3 @@
 from .mlp import ScoreMLP
 from .residual import ResidualScore
 from .unet import ScoreUNet
-
-__all__ = ["ResidualScore", "ScoreMLP", "ScoreUNet"]

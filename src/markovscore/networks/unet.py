@@ -267,10 +267,7 @@ def _sizes(values: Sequence[int], name: str) -> tuple[int, ...]:
 
 
 def _check_sizes(
-    shape: Sequence[int],
-    channels: int,
-    multipliers: Sequence[int],
-    attention: Sequence[int],
+    shape: Sequence[int], channels: int, multipliers: Sequence[int], attention: Sequence[int]
 ) -> None:
     if len(shape) != 3:
         raise ValueError(f"shape: expected (C, H, W), found {tuple(shape)}")

@@ -3,5 +3,3 @@
 from .denoising import DenoisingSM
 from .draws import PathBuffer, TimeSampler
 from .path import ImplicitSM, LocalDSM, PathShiftDSM
-
-__all__ = ["DenoisingSM", "ImplicitSM", "LocalDSM", "PathBuffer", "PathShiftDSM", "TimeSampler"]

@@ -73,9 +73,7 @@ def pilot_rows(d: int, full: bool) -> int:
 
 
 def choose(
-    windows: tuple[Any, ...],
-    weights: tuple[Any, ...],
-    squares: Callable[[Any, Any], Tensor],
+    windows: tuple[Any, ...], weights: tuple[Any, ...], squares: Callable[[Any, Any], Tensor]
 ) -> Choice:
     """The pair with the least mean of ``squares(window, weight)`` ``(n,)``, on the same noise.
 

@@ -2,5 +2,3 @@
 
 from .elbo import elbo
 from .flow import log_likelihood, sample_ode, sample_sde
-
-__all__ = ["elbo", "log_likelihood", "sample_ode", "sample_sde"]

@@ -6,18 +6,3 @@ from .fit import fit_additive, fit_spectral
 from .product import SpectralScore, solve
 from .selection import greedy
 from .shrinkage import heat_kernel, heat_risk, james_stein, shrink
-
-__all__ = [
-    "AdditiveMoments",
-    "AdditiveScore",
-    "Covariance",
-    "SpectralScore",
-    "fit_additive",
-    "fit_spectral",
-    "greedy",
-    "heat_kernel",
-    "heat_risk",
-    "james_stein",
-    "shrink",
-    "solve",
-]

@@ -25,15 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import (
-    Constants,
-    check_points,
-    check_time,
-    hermite,
-    lasting,
-    series,
-    standard_scale,
-)
+from ..core import Constants, check_points, check_time, hermite, lasting, series, standard_scale
 from ..kernels import additive_score
 from .fitted import FittedScore, one_time
 

@@ -20,45 +20,4 @@ from .stein_identities import SteinCheck
 from .verdicts import PASSED, known
 from .walls import check_walls, wrapped
 from .weights import Weight, linearised_weight
-from .windows import (
-    Schedule,
-    check_schedule,
-    clock_window,
-    fixed_window,
-    kept_ends,
-    window_ends,
-)
-
-__all__ = [
-    "PASSED",
-    "Linearised",
-    "LocalDraw",
-    "Schedule",
-    "SteinCheck",
-    "Weight",
-    "check_drift",
-    "check_schedule",
-    "check_score",
-    "check_walls",
-    "clock_window",
-    "covariance_factor",
-    "first_step",
-    "first_step_diagonal",
-    "fixed_window",
-    "kept_ends",
-    "known",
-    "linearised",
-    "linearised_weight",
-    "local_draw",
-    "local_moments",
-    "local_target",
-    "local_transition",
-    "path_shift_target",
-    "phi1",
-    "phi2",
-    "shifted_path",
-    "stein_check",
-    "unexplained",
-    "window_ends",
-    "wrapped",
-]
+from .windows import Schedule, check_schedule, clock_window, fixed_window, kept_ends, window_ends

@@ -1,5 +1,3 @@
 """The training loop, its checkpoints, and its processes."""
 
 from .loop import TrainResult, train
-
-__all__ = ["TrainResult", "train"]
