@@ -26,6 +26,14 @@ NOUN = re.compile(
     r'"(DiffusionLike|Score|Objective)"|No overload variant of "(simulate|fit_spectral)"'
 )
 UNKNOWN = re.compile(r'types? "(object|Any \| None)"')
+COLUMNS = 79  # what a page's column holds
+# Not brought to that width yet; the last one takes this list with it.
+WIDE = """
+index foundations/diffusions foundations/score_matching oism/spectra oism/estimator
+oism/one_dimension oism/two_dimensions oism/images localdsm/identity localdsm/linearisation
+localdsm/physics localdsm/images beyond/shrinkage beyond/rotated beyond/path_shift
+reproduction/performance reproduction/differences
+""".split()
 
 
 def main() -> int:
@@ -33,7 +41,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for chapter in chapters():
             notebook = jupytext.read(page_path(chapter), fmt="md:myst")
-            path = Path(folder) / f"{chapter}.ipynb"
+            path = Path(folder) / ("wide" if chapter in WIDE else "text") / f"{chapter}.ipynb"
             path.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, path)
             cells = (cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -41,10 +49,13 @@ def main() -> int:
             Path(folder, chapter.replace("/", "_") + ".py").write_text(module, encoding="utf-8")
         ruff = [sys.executable, "-m", "ruff"]
         shutil.copy(ROOT / "pyproject.toml", folder)  # --config expands what looks like $HOME
-        check = [*ruff, "check", "--extend-ignore", IGNORED, "--exclude", "*.py", "."]
-        style = [*ruff, "format", "--diff", "--exclude", "*.py", "."]
-        status = [subprocess.run(command, cwd=folder).returncode for command in (check, style)]
-        return max(*status, check_nouns(Path(folder)))
+        status = [check_nouns(Path(folder))]
+        for name, columns in (("text", COLUMNS), ("wide", 100)):
+            width = ["--line-length", str(columns)]
+            for command in (["check", "--extend-ignore", IGNORED], ["format", "--diff"]):
+                done = subprocess.run([*ruff, *command, *width, f"{name}/"], cwd=folder)
+                status.append(done.returncode)
+        return max(status)
 
 
 def check_nouns(folder: Path) -> int:
