@@ -11,15 +11,11 @@ from problems import Plain, linear_moments
 from statistical import F64, agrees, points, products, rng, slope
 from torch import Tensor
 
-from markovscore.core import (
-    Diagonal,
-    block_rows,
-    trace_rows,
-    value_and_divergence,
-)
+from markovscore.core import Diagonal, block_rows, trace_rows, value_and_divergence
 from markovscore.diffusions import (
     BoxBrownian,
     Gaussian,
+    GaussianMixture,
     LinearSDE,
     OrnsteinUhlenbeck,
     TorusBrownian,
@@ -33,23 +29,15 @@ T = 3.0
 OU = OrnsteinUhlenbeck(2)
 
 
-def mixture_log_prob(x: Tensor, t: float) -> Tensor:
-    """Mixture under OU: ``sum_m w_m N(e^{-t} mu_m, (e^{-2t} sigma_m^2 + 1 - e^{-2t}) I)``."""
-    means = math.exp(-t) * MEANS.to(x)
-    var = (math.exp(-2 * t) * SCALES**2 + 1 - math.exp(-2 * t)).to(x)
-    distance2 = (x[:, None] - means).square().sum(2)
-    terms = WEIGHTS.to(x).log() - distance2 / (2 * var) - torch.log(2 * math.pi * var)
-    return torch.logsumexp(terms, dim=1)
+@functools.cache
+def mixture(t: float) -> GaussianMixture:
+    """Under OU at ``t``: ``sum_m w_m N(e^{-t} mu_m, (e^{-2t} sigma_m^2 + 1 - e^{-2t}) I)``."""
+    scales = (math.exp(-2 * t) * SCALES**2 + 1 - math.exp(-2 * t)).sqrt()
+    return GaussianMixture(math.exp(-t) * MEANS, scales, WEIGHTS)
 
 
 def mixture_score(x: Tensor, t: float) -> Tensor:
-    """``sum_m p(m | x) (mu_m(t) - x) / sigma_m^2(t)``, differentiable for the trace."""
-    means = math.exp(-t) * MEANS.to(x)
-    var = (math.exp(-2 * t) * SCALES**2 + 1 - math.exp(-2 * t)).to(x)
-    distance2 = (x[:, None] - means).square().sum(2)
-    terms = WEIGHTS.to(x).log() - distance2 / (2 * var) - torch.log(var)
-    pull = torch.softmax(terms, dim=1) / var
-    return pull @ means - pull.sum(1, keepdim=True) * x
+    return mixture(float(t)).score(x)
 
 
 class WithDivergence:
@@ -75,49 +63,106 @@ class WithDivergence:
 def exact_end(t: float):
     """An OU process whose prior is the mixture's own law at ``t``: no truncation error."""
     diffusion = OrnsteinUhlenbeck(2)
-
-    def sample(n, generator=None, dtype=None, device=None):
-        z = torch.randn(n, 2, generator=generator, dtype=dtype)
-        m = torch.multinomial(WEIGHTS, n, replacement=True, generator=generator)
-        decay, noise = math.exp(-t), 1 - math.exp(-2 * t)
-        std = (decay**2 * SCALES[m] ** 2 + noise).sqrt()
-        return (decay * MEANS[m] + std[:, None] * z).to(z)
-
-    diffusion.prior = SimpleNamespace(log_prob=lambda x: mixture_log_prob(x, t), sample=sample)
+    diffusion.prior = mixture(t)
     return diffusion
+
+
+def grid(steps, end=T, start=0.0, power=2):
+    """Times from ``start`` to ``end``, equal steps of ``t^(1 / power)``."""
+    ends = (start ** (1 / power), end ** (1 / power))
+    return torch.linspace(*ends, steps + 1, dtype=F64) ** power
 
 
 cloud = functools.partial(points, scale=1.2)
 
+# Matrix, per-row and user-defined dispersions
+
+F = torch.tensor([[-1.0, 0.5], [-0.5, -0.2]], dtype=F64)
+G = torch.tensor([[0.3], [1.1]], dtype=F64)
+
+
+def gaussian_law(diffusion, t):
+    """Exact law of a linear process started from N((0.5, -1), 0.3^2 I)."""
+    G = diffusion.dispersion(0.0)
+    mean, covariance = linear_moments(F, G, [0.5, -1.0], 0.09, t)
+    return Gaussian(2, mean, torch.linalg.cholesky(covariance))
+
+
+def linear(dispersion=G):
+    """A user's process: drift and dispersion only, no divergence, no projection."""
+    more = {"dim": 2, "horizon": 4.0, "prior": Gaussian(2)}
+    return Plain(lambda y, t: y @ F.to(y).T, lambda t: dispersion, **more)
+
+
+def exact_linear(dispersion=G):
+    """The same with its law at 2 for a prior, and its exact score."""
+    diffusion = linear(dispersion)
+    law = functools.cache(lambda t: gaussian_law(diffusion, t))
+    diffusion.prior = law(2.0)
+    return diffusion, lambda x, t: law(t).score(x)
+
+
 # Likelihood
 
 
-@pytest.mark.parametrize("start", [0.0, 0.05])
-def test_log_likelihood_converges_at_order_two(start):
-    x, exact, errors, counts = (
-        cloud(32),
-        mixture_log_prob(cloud(32), start),
-        [],
-        [20, 40, 80],
-    )
+def toy_case(start):
+    score, diffusion, x = mixture_score, exact_end(T), cloud(32)
+    return score, diffusion, x, mixture(start).log_prob(x), {"start": start}
+
+
+def bounded_case(diffusion, end):
+    """A wrapped or reflected Gaussian, exact at every time; e^{-end} of mode 1 is left."""
+    mean, var = torch.tensor([[0.7, -1.1]], dtype=F64), torch.tensor([0.3], dtype=F64)
+
+    def score(x, t):
+        return diffusion.kernel_score(x, *diffusion.evolve_gaussian(mean, var, t))
+
+    line = torch.linspace(-2.0, 2.0, 21, dtype=F64)
+    x = torch.cartesian_prod(line, line)
+    return score, diffusion, x, diffusion.log_kernel(x, mean, var), {"end": end, "power": 3}
+
+
+def linear_case(dispersion):
+    """``f - 1/2 G G^T s`` with a matrix: exact Gaussian oracle."""
+    diffusion, score = exact_linear(dispersion)
+    x = cloud(32)
+    return score, diffusion, x, gaussian_law(diffusion, 0.0).log_prob(x), {"end": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("case", "argument", "counts", "bound"),
+    [
+        (toy_case, (0.0,), (20, 40, 80), 1e-2),
+        (toy_case, (0.05,), (20, 40, 80), 1e-2),
+        (bounded_case, (TorusBrownian(2), 12.0), (80, 160), 1e-2 / 4),
+        (bounded_case, (BoxBrownian(2, -2.0, 2.0), 20.0), (80, 160), 1e-2 / 4),
+        (linear_case, (G,), (100, 200), 0.05 / 4),
+        (linear_case, (torch.eye(2, dtype=F64),), (100, 200), 0.05 / 4),
+    ],
+    ids=["start at 0", "start at 0.05", "torus", "box", "singular", "identity"],
+)
+def test_log_likelihood_converges_at_order_two(case, argument, counts, bound):
+    score, diffusion, x, exact, times = case(*argument)
+    # Errors on a grid over the space count where the density is; a cloud is there already.
+    weight = exact.softmax(0) if case is bounded_case else torch.full_like(exact, 1 / len(exact))
+    errors = []
     for steps in counts:
-        times = torch.linspace(start**0.5, T**0.5, steps + 1, dtype=F64) ** 2
-        value = log_likelihood(mixture_score, exact_end(T), x, times=times)
-        errors.append(float((value - exact).abs().mean()))
+        value = log_likelihood(score, diffusion, x, times=grid(steps, **times))
+        errors.append(float(weight @ (value - exact).abs()))
     assert slope(counts, errors) == pytest.approx(-2, abs=0.15)
-    assert errors[-1] < 1e-2
+    assert errors[-1] < bound
 
 
 def test_default_grid_and_prior_are_close_to_the_exact_density():
     """200 log-spaced steps from 1e-3 to the horizon 5; the prior's error is ``e^{-2T} = 5e-5``."""
     value = log_likelihood(mixture_score, OrnsteinUhlenbeck(2), cloud(64))
-    assert (value - mixture_log_prob(cloud(64), 1e-3)).abs().mean() < 5e-3
-    assert (value - mixture_log_prob(cloud(64), 0.05)).abs().mean() > 5e-2  # t_0 matters
+    assert (value - mixture(1e-3).log_prob(cloud(64))).abs().mean() < 5e-3
+    assert (value - mixture(0.05).log_prob(cloud(64))).abs().mean() > 5e-2  # t_0 matters
 
 
 def test_adaptive_likelihood_meets_its_tolerance():
     x, times = cloud(64), [0.0, T]
-    exact = mixture_log_prob(x, 0.0)
+    exact = mixture(0.0).log_prob(x)
     for rtol, bound in ((1e-4, 1e-3), (1e-9, 1e-8)):
         value = log_likelihood(
             mixture_score, exact_end(T), x, times=times, method="adaptive", rtol=rtol, atol=rtol
@@ -142,31 +187,6 @@ def test_float32_follows_float64():
     torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("diffusion", "end"),
-    [(TorusBrownian(2), 12.0), (BoxBrownian(2, -2.0, 2.0), 20.0)],  # e^{-12} of mode 1 is left
-    ids=["torus", "box"],
-)
-def test_density_on_a_bounded_space(diffusion, end):
-    """A wrapped or reflected Gaussian, exact at every time; order two in the step."""
-    mean, var = torch.tensor([[0.7, -1.1]], dtype=F64), torch.tensor([0.3], dtype=F64)
-
-    def score(x, t):
-        return diffusion.kernel_score(x, *diffusion.evolve_gaussian(mean, var, t))
-
-    grid = torch.linspace(-2.0, 2.0, 21, dtype=F64)
-    x = torch.cartesian_prod(grid, grid)
-    exact = diffusion.log_kernel(x, mean, var)
-    weight = exact.exp() / exact.exp().sum()  # errors where the density is
-    errors = []
-    for steps in (80, 160):
-        times = torch.linspace(0, 1, steps + 1, dtype=F64) ** 3 * end
-        value = log_likelihood(score, diffusion, x, times=times)
-        errors.append(float((weight * (value - exact).abs()).sum()))
-    assert errors[0] < 1e-2
-    assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
-
-
 def test_no_gradient_is_kept():
     x = cloud(4).requires_grad_()
     assert not log_likelihood(mixture_score, OrnsteinUhlenbeck(2), x, steps=3).requires_grad
@@ -175,72 +195,30 @@ def test_no_gradient_is_kept():
     assert not value.requires_grad
 
 
-# Matrix, per-row and user-defined dispersions
-
-F = torch.tensor([[-1.0, 0.5], [-0.5, -0.2]], dtype=F64)
-G, NORMAL = torch.tensor([[0.3], [1.1]], dtype=F64), Gaussian(2)
-
-
-def linear(dispersion=G):
-    """A user's process: drift and dispersion only, no divergence, no projection."""
-    return Plain(lambda y, t: y @ F.to(y).T, lambda t: dispersion, dim=2, horizon=4.0, prior=NORMAL)
-
-
-def gaussian_law(diffusion, t):
-    """Exact law of a linear process started from N((0.5, -1), 0.3^2 I)."""
-    G = diffusion.dispersion(0.0)
-    mean, covariance = linear_moments(F, G, [0.5, -1.0], 0.09, t)
-    return Gaussian(2, mean, torch.linalg.cholesky(covariance))
-
-
-def gaussian_score(diffusion):
-    law = functools.cache(lambda t: gaussian_law(diffusion, t))
-    return lambda x, t: law(t).score(x)
-
-
-@pytest.mark.parametrize("dispersion", [G, torch.eye(2, dtype=F64)], ids=["singular", "identity"])
-def test_user_process_with_matrix_dispersion(dispersion):
-    """``f - 1/2 G G^T s`` with a matrix: exact Gaussian oracle, order-two error."""
-    diffusion = linear(dispersion)
-    diffusion.prior = gaussian_law(diffusion, 2.0)
-    x = cloud(32)
-    exact = gaussian_law(diffusion, 0.0).log_prob(x)
-    errors = []
-    for steps in (100, 200):
-        times = torch.linspace(0, 2**0.5, steps + 1, dtype=F64) ** 2
-        value = log_likelihood(gaussian_score(diffusion), diffusion, x, times=times)
-        errors.append(float((value - exact).abs().mean()))
-    assert errors[0] < 0.05
-    assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
-
-
 def test_scalar_and_matrix_dispersion_agree():
     """A number, a 0-dim tensor, a diagonal, and a multiple of the identity are the same process."""
-    x, values = cloud(16), []
-    for g in (0.9, torch.tensor(0.9), Diagonal([0.9, 0.9]), 0.9 * torch.eye(2)):
-        value = log_likelihood(mixture_score, linear(g), x, steps=20)
-        values.append(value)
-        sample = sample_ode(mixture_score, linear(g), 16, steps=20, x_T=x)
-        torch.testing.assert_close(
-            sample,
-            sample_ode(mixture_score, linear(0.9), 16, steps=20, x_T=x),
-            rtol=1e-6,
-            atol=1e-6,
-        )
-    for value in values[1:]:
-        torch.testing.assert_close(value, values[0], rtol=1e-6, atol=1e-6)
+    x = cloud(16)
+    found = [
+        torch.column_stack([
+            log_likelihood(mixture_score, linear(g), x, steps=20),
+            sample_ode(mixture_score, linear(g), 16, steps=20, x_T=x),
+        ])
+        for g in (0.9, torch.tensor(0.9), Diagonal([0.9, 0.9]), 0.9 * torch.eye(2))
+    ]  # fmt: skip
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-6, atol=1e-6)
 
 
 # Samples
 
 
-def check_moments(x: Tensor, means=MEANS, scales=SCALES, slack=0.0):
+def check_moments(x: Tensor, slack=0.0):
     """First and second moments against the mixture's, 6 standard errors plus the scheme's bias."""
     x = x.double()
-    mean = WEIGHTS @ means
-    second = torch.einsum("m,mi,mj->ij", WEIGHTS, means, means)
-    second = second + (WEIGHTS * scales**2).sum() * torch.eye(2)
-    assert agrees(torch.cat([x, products(x)], dim=1), torch.cat([mean, second.flatten()]), slack)
+    second = torch.einsum("m,mi,mj->ij", WEIGHTS, MEANS, MEANS)
+    second = second + (WEIGHTS * SCALES**2).sum() * torch.eye(2)
+    expected = torch.cat([WEIGHTS @ MEANS, second.flatten()])
+    assert agrees(torch.cat([x, products(x)], dim=1), expected, slack)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
@@ -248,27 +226,20 @@ def check_moments(x: Tensor, means=MEANS, scales=SCALES, slack=0.0):
 def test_ode_samples_have_the_data_moments(method, dtype):
     diffusion, g = exact_end(T), rng(1)
     x_T = diffusion.prior.sample(20_000, g, dtype=dtype)
-    times = torch.linspace(0, T**0.5, 61, dtype=F64) ** 2
-    x = sample_ode(mixture_score, diffusion, 20_000, times=times, method=method, x_T=x_T)
+    x = sample_ode(mixture_score, diffusion, 20_000, times=grid(60), method=method, x_T=x_T)
     assert x.dtype == dtype
     check_moments(x)
 
 
 def test_sde_samples_have_the_data_moments():
-    g = rng(2)
-    x = sample_sde(mixture_score, exact_end(T), 10_000, steps=400, generator=g)
+    x = sample_sde(mixture_score, exact_end(T), 10_000, steps=400, generator=rng(2))
     check_moments(x, slack=0.005)  # bias of t_0 = 1e-3 and of 400 steps, below 0.003 at n = 1e5
 
 
 def test_sde_with_singular_dispersion_recovers_the_gaussian():
-    diffusion = linear()
-    diffusion.prior = gaussian_law(diffusion, 2.0)
-    times = torch.linspace(0, 2**0.5, 401, dtype=F64) ** 2
-    g = rng(3)
-    score = gaussian_score(diffusion)
-    n = 10_000
+    (diffusion, score), g, n = exact_linear(), rng(3), 10_000
     x_T = diffusion.prior.sample(n, g, dtype=F64)
-    z = sample_sde(score, diffusion, n, times=times, generator=g, x_T=x_T)
+    z = sample_sde(score, diffusion, n, times=grid(400, 2.0), generator=g, x_T=x_T)
     z = (z - torch.tensor([0.5, -1.0])) / 0.3
     bias = 0.015  # measured 0.011 at n = 1e5, first order in the step
     assert (z.mean(0).abs() < 6 / math.sqrt(n) + bias).all()
@@ -279,10 +250,9 @@ def test_sde_with_singular_dispersion_recovers_the_gaussian():
 def test_ode_inverts_the_likelihood_flow():
     """Down from x_T and back up: the likelihood's end point is x_T."""
     diffusion, x_T, seen = exact_end(T), cloud(16), []
-    times = torch.linspace(0, T**0.5, 201, dtype=F64) ** 2
-    x = sample_ode(mixture_score, diffusion, 16, times=times, x_T=x_T)
+    x = sample_ode(mixture_score, diffusion, 16, times=grid(200), x_T=x_T)
     diffusion.prior = SimpleNamespace(log_prob=lambda x: seen.append(x) or x[:, 0])
-    log_likelihood(mixture_score, diffusion, x, times=times)
+    log_likelihood(mixture_score, diffusion, x, times=grid(200))
     torch.testing.assert_close(seen[0], x_T, rtol=0, atol=2e-3)
 
 
@@ -300,20 +270,14 @@ def test_samples_are_seeded_and_stay_in_the_state_space():
 
 
 def test_dtype_follows_the_score():
-    net = torch.nn.Linear(2, 2, dtype=F64)
-
-    class Score(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net
-
+    class Net(torch.nn.Linear):
         def forward(self, x, t):
-            return self.net(x)
+            return super().forward(x)
 
-    assert sample_ode(Score(), OrnsteinUhlenbeck(2), 3, steps=2).dtype == F64
     fitted = WithDivergence()
     fitted.dtype = F64
-    assert sample_ode(fitted, OrnsteinUhlenbeck(2), 3, steps=2).dtype == F64
+    for score in (Net(2, 2, dtype=F64), fitted):
+        assert sample_ode(score, OU, 3, steps=2).dtype == F64
 
 
 # Hutchinson's trace: one draw of signs a point, for the whole flow
@@ -333,20 +297,15 @@ def correlated(end=2.0):
     return diffusion, lambda x, t: -x @ precision(float(t)), precision
 
 
-def repeated(x, copies):
-    """Bounds at one point ``(3,)``, with independent signs in each of ``copies`` rows."""
-    return x.expand(copies, 3).clone()
-
-
 @pytest.mark.parametrize("probes", [1, 4])
 def test_hutchinson_has_the_exact_mean_and_the_variance_of_one_fixed_probe(probes):
     """``v^T M v`` with ``M = int precision dt`` has variance ``4 sum_{i<j} M_ij^2``; probes drawn
     anew at each of the 80 steps would have a small part of it. Exact mean: the Gaussian's."""
     diffusion, score, precision = correlated()
-    times = torch.linspace(0, 2**0.5, 81, dtype=F64) ** 2
+    times = grid(80, 2.0)
     x, n = torch.tensor([0.7, -0.4, 1.1], dtype=F64), 4000
     found = log_likelihood(
-        score, diffusion, repeated(x, n), times=times, trace="hutchinson", probes=probes,
+        score, diffusion, x.expand(n, 3).clone(), times=times, trace="hutchinson", probes=probes,
         generator=rng(3),
     )  # fmt: skip
     law = Gaussian(3, 0.0, torch.linalg.cholesky(C0))
@@ -388,11 +347,8 @@ def test_hutchinson_takes_the_score_s_own_probe():
     x, n, times = cloud(1).expand(4000, 2), 4000, [0.5, 0.6]
     found = log_likelihood(Probed(), OU, x, times=times, trace="hutchinson", probes=2)
 
-    def constant(x, t):
-        return mixture_score(x, t), x.new_full((len(x),), 7.0)
-
     closed = WithDivergence()
-    closed.score_and_divergence = constant
+    closed.score_and_divergence = lambda x, t: (mixture_score(x, t), torch.full_like(x[:, 0], 7.0))
     exact = log_likelihood(closed, OU, x[:1], times=times)
     # Two independent products of signs, averaged, over a time of 0.1.
     assert (found.mean() - exact).abs() < 6 * 0.1 / math.sqrt(2 * n)
@@ -402,18 +358,13 @@ def test_hutchinson_takes_the_score_s_own_probe():
 @pytest.mark.parametrize("drift_divergence", [False, True])
 def test_hutchinson_with_a_matrix_dispersion(drift_divergence):
     """The probe sees ``G G^T Ds`` and, where there is no closed form, the drift."""
-    diffusion = linear()
-    diffusion.prior = gaussian_law(diffusion, 2.0)
+    diffusion, score = exact_linear()
     if drift_divergence:
         diffusion.drift_divergence = lambda y, t: torch.full_like(y[:, 0], float(F.trace()))
     x, n = torch.tensor([[0.4, -0.9]], dtype=F64), 2000
-    draw = {"times": torch.linspace(0, 2**0.5, 41, dtype=F64) ** 2}
-    score = gaussian_score(diffusion)
-    found = log_likelihood(
-        score, diffusion, x.expand(n, 2), trace="hutchinson",
-        generator=rng(), **draw,
-    )  # fmt: skip
-    exact = log_likelihood(score, diffusion, x, **draw)
+    draw, times = {"trace": "hutchinson", "generator": rng()}, grid(40, 2.0)
+    found = log_likelihood(score, diffusion, x.expand(n, 2), times=times, **draw)
+    exact = log_likelihood(score, diffusion, x, times=times)
     error = found.std() / math.sqrt(n)
     assert agrees(found, exact)
     assert 0 < error < 0.2
@@ -424,12 +375,10 @@ def test_hutchinson_through_a_drift_without_divergence():
     diffusion, h, n = linear(0.9), 0.5, 4000
     A = torch.tensor([[-1.0, 0.8], [0.3, -0.2]], dtype=F64)
     diffusion.drift = lambda y, t: y @ A.T
-    x = cloud(1).expand(n, 2)
-    found = log_likelihood(
-        lambda x, t: -x, diffusion, x, times=[0.5, 0.5 + h], trace="hutchinson",
-        generator=rng(),
-    )  # fmt: skip
-    exact = log_likelihood(lambda x, t: -x, diffusion, x[:1], times=[0.5, 0.5 + h])
+    x, times = cloud(1).expand(n, 2), [0.5, 0.5 + h]
+    draw = {"trace": "hutchinson", "generator": rng()}
+    found = log_likelihood(lambda x, t: -x, diffusion, x, times=times, **draw)
+    exact = log_likelihood(lambda x, t: -x, diffusion, x[:1], times=times)
     torch.testing.assert_close((found - exact).abs(), torch.full((n,), h * 1.1, dtype=F64))
     assert (found.mean() - exact).abs() < 6 * h * 1.1 / math.sqrt(n)
 
@@ -437,45 +386,34 @@ def test_hutchinson_through_a_drift_without_divergence():
 # Memory
 
 
-class Watched:
-    """A score that notes the most rows it was given."""
+def test_blocks_of_rows_bound_what_the_score_sees_and_change_nothing(monkeypatch):
+    x, rows = cloud(50), []
 
-    rows = 0
-
-    def __call__(self, x, t):
-        self.rows = max(self.rows, len(x))
+    def score(x, t):
+        rows[-1] = max(rows[-1], len(x))
         return mixture_score(x, t)
 
-
-def test_blocks_of_rows_bound_what_the_score_sees_and_change_nothing(monkeypatch):
-    x = cloud(50)
-
     def results():
-        score = Watched()
         g = rng(1)
-        yield sample_ode(score, OU, 50, steps=4, x_T=x), score.rows
-        yield sample_sde(score, OU, 50, steps=4, x_T=x, generator=g), score.rows
-        score = Watched()
-        yield log_likelihood(score, OU, x, steps=4), score.rows
-        yield log_likelihood(score, OU, x, steps=4, trace="hutchinson", generator=g), score.rows
+        for call, *start, more in (
+            (sample_ode, 50, {"x_T": x}),
+            (sample_sde, 50, {"x_T": x, "generator": g}),
+            (log_likelihood, x, {}),
+            (log_likelihood, x, {"trace": "hutchinson", "generator": g}),
+        ):
+            rows.append(0)
+            yield call(score, OU, *start, steps=4, **more)
 
     whole = list(results())
-    assert [rows for _, rows in whole] == [50] * 4
     monkeypatch.setattr("markovscore.core.blocks.VALUES", 2 * 20)
     monkeypatch.setattr("markovscore.core.blocks.TRACE_VALUES", 2 * 7)
-    blocks = list(results())
-    assert [rows for _, rows in blocks] == [20, 20, 7, 7]
-    for (expected, _), (found, _) in zip(whole, blocks, strict=True):
-        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(list(results()), whole)
+    assert rows == [50] * 4 + [20, 20, 7, 7]
 
 
 def test_rows_of_a_block_fall_with_the_size_of_a_point():
-    for d, plain, traced in (
-        (2, 2**18, 16_384),
-        (8, 2**16, 16_384),
-        (3072, 170, 42),
-        (2**20, 1, 1),
-    ):
+    most = 16_384
+    for d, plain, traced in ((2, 2**18, most), (8, 2**16, most), (3072, 170, 42), (2**20, 1, 1)):
         x = torch.empty(1, d)
         assert (block_rows(x), trace_rows(x)) == (plain, traced)
 
@@ -485,21 +423,19 @@ def test_out_of_memory_names_the_knob(error):
     def score(x, t):
         raise error
 
-    with pytest.raises(torch.OutOfMemoryError, match=r"smaller n, several times.*8 GiB"):
-        sample_ode(score, OU, 3)
-    refused("smaller n", sample_sde, score, OU, 3, error=torch.OutOfMemoryError)
-    with pytest.raises(torch.OutOfMemoryError, match="fewer rows of x a call, or fewer probes"):
-        log_likelihood(score, OU, cloud(3))
+    kind = {"error": torch.OutOfMemoryError}
+    refused("smaller n, several times.*8 GiB", sample_ode, score, OU, 3, **kind)
+    refused("smaller n", sample_sde, score, OU, 3, **kind)
+    advice = "fewer rows of x a call, or fewer probes"
+    refused(advice, log_likelihood, score, OU, cloud(3), **kind)
 
 
 def test_out_of_memory_on_the_cpu_is_told_from_other_errors():
-    def huge(x, t):
-        return torch.empty(2**55)
-
     def wrong(x, t):
         raise RuntimeError("another trouble")
 
-    refused("smaller n", sample_ode, huge, OU, 3, error=torch.OutOfMemoryError)
+    kind = {"error": torch.OutOfMemoryError}
+    refused("smaller n", sample_ode, lambda x, t: torch.empty(2**55), OU, 3, **kind)
     refused(r"^another trouble$", sample_ode, wrong, OU, 3, error=RuntimeError)
 
 
@@ -590,7 +526,7 @@ def test_a_state_that_blows_up_names_time_and_row(sampler):
         return torch.where(x > 0.5, torch.nan, -x)
 
     x_T = torch.tensor([[0.0, 0.0], [0.7, 0.0]])
-    with pytest.raises(ValueError, match=r"state at t = .*first is row 1 .*use more steps"):
-        sampler(score, OU, 2, steps=5, x_T=x_T)
+    words = r"state at t = .*first is row 1 .*use more steps"
+    refused(words, sampler, score, OU, 2, steps=5, x_T=x_T)
     refused("state at t", log_likelihood, score, OU, x_T, times=[0.1, 0.2, 0.3])
     refused("state at t", log_likelihood, score, OU, x_T, times=[0.1, 1.0], method="adaptive")

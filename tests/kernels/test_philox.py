@@ -7,13 +7,7 @@ import pytest
 import torch
 from statistical import rng
 
-from markovscore.kernels import (
-    box_muller,
-    philox_normals,
-    philox_words,
-    seed_tensor,
-    triton_source,
-)
+from markovscore.kernels import box_muller, philox_normals, philox_words, seed_tensor, triton_source
 
 # Random123, file kat_vectors, philox4x32 with ten rounds: counter, key, result.
 KNOWN = [
