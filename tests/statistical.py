@@ -17,7 +17,7 @@ def rng(seed=0, device="cpu"):
 
 def points(n, d=2, seed=0, scale=1.0, dtype=F64):
     """``scale Z`` with ``Z`` standard normal, ``(n, d)``: the same numbers in every dtype."""
-    return (scale * torch.randn(n, d, generator=rng(seed), dtype=F64)).to(dtype)
+    return (scale * torch.randn(n, d, generator=rng(seed), dtype=F64, device="cpu")).to(dtype)
 
 
 def sigmas(samples, expected=0.0):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from odd_inputs import refused
 from problems import Plain, well
 from statistical import F64, agrees, points, rng, sigmas
 
@@ -274,10 +275,8 @@ def test_rejects_bad_settings():
     for bounds in ((0.0, 1.0), (1.0, 0.5), (-1.0, 1.0), (0.1, math.inf), (0.1, math.nan)):
         with pytest.raises(ValueError, match=r"t_min < t_max|t_max: expected a number, found nan"):
             ms.DenoisingSM(torus, *bounds)
-    with pytest.raises(ValueError, match="weighting: expected 'likelihood'"):
-        ms.DenoisingSM(torus, weighting="perceptual")
-    with pytest.raises(ValueError, match="times: expected 'uniform'"):
-        ms.DenoisingSM(torus, times="sobol")
+    refused("weighting: expected 'likelihood'", ms.DenoisingSM, torus, weighting="perceptual")
+    refused("times: expected 'uniform'", ms.DenoisingSM, torus, times="sobol")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import re
 
 import pytest
 import torch
+from face import CALLS
+from odd_inputs import flat, refused
 from problems import Plain
 from statistical import F64, points, rng
 
@@ -33,14 +35,45 @@ from markovscore.core import (
     original,
 )
 
-OU = ms.OrnsteinUhlenbeck(2, horizon=1.0)
-X, TIMES = points(6), torch.tensor([0.1, 0.4, 1.0], dtype=F64)
+OU, X = ms.OrnsteinUhlenbeck(2), points(6)
+PROCESS, SCORE = ("diffusion", "process"), ("score", "truth", "base")
+NOUNS = {DiffusionLike: PROCESS, Score: SCORE, Objective: ("objective",), Law: ("prior",)}
+# Attributes that a function cannot do without.
+MIXED = ["evolve_gaussian", "log_kernel", "kernel_score"]
+FINAL = ["prior", "horizon"]
+NEEDS = {
+    "DenoisingSM": ["sample_transition", "transition_score"],
+    "DiffusedMixture": MIXED, "mixture_1d": MIXED,
+    "fit_spectral": ["eigenbasis", "ou_time", "dim"], "fit_additive": ["ou_time", "dim"],
+    "elbo": FINAL, "log_likelihood": FINAL, "sample_ode": FINAL, "sample_sde from the prior": FINAL,
+}  # fmt: skip
+# What the functions return: nobody builds one from a process or a score of one's own.
+RESULTS = {"AdditiveScore", "FokkerPlanck", "SpectralScore", "TrainResult"}
 
 
-def plain(*needs):
+def walks(*nouns):
+    """All calls of the public face that take one of these nouns, and where they take it."""
+    found = {
+        f"{call.name.split(',')[0]}, {key}": (call, key)
+        for call in CALLS
+        for key in call.arguments
+        if any(key in NOUNS[noun] for noun in nouns)
+    }
+    return pytest.mark.parametrize(("call", "key"), found.values(), ids=found)
+
+
+def ask(call, key, thing):
+    return flat(call.run(**call.good() | {key: thing}))
+
+
+def entry(call):
+    return call.name.split()[0]
+
+
+def plain(*needs, package=OU):
     """``dY = -Y dt + sqrt2 dW`` as a user writes it, and of what the package's class has, only
     what the function cannot do without."""
-    more = {name: getattr(OU, name) for name in needs}
+    more = {name: getattr(package, name) for name in needs}
     return Plain(lambda y, t: -y, lambda t: math.sqrt(2), **more)
 
 
@@ -60,11 +93,24 @@ def score(x, t):
     return -0.9 * x
 
 
+class Described(ScoreModel):
+    """The score on the package's base class."""
+
+    def __call__(self, x, t):
+        return score(x, t)
+
+
 class Loss:
     """An objective with nothing but the loss."""
 
     def loss(self, score, x0, generator):
         return (score(x0, x0.new_tensor(0.1)) + x0).square().mean()
+
+
+class Written(Criterion):
+    """The loss on the package's base class."""
+
+    loss = Loss.loss
 
 
 class Quartic:
@@ -76,135 +122,17 @@ class Quartic:
         return -x * x.square().sum(1, keepdim=True)
 
 
-def solved(p):
-    solution = ms.fokker_planck(p, OU.prior.log_prob, [0.5], [(-7, 7)] * 2, cells=12, steps=4)
-    return solution.values
-
-
-def trained(objective):
-    net = ms.ScoreMLP(2, width=8).double()
-    return ms.train(net, objective, X, 3, batch_size=4, progress=False).losses
-
-
-def objective(kind, **settings):
-    return lambda p: kind(p, **settings).losses(score, X, rng(1))
-
-
-SIMULATED = {"steps": 3, "t_max": 1.0}
-PATH = {"steps": 4, "generator": None}
-# For every entry: what is asked of it, the attributes that it cannot do without, and the package's
-# object that must give the same numbers.
-PROCESSES = {
-    "DenoisingSM": (
-        objective(ms.DenoisingSM),
-        ["sample_transition", "transition_score", "horizon"],
-        OU,
-    ),
-    "DiffusedMixture": (
-        lambda p: ms.DiffusedMixture(p, [[0.0, 1.0]], 0.5)(X, 0.3),
-        ["evolve_gaussian", "log_kernel", "kernel_score"],
-        OU,
-    ),
-    "ImplicitSM": (objective(ms.ImplicitSM, **SIMULATED), [], Based()),
-    "LocalDSM": (objective(ms.LocalDSM, **SIMULATED), [], Based()),
-    "PathShiftDSM": (objective(ms.PathShiftDSM, window=0.3, **SIMULATED), [], Based()),
-    "clock_window": (lambda p: ms.clock_window(p, torch.tensor([0.1, 0.5]), 0.2), [], OU),
-    "elbo": (
-        lambda p: ms.elbo(score, p, X, samples=3, steps=4, generator=rng()),
-        ["prior", "horizon"],
-        Based(),
-    ),
-    "fit_spectral": (
-        lambda p: torch.cat(
-            [
-                ms.fit_spectral(points(60), p, 5, times=TIMES)(X, 0.3),
-                ms.fit_spectral(points(60), p, features="additive", order=2, times=TIMES)(X, 0.3),
-            ]
-        ),
-        ["eigenbasis", "ou_time", "dim"],
-        OU,
-    ),
-    "fit_additive": (
-        lambda p: ms.fit_additive(points(60), p, order=2, times=TIMES)(X, 0.3),
-        ["ou_time", "dim"],
-        OU,
-    ),
-    "fokker_planck": (solved, [], OU),
-    "linearised_weight": (
-        lambda p: ms.linearised_weight(p, X, 0.1, 0.4)(torch.tensor([0.0, 0.5, 1.0]))[0],
-        [],
-        OU,
-    ),
-    "local_target": (lambda p: ms.local_target(p, X, 0.1, 0.4, generator=rng())[1], [], OU),
-    "local_transition": (lambda p: ms.local_transition(p, X, 0.1, 0.4)[1], [], OU),
-    "log_likelihood": (
-        lambda p: ms.log_likelihood(score, p, X, steps=5),
-        ["prior", "horizon"],
-        OU,
-    ),
-    "mixture_1d": (
-        lambda p: ms.mixture_1d(p).log_prob(X[:, :1], 0.3),
-        ["evolve_gaussian", "log_kernel", "kernel_score"],
-        ms.OrnsteinUhlenbeck(1),
-    ),
-    "path_shift_target": (
-        lambda p: ms.path_shift_target(p, X, 0.1, 0.4, steps=4, generator=rng())[1],
-        [],
-        OU,
-    ),
-    "sample_ode": (
-        lambda p: ms.sample_ode(score, p, 5, steps=5, generator=rng()),
-        ["prior", "horizon"],
-        OU,
-    ),
-    "sample_sde": (
-        lambda p: ms.sample_sde(score, p, 6, times=TIMES, generator=rng(), x_T=X),
-        [],
-        OU,
-    ),
-    "simulate": (lambda p: ms.simulate(p, X, 0.5, 4, rng()), [], OU),
-    "stein_check": (
-        lambda p: ms.stein_check(p, X, 0.5, steps=3, paths=64, generator=rng()).z,
-        [],
-        OU,
-    ),
-}
-SCORES = {
-    "DenoisingSM": lambda s: ms.DenoisingSM(OU).losses(s, X, rng()),
-    "ImplicitSM": lambda s: ms.ImplicitSM(OU, steps=3).losses(s, X, rng()),
-    "LocalDSM": lambda s: ms.LocalDSM(OU, steps=3).losses(s, X, rng()),
-    "PathShiftDSM": lambda s: ms.PathShiftDSM(OU, 0.3, steps=3).losses(s, X, rng()),
-    "ResidualScore": lambda s: ms.ResidualScore(s, ms.ScoreMLP(2, width=4).double())(X, 0.3),
-    "elbo": lambda s: ms.elbo(s, OU, X, samples=3, generator=rng()),
-    "log_likelihood": lambda s: ms.log_likelihood(s, OU, X, steps=5),
-    "metrics.fisher_divergence": lambda s: float(ms.metrics.fisher_divergence(s, score, X, 0.3)),
-    "metrics.fisher_divergence truth": lambda s: float(
-        ms.metrics.fisher_divergence(score, s, X, 0.3)
-    ),
-    "metrics.relative_fisher_divergence": lambda s: float(
-        ms.metrics.relative_fisher_divergence(s, lambda x, t: -x, X, 0.3)
-    ),
-    "sample_ode": lambda s: ms.sample_ode(s, OU, 6, steps=5, x_T=X),
-    "sample_sde": lambda s: ms.sample_sde(s, OU, 6, steps=5, x_T=X, generator=rng()),
-}
-OBJECTIVES = {"train": trained}
-LAWS = {"Langevin": lambda law: ms.simulate(ms.Langevin(law), X, 0.5, 4, rng())}
-
-NOUNS = {
-    "diffusion": PROCESSES, "process": PROCESSES, "score": SCORES, "truth": SCORES,
-    "base": SCORES, "objective": OBJECTIVES, "prior": LAWS,
-}  # fmt: skip
-PROTOCOLS = {DiffusionLike: PROCESSES, Score: SCORES, Objective: OBJECTIVES}
-# What the functions return: nobody builds one from a process or a score of one's own.
-RESULTS = {"AdditiveScore", "FokkerPlanck", "SpectralScore", "TrainResult"}
+class Own(Quartic, Law):
+    """The law on the package's base class."""
 
 
 def entries():
-    """``(name, table)`` of everything public that takes one of the nouns."""
+    """``(name, parameter)`` of everything public that takes one of the nouns."""
     named = {name: getattr(ms, name) for name in ms.__all__}
     for name, thing in vars(ms.metrics).items():
         if not name.startswith("_") and getattr(thing, "__module__", "") == ms.metrics.__name__:
             named[f"metrics.{name}"] = thing
+    keys = {key for noun in NOUNS.values() for key in noun}
     for name, thing in named.items():
         own = getattr(thing, "__module__", "").startswith("markovscore")
         if name in RESULTS or not callable(thing) or not own or name == "SpectralWarning":
@@ -213,57 +141,48 @@ def entries():
         signatures = [inspect.signature(thing)]
         signatures += [inspect.signature(m) for m in methods if inspect.isfunction(m)]
         for parameter in (p for s in signatures for p in s.parameters.values()):
-            table = PROTOCOLS.get(parameter.annotation, NOUNS.get(parameter.name))
-            if table is not None:
-                yield name, id(table)
+            if parameter.annotation in NOUNS or parameter.name in keys:
+                yield name, parameter.name
 
 
 def test_every_entry_is_walked_through():
-    walked = {(name.split(" ")[0], id(table)) for table in NOUNS.values() for name in table}
-    assert set(entries()) == walked
+    keys = {key for noun in NOUNS.values() for key in noun}
+    assert set(entries()) == {(entry(c), key) for c in CALLS for key in keys & {*c.arguments}}
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_a_plain_process_gives_the_numbers_of_the_package_s_class(name):
-    ask, needs, package = PROCESSES[name]
-    found, expected = ask(plain(*needs)), ask(package)
+@walks(DiffusionLike)
+def test_a_plain_process_gives_the_numbers_of_the_package_s_class(call, key):
+    package = ms.OrnsteinUhlenbeck(call.arguments[key].value.dim)
+    needs = next((names for start, names in NEEDS.items() if call.name.startswith(start)), [])
+    found = ask(call, key, plain(*needs, package=package))
+    derived = entry(call) in ("ImplicitSM", "LocalDSM", "PathShiftDSM", "elbo")
+    expected = ask(call, key, Based() if derived else package)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12, equal_nan=False)
 
 
-class Described(ScoreModel):
-    """The score on the package's base class."""
-
-    def __call__(self, x, t):
-        return score(x, t)
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_a_function_is_a_score(name):
-    torch.testing.assert_close(SCORES[name](score), SCORES[name](Described()), rtol=0, atol=0)
-
-
-class Written(Criterion):
-    """The loss on the package's base class."""
-
-    loss = Loss.loss
-
-
-def test_a_class_with_a_loss_is_an_objective():
-    assert torch.equal(trained(Loss()), trained(Written()))
-
-
-def test_a_class_with_a_dimension_and_a_score_is_a_law():
-    class Own(Quartic, Law):
-        pass
-
-    assert torch.equal(LAWS["Langevin"](Quartic()), LAWS["Langevin"](Own()))
+@walks(Score, Objective, Law)
+def test_a_plain_object_gives_the_numbers_of_the_package_s_class(call, key):
+    bare, based = {"objective": (Loss(), Written()), "prior": (Quartic(), Own())}.get(
+        key, (score, Described())
+    )
+    assert torch.equal(ask(call, key, bare), ask(call, key, based))
 
 
 # What is wrong is named
 
 
-def process_with(**changes):
-    return lambda: Plain(lambda y, t: -y, lambda t: 1.0, **changes)
+def own(**attributes):
+    return Plain(**{"drift": None, "dispersion": None} | attributes)
+
+
+def process(**changes):
+    return own(**{"drift": lambda y, t: -y, "dispersion": lambda t: 1.0} | changes)
+
+
+def described(**changes):
+    thing = Described()
+    vars(thing).update(changes)
+    return thing
 
 
 def without(name):
@@ -279,104 +198,80 @@ class HalfClock:
     elapsed = inverse = rate
 
 
-FUNCTION = "to be a function"
-BAD_PROCESSES = {
-    "no drift": (lambda: without("drift"), "Plain without drift: define it"),
-    "no dispersion": (lambda: without("dispersion"), "Plain without dispersion: define it"),
-    "a number": (lambda: 3.0, "float without drift"),
-    "nothing": (lambda: None, "NoneType without drift"),
-    "a class": (lambda: ms.OrnsteinUhlenbeck, r"class OrnsteinUhlenbeck: pass .*\(\.\.\.\)"),
-    "drift of y": (lambda: Plain(lambda y: -y), rf"Plain.drift {FUNCTION} \(y, t\).*takes \(y\)"),
-    "drift of three": (lambda: Plain(lambda y, t, u: -y), r"drift .*takes \(y, t, u\)"),
-    "drift by keywords": (lambda: Plain(lambda y, *, t: -y), r"drift .*takes \(y, \*, t\)"),
-    "dispersion of nothing": (
-        lambda: Plain(lambda y, t: -y, lambda: 1.0),
-        rf"Plain.dispersion {FUNCTION} \(t\), found one that takes \(\)",
-    ),
-    "dim": (process_with(dim="two"), "Plain.dim to be an integer or None, found str 'two'"),
-    "horizon": (process_with(horizon=[1.0]), r"Plain.horizon to be a number, found list \[1.0\]"),
-    "clock": (process_with(clock=HalfClock()), "rate, elapsed, between and inverse, found HalfC"),
-    "flag": (process_with(elementwise="yes"), "elementwise to be True or False, found str 'yes'"),
-    "project": (process_with(project=3.0), rf"Plain.project {FUNCTION} \(y\).*found float 3.0"),
-    "contains": (process_with(contains=lambda: True), rf"contains {FUNCTION} \(x\).*takes \(\)"),
-    "divergence": (
-        process_with(drift_divergence=2.0),
-        rf"drift_divergence {FUNCTION} \(y, t\).*or None, found float 2.0",
-    ),
-    "Jacobian": (process_with(drift_jacobian=lambda y: y), r"drift_jacobian .*takes \(y\)"),
-}
-BAD_SCORES = {
-    "a number": (lambda: 3.0, r"a \w+ \(x, t\) -> \(B, d\), found float"),
-    "of x": (lambda: lambda x: x, r"a function \(x, t\) -> \(B, d\), found one that takes \(x\)"),
-    "a class": (lambda: ms.ScoreMLP, r"found the class ScoreMLP: pass ScoreMLP\(\.\.\.\)"),
-    "a module of x": (lambda: torch.nn.Linear(2, 2).double(), r"found one that takes \(input"),
-}
-BAD_ATTRIBUTES = {
-    "divergence": (2.0, r"Described.divergence to be a function \(x, t\).*found float 2.0"),
-    "finest_time": ("small", "Described.finest_time to be a number or None, found str 'small'"),
-    "dtype": ("float32", "Described.dtype to be a torch.dtype or None, found str 'float32'"),
-}
-BAD_OBJECTIVES = {
-    "no loss": (lambda: object(), r"objective: expected loss\(score, x0, generator\), found obj"),
-    "a function": (lambda: score, r"objective: .* found function without it"),
-    "a class": (lambda: ms.DenoisingSM, "class DenoisingSM: pass"),
-    "loss of two": (lambda: Plain(None, None, loss=lambda s, x: 0), r"Plain.loss .*takes \(s, x\)"),
-    "state": (
-        lambda: Plain(None, None, loss=lambda s, x, g: 0, state={}),
-        "Plain.state to be a function",
-    ),
-}
-BAD_LAWS = {
-    "no score": (lambda: Plain(None, None, dim=2), r"dim and score\(x\).*Plain without score"),
-    "no dimension": (lambda: Plain(None, None, score=lambda x: x), "Plain without dim"),
-    "score": (lambda: Plain(None, None, dim=2, score=lambda: 0), r"Plain.score .*takes \(\)"),
-    "Hessian": (
-        lambda: Plain(None, None, dim=2, score=lambda x: x, hessian=1.0),
-        "Plain.hessian to be a function",
-    ),
-}
+A_FUNCTION = "to be a function"
+PAIR = rf"{A_FUNCTION} \(y, t\).*"
+BAD_PROCESSES = [
+    (without("drift"), "Plain without drift: define it"),
+    (without("dispersion"), "Plain without dispersion: define it"),
+    (ms.OrnsteinUhlenbeck, r"class OrnsteinUhlenbeck: pass .*\(\.\.\.\)"),
+    (process(drift=lambda y: -y), rf"Plain.drift {PAIR}takes \(y\)"),
+    (process(drift=lambda y, t, u: -y), r"drift .*takes \(y, t, u\)"),
+    (process(drift=lambda y, *, t: -y), r"drift .*takes \(y, \*, t\)"),
+    (process(dispersion=lambda: 1), rf"n.dispersion {A_FUNCTION} \(t\), found one that takes \(\)"),
+    (process(dim="two"), "Plain.dim to be an integer or None, found str 'two'"),
+    (process(horizon=[1.0]), r"Plain.horizon to be a number, found list \[1.0\]"),
+    (process(clock=HalfClock()), "rate, elapsed, between and inverse, found HalfC"),
+    (process(elementwise="yes"), "elementwise to be True or False, found str 'yes'"),
+    (process(project=3.0), rf"Plain.project {A_FUNCTION} \(y\).*found float 3.0"),
+    (process(contains=lambda: True), rf"contains {A_FUNCTION} \(x\).*takes \(\)"),
+    (process(drift_divergence=2.0), rf"drift_divergence {PAIR}or None, found float 2.0"),
+    (process(drift_jacobian=lambda y: y), r"drift_jacobian .*takes \(y\)"),
+]
+BAD_SCORES = [
+    (lambda x: x, r"a function \(x, t\) -> \(B, d\), found one that takes \(x\)"),
+    (ms.ScoreMLP, r"found the class ScoreMLP: pass ScoreMLP\(\.\.\.\)"),
+    (torch.nn.Linear(2, 2).double(), r"found one that takes \(input"),
+    (described(divergence=2.0), rf"d.divergence {A_FUNCTION} \(x, t\).*found float 2.0"),
+    (described(finest_time="small"), "d.finest_time to be a number or None, found str 'small'"),
+    (described(dtype="float32"), "d.dtype to be a torch.dtype or None, found str 'float32'"),
+]
+BAD_OBJECTIVES = [
+    (score, r"objective: .* found function without it"),
+    (ms.DenoisingSM, "class DenoisingSM: pass"),
+    (own(loss=lambda s, x: 0), r"Plain.loss .*takes \(s, x\)"),
+    (own(loss=lambda s, x, g: 0, state={}), "Plain.state to be a function"),
+]
+BAD_LAWS = [
+    (own(dim=2), r"dim and score\(x\).*Plain without score"),
+    (own(score=lambda x: x), "Plain without dim"),
+    (own(dim=2, score=lambda: 0), r"Plain.score .*takes \(\)"),
+    (own(dim=2, score=lambda x: x, hessian=1.0), "Plain.hessian to be a function"),
+]
+BAD = dict.fromkeys(PROCESS, (BAD_PROCESSES, "{} without drift"))
+BAD |= dict.fromkeys(SCORE, (BAD_SCORES, r"a \w+ \(x, t\) -> \(B, d\), found {}"))
+BAD["objective"] = BAD_OBJECTIVES, r"expected loss\(score, x0, generator\), found {} without"
+BAD["prior"] = BAD_LAWS, r"dim and score\(x\).*found {} without"
 
 
-def refused(ask, bad, message):
-    with pytest.raises(TypeError, match=message) as caught:
-        ask(bad)
-    assert re.search(r"^\w+: expected .*found .*: ", str(caught.value)), caught.value
+@walks(*NOUNS)
+def test_an_object_with_a_fault_is_named(call, key):
+    faults, message = BAD[key]
+    others = [None, 3.0, "ou", object(), torch.zeros(3)]
+    for bad, words in faults + [(bad, message.format(type(bad).__name__)) for bad in others]:
+        with pytest.raises(TypeError, match=words) as caught:
+            ask(call, key, bad)
+        assert re.search(r"^\w+: expected .*found .*: ", str(caught.value)), caught.value
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_a_process_with_a_fault_is_named(name):
-    for make, message in BAD_PROCESSES.values():
-        refused(PROCESSES[name][0], make(), message)
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_a_score_with_a_fault_is_named(name):
-    for make, message in BAD_SCORES.values():
-        refused(SCORES[name], make(), message)
-    for attribute, (value, message) in BAD_ATTRIBUTES.items():
-        bad = Described()
-        setattr(bad, attribute, value)
-        refused(SCORES[name], bad, message)
-
-
-@pytest.mark.parametrize("name", SCORES)
-def test_a_score_of_another_shape_is_named(name):
+@walks(Score)
+def test_a_score_of_another_shape_is_named(call, key):
     """One column for two would broadcast to a wrong number."""
-    with pytest.raises(ValueError, match=r"expected shape \(\d+, 2\), found \(\d+, 1\)"):
-        SCORES[name](lambda x, t: -x[:, :1])
+    shapes = r"expected shape \(\d+, 2\), found \(\d+, 1\)"
+    refused(shapes, ask, call, key, lambda x, t: -x[:, :1])
 
 
-def test_an_objective_or_a_law_with_a_fault_is_named():
-    for make, message in BAD_OBJECTIVES.values():
-        refused(trained, make(), message)
-    for make, message in BAD_LAWS.values():
-        refused(LAWS["Langevin"], make(), message)
+def bounded(process):
+    return ms.log_likelihood(score, process, X, steps=5)
 
 
-@pytest.mark.parametrize("ask", [PROCESSES["sample_ode"][0], PROCESSES["log_likelihood"][0]])
+def drawn(process):
+    return ms.sample_ode(score, process, 5, steps=5, generator=rng())
+
+
+@pytest.mark.parametrize("ask", [drawn, bounded])
 def test_a_prior_that_cannot_do_what_is_asked_is_named(ask):
-    with pytest.raises(TypeError, match=r"prior: expected (sample|log_prob)\(.*found Quartic"):
-        ask(process_with(prior=Quartic(), horizon=1.0)())
+    message = r"prior: expected (sample|log_prob)\(.*found Quartic"
+    refused(message, ask, process(prior=Quartic(), horizon=1.0), error=TypeError)
 
 
 @pytest.fixture(params=[torch.float16, torch.float64])
@@ -388,11 +283,11 @@ def other_default(request):
 
 
 def test_a_number_for_a_divergence_has_the_precision_of_the_points(other_default):
-    process = plain("prior", "horizon")
-    exact = PROCESSES["log_likelihood"][0](process)
-    process.drift_divergence = lambda y, t: -2.0 - 1e-9 / 3
-    found = PROCESSES["log_likelihood"][0](process)
-    torch.testing.assert_close(found, exact - (1 - 1e-3) * 1e-9 / 3, rtol=0, atol=1e-13)
+    own = plain("prior")
+    own.horizon = 1.0
+    exact = bounded(own)
+    own.drift_divergence = lambda y, t: -2.0 - 1e-9 / 3
+    torch.testing.assert_close(bounded(own), exact - (1 - 1e-3) * 1e-9 / 3, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ms.datasets.TOY_NAMES)

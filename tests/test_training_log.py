@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from odd_inputs import refused
 from runs import STEPS, Stop, run, same, small, stop_at, weights
 
 HEADER = "step,seconds,loss,items_per_second,lr,ema_distance\n"
@@ -90,12 +91,10 @@ def test_a_new_run_begins_a_new_log(tmp_path):
 def test_a_file_that_is_no_log_stays_as_it_is(tmp_path, content):
     path = tmp_path / "notes.txt"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"log: expected .*notes.txt to be a log.*move it away"):
-        run(log=path)
+    refused(r"log: expected .*notes.txt to be a log.*move it away", run, log=path)
     assert path.read_text() == content
 
 
 def test_binary_files_are_no_logs(tmp_path):
     torch.save(torch.zeros(3), tmp_path / "file")
-    with pytest.raises(ValueError, match="log: expected"):
-        run(log=tmp_path / "file")
+    refused("log: expected", run, log=tmp_path / "file")
