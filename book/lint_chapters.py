@@ -32,7 +32,7 @@ WIDE = """
 index foundations/diffusions foundations/score_matching
 oism/images localdsm/identity
 localdsm/physics localdsm/images beyond/shrinkage beyond/rotated beyond/path_shift
-reproduction/performance reproduction/differences
+reproduction/differences
 """.split()
 
 
