@@ -13,6 +13,7 @@ from problems import Plain
 from statistical import F64, points, rng
 
 import markovscore as ms
+from markovscore.core import check_points
 from markovscore.kernels import PathDrift, Steps, euler_paths
 
 SEED = 20261130
@@ -185,12 +186,13 @@ def rowwise(rows, d):
 
 def others():
     hermite, ou = scores(2)["hermite"], Noun(OU)
+    yield call("check_points", partial(check_points, dim=2), x=Points(draw(40)))
     yield call("DiffusedMixture", lambda x, t, diffusion: ms.DiffusedMixture(diffusion,
         [[0.0, 1.0]], 0.5)(x, t), x=Points(draw(5)), t=When(0.3, 5), diffusion=ou)
     yield call("mixture_1d", lambda x, t, diffusion: ms.mixture_1d(diffusion).log_prob(x, t),
         x=Points(draw(5, 1)), t=When(0.3, 5), diffusion=Noun(ms.OrnsteinUhlenbeck(1)))
-    yield call("Langevin", lambda prior, x: ms.Langevin(prior).drift(x, 0.1), "by_rows",
-        x=Points(draw(5)), prior=Noun(LANGEVIN.prior))
+    yield call("Langevin", lambda prior, y: ms.Langevin(prior).drift(y, 0.1), "by_rows",
+        y=Points(draw(5)), prior=Noun(LANGEVIN.prior))
     for prior in (ms.Gaussian(2), LANGEVIN.prior, ms.Logistic(2), ms.UniformTorus(2)):
         name = type(prior).__name__
         yield call(f"{name} density", prior.log_prob, "by_rows", x=Points(draw(5)))

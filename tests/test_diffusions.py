@@ -9,7 +9,7 @@ from problems import DENSE, LINEAR_SWIMMER, well
 from statistical import F64, agrees, rng
 
 import markovscore as ms
-from markovscore.core import Dense, Scalar, expand_like, value_and_divergence
+from markovscore.core import expand_like, value_and_divergence
 
 CANONICAL = [ms.OrnsteinUhlenbeck(2), ms.TorusBrownian(2), ms.BoxBrownian(2, -1.0, 2.0)]
 ALL = [*CANONICAL, DENSE, LINEAR_SWIMMER]
@@ -225,28 +225,9 @@ def test_divergence_refuses_a_detached_field():
         value_and_divergence(lambda x, t: x.sum(1), x, 0.1)
 
 
-def test_dispersion_of_every_rank():
-    g = rng()
-    v, G = torch.randn(5, 2, generator=g), torch.randn(5, 2, 3, generator=g)
-    expected = torch.stack([M @ M.T @ row for M, row in zip(G, v, strict=True)])
-
-    def rate(G):
-        return G.gram() @ v
-
-    torch.testing.assert_close(rate(Dense(G)), expected)
-    torch.testing.assert_close(rate(Dense(G[0])), v @ (G[0] @ G[0].T))
-    rows = torch.arange(5.0)
-    torch.testing.assert_close(rate(Scalar(rows[:, None])), rows[:, None] ** 2 * v)
-    torch.testing.assert_close(rate(Scalar(torch.tensor(3.0))), 9 * v)
-    z = torch.randn(5, 3, generator=g)
-    torch.testing.assert_close(Dense(G[0]) @ z, z @ G[0].T)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ms.OrnsteinUhlenbeck(0), "dim: expected an integer >= 1"),
-        (lambda: ms.TorusBrownian(2, horizon=0.0), "horizon: expected a finite positive"),
         (lambda: ms.BoxBrownian(2, 1.0, 0.0), "low < high"),
         (lambda: ms.LinearSDE([[1.0, 2.0]], [[1.0]]), r"F \(d, d\) and G \(d, m\)"),
         (lambda: ms.LinearSDE([[math.nan]], [[1.0]]), "finite F and G"),
@@ -262,4 +243,3 @@ def test_bad_times(diffusion):
     x = starts(diffusion, 3)
     for t in (0.0, -1.0, torch.tensor([0.1, 0.0, 0.2])):
         refused("expected finite times > 0, found", diffusion.transition_score, x, x, t)
-    refused("expected a number or shape", diffusion.log_transition, x, x, torch.ones(2))

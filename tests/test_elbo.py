@@ -233,23 +233,8 @@ def test_out_of_memory_names_the_knob():
         ms.elbo(score, ms.OrnsteinUhlenbeck(2), POINTS)
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"trace": "other"}, ValueError, "trace: expected 'exact' or 'hutchinson'"),
-        ({"form": "other"}, ValueError, "form: expected 'trace' or 'local'"),
-        ({"samples": 0}, ValueError, "samples: expected an integer >= 1"),
-        ({"steps": 0}, ValueError, "steps: expected an integer >= 1"),
-        ({"window": -1.0}, ValueError, "window: expected a positive"),
-        ({"window": None}, TypeError, "window: expected a length of clock"),
-        ({"t_min": 0.0}, ValueError, "expected 0 < t_min < t_max"),
-    ],
-)
-def test_bad_settings(settings, error, message):
-    with pytest.raises(error, match=message):
-        ms.elbo(lambda y, t: -y, ms.OrnsteinUhlenbeck(2), POINTS, **settings)
-
-
 def test_bad_processes():
     refused("prior", ms.elbo, lambda y, t: -y, ms.DoubleWell(2), POINTS)
     refused("without walls", ms.elbo, lambda y, t: -y, ms.BoxBrownian(2, -3.0, 3.0), POINTS)
+    length, ou = "window: expected a length of clock", ms.OrnsteinUhlenbeck(2)
+    refused(length, ms.elbo, lambda y, t: -y, ou, POINTS, window=None, error=TypeError)

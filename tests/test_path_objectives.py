@@ -256,29 +256,8 @@ def test_schedules_agree_with_windows():
     assert torch.allclose(number, schedule)
 
 
-@pytest.mark.parametrize("kind", [ms.LocalDSM, ms.PathShiftDSM])
-@pytest.mark.parametrize(
-    ("settings", "error", "message"),
-    [
-        ({"window": 0.0}, ValueError, "window: expected a positive"),
-        ({"window": "0.1"}, TypeError, "window: expected a length of clock or a schedule"),
-        ({"steps": 0}, ValueError, "steps: expected an integer >= 1"),
-        ({"weighting": "other"}, ValueError, "weighting: expected 'likelihood' or"),
-        ({"t_min": 0.0}, ValueError, "expected 0 < t_min < t_max"),
-        ({"times": "other"}, ValueError, "times: expected"),
-        ({"reuse": 0}, ValueError, "reuse: expected an integer >= 1"),
-        ({"ahead": 0}, ValueError, "ahead: expected an integer >= 1"),
-    ],
-)
-def test_bad_settings(kind, settings, error, message):
-    refused(message, kind, ms.OrnsteinUhlenbeck(2), **settings, error=error)
-
-
 def test_bad_processes_and_calls():
-    refused("without drift", ms.LocalDSM, object(), error=TypeError)
     refused("without walls", ms.ImplicitSM, ms.BoxBrownian(2))
-    with pytest.raises(ValueError, match="trace: expected 'exact' or 'hutchinson'"):
-        ms.ImplicitSM(ms.OrnsteinUhlenbeck(2), trace="other")
     ou, x0 = ms.OrnsteinUhlenbeck(2), data()
     with pytest.raises(ValueError, match="expected a window with 0 <= s < t"):
         ms.LocalDSM(ou, lambda t: t).losses(linear(0), x0, rng())

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from odd_inputs import refused
 from problems import Plain, transition_mean
 from statistical import F64, agrees, points, products, rng
 
@@ -157,18 +156,6 @@ def test_trapped_dimension_and_law_at_100():
     at = trap.trap(torch.tensor([0.0, 0.5], dtype=F64))
     expected = torch.tensor([[2.0, 0.0], [0.0, 2.0]], dtype=F64)
     torch.testing.assert_close(at, expected)
-
-
-def test_bad_processes():
-    class NoScore:
-        dim = 2
-
-    refused("found NoScore without score", ms.Langevin, NoScore(), error=TypeError)
-    refused("beta: expected finite positive", ms.Langevin, MIXTURE, beta=-1.0)
-    refused("horizon", ms.Langevin, MIXTURE, horizon=0.0)
-    refused("gamma", ms.ActiveSwimmer, gamma=0.0)
-    refused("dim", ms.DoubleWell, 0)
-    refused("D: expected", ms.TrappedParticles, D=-1.0)
 
 
 def test_a_number_and_a_tensor_are_the_same_time_also_where_beta_is_overridden():

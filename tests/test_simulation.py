@@ -145,28 +145,10 @@ def test_divergence_names_time_and_step_and_the_step_works():
     assert torch.isfinite(ms.simulate(ms.DoubleWell(), x0, 1.0, steps, rng())).all()
 
 
-@pytest.mark.parametrize("steps", [0, -3, 2.5, True])
-def test_bad_steps(steps):
-    refused("steps: expected an integer >= 1", ms.simulate, DENSE, points(2, 2), 1.0, steps)
-
-
-@pytest.mark.parametrize(
-    ("t", "message"),
-    [
-        (6.0, r"t: expected a time in \[0, 5\], found 6"),
-        (-1.0, "found -1"),
-        (math.nan, "found nan"),
-        (torch.tensor([1.0, 7.0]), r"found 7 \(row 1\)"),
-        (torch.ones(3), r"shape \(2,\) or \(2, 1\), found \(3,\)"),
-    ],
-)
-def test_bad_times(t, message):
-    refused(message, ms.simulate, DENSE, points(2, 2), t, 5)
-
-
-def test_bad_start_and_points():
+def test_a_window_that_runs_back():
     refused("0 <= s <= t", ms.simulate, DENSE, points(2, 2), 1.0, 5, s=2.0)
-    refused(r"x0: expected shape \(B, 2\)", ms.simulate, DENSE, points(2, 3), 1.0, 5)
+    late = torch.tensor([1.0, 7.0])
+    refused(r"found 7 \(row 1\)", ms.simulate, DENSE, points(2, 2), late, 5)
 
 
 def test_bad_drifts():
@@ -175,8 +157,6 @@ def test_bad_drifts():
         f[1] = f[1] * (math.nan if t > 0.5 else 1.0)
         return f
 
-    with pytest.raises(ValueError, match=r"drift: expected shape \(3, 2\), found \(3, 1\)"):
-        ms.simulate(Plain(lambda y, t: y[:, :1]), points(3, 2), 1.0, 4)
     with pytest.raises(ValueError, match=r"drift: .* at time 0\.625, the first bad row is 1"):
         ms.simulate(Plain(late, lambda t: 0.5 + t), points(3, 2), 1.0, 4)
 

@@ -224,9 +224,6 @@ def test_windows():
     torch.testing.assert_close(
         LANGEVIN.clock.between(tiny, t) / 1e-12, torch.ones(3).double(), rtol=1e-2, atol=0
     )
-    for bad in (0.0, -1.0, math.nan):
-        refused("width: expected a positive number", ms.clock_window, LANGEVIN, t, bad)
-        refused("width: expected a positive number", ms.fixed_window, t, bad)
 
 
 def test_ends_kept_in_single_precision_are_those_of_the_window():
@@ -330,7 +327,6 @@ def test_a_users_class():
         (0.5, 0.5, "its length must be positive"),
         (0.6, 0.5, "0 <= s < t"),
         (-0.1, 0.5, "0 <= s < t"),
-        (0.0, 1.5, r"in \[0, 1\], found 1.5"),
         (torch.tensor([0.0, 0.3]), torch.tensor([0.1, 0.3]), r"row 1"),
     ],
 )
@@ -341,8 +337,6 @@ def test_bad_windows(s, t, message):
 def test_bad_drifts_and_covariances():
     silent = Plain(lambda y, t: -y, lambda t: torch.tensor([[1.0], [1.0]]))
     y = points(3, 2)
-    with pytest.raises(ValueError, match=r"shape \(3, 2\), found \(3,\)"):
-        ms.local_transition(Plain(lambda y, t: y.sum(1)), y, 0.0, 0.1)
     y[1, 0] = 0
     with pytest.raises(ValueError, match=r"drift: .*first is row 1 .* at time 0\.25"):
         ms.local_transition(Plain(lambda y, t: 1 / y), y, 0.25, 0.5)
@@ -351,8 +345,3 @@ def test_bad_drifts_and_covariances():
     refused("without walls", ms.local_transition, ms.BoxBrownian(2), y, 0.0, 0.1)
     P, ends = Diagonal([[1.0, 0.0]]), torch.tensor([[0.0], [0.1]])
     refused("positive definite", covariance_factor, P, *ends)
-
-
-def test_a_jacobian_of_the_wrong_shape():
-    wrong = Plain(OWN.drift, OWN.dispersion, drift_jacobian=lambda y, t: y[:1])
-    refused("drift_jacobian: expected shape", ms.local_transition, wrong, points(3, 2), 0.0, 0.1)
