@@ -31,7 +31,7 @@ COLUMNS = 79  # what a page's column holds
 WIDE = """
 index foundations/score_matching
 oism/images localdsm/identity
-localdsm/images beyond/rotated beyond/path_shift
+beyond/rotated beyond/path_shift
 reproduction/differences
 """.split()
 
