@@ -157,7 +157,7 @@ def to_the_end(folder, shards, started=None, moment="none", after=0):
 
     os.fsync, os.replace = dying_fsync, dying_replace
     folder.mkdir(exist_ok=True)
-    if started is not None:
-        started.set()
     places = {"checkpoint": folder / "run.safetensors", "log": folder / "log.csv"}
+    if started is not None:
+        places["callback"] = lambda step, score: started.set()
     pixel_run(LONG, shards=shards, checkpoint_every=4, log_every=4, **places)

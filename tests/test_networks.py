@@ -32,15 +32,6 @@ def test_shape_and_dtype(d, dtype):
         assert net(x, t).dtype == dtype
 
 
-def test_one_time_equals_a_batch_of_equal_times():
-    net = trained(ScoreMLP(2, width=32, std=TorusBrownian(2).std))
-    x, t = points(), torch.full((16,), 0.3)
-    torch.testing.assert_close(net(x, 0.3), net(x, t))
-    torch.testing.assert_close(net(x, torch.tensor(0.3)), net(x, t))
-    each = torch.cat([net(x[i : i + 1], float(s)) for i, s in enumerate(t * torch.arange(1, 17))])
-    torch.testing.assert_close(net(x, t * torch.arange(1, 17)), each)
-
-
 def test_depends_on_space_and_on_time_at_every_scale():
     net = trained(ScoreMLP(2, width=64).double())
     x = points(dtype=F64)

@@ -163,11 +163,8 @@ def test_a_number_and_a_tensor_are_the_same_time_also_where_beta_is_overridden()
         def beta(self, t):
             return super().beta(t) + 1
 
-    y = torch.randn(3, 2, generator=rng())
-    for process in (ms.Langevin(ms.Gaussian(2)), Faster(ms.Gaussian(2))):
-        for method in (process.drift, process.drift_jacobian):
-            assert torch.allclose(method(y, 0.3), method(y, torch.tensor(0.3)))
-        assert torch.allclose(
-            process.dispersion(0.3), process.dispersion(torch.tensor(0.3)).double()
-        )
-        assert float(process.dispersion(0.3)) == pytest.approx(float(process.beta(0.3)) ** 0.5)
+    y, process = points(3), Faster(ms.Gaussian(2))
+    for method in (process.drift, process.drift_jacobian):
+        torch.testing.assert_close(method(y, 0.3), method(y, torch.tensor(0.3).double()))
+    for given in (0.3, torch.tensor(0.3)):
+        assert float(process.dispersion(given)) == pytest.approx(float(process.beta(0.3)) ** 0.5)

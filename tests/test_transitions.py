@@ -297,16 +297,6 @@ def test_single_precision_survives_tiny_windows_of_the_swimmer():
     assert torch.isfinite(target).all()
 
 
-def test_rows_are_independent():
-    y, t = points(6, 2), torch.linspace(0.2, 1.0, 6, dtype=F64)
-    s = t * torch.linspace(0.1, 0.99, 6, dtype=F64)
-    m, P = ms.local_transition(LANGEVIN, y, s, t)
-    for row in range(6):
-        alone = ms.local_transition(LANGEVIN, y[row : row + 1], s[row].item(), t[row].item())
-        torch.testing.assert_close(m[row], alone[0][0], rtol=1e-12, atol=1e-13)
-        torch.testing.assert_close(P[row], alone[1][0], rtol=1e-12, atol=1e-15)
-
-
 OWN = Plain(
     lambda y, t: torch.sin(y.flip(1)) - y,
     lambda t: torch.tensor([[1.0, 0.0], [0.3, 0.5]], dtype=F64),
