@@ -31,7 +31,7 @@ COLUMNS = 79  # what a page's column holds
 WIDE = """
 index
 oism/images localdsm/identity
-beyond/rotated beyond/path_shift
+beyond/rotated
 reproduction/differences
 """.split()
 
