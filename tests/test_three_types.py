@@ -308,6 +308,10 @@ class Bare:
         return 1.0
 
 
+class Empty:
+    """A base that may be taken away."""
+
+
 def test_defaults():
     """What an object does not say: all of it, once."""
     seen = as_diffusion(Bare())
@@ -350,6 +354,47 @@ def test_a_view_follows_its_object():
     del own.prior
     assert seen.prior is None
     assert as_diffusion(seen) is seen and as_diffusion(OU) is OU and original(OU) is OU
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cls, own: setattr(cls, "horizon", "long"),
+        lambda cls, own: setattr(cls, "drift", lambda self, y: y),
+        lambda cls, own: setattr(cls, "clock", property(lambda self: 3)),
+        lambda cls, own: setattr(cls, "project", staticmethod(lambda: 0)),
+        lambda cls, own: setattr(cls, "__bases__", (type("Base", (Empty,), {"dim": "two"}),)),
+        lambda cls, own: setattr(own, "horizon", "long"),
+        lambda cls, own: setattr(own, "std", lambda: 0),
+        lambda cls, own: setattr(own, "__class__", type("Other", (cls,), {"dim": "two"})),
+        lambda cls, own: setattr(own, "state", 3),
+    ],
+)
+@pytest.mark.parametrize("base", [Bare, ms.Diffusion, torch.nn.Module])
+def test_a_change_is_seen_after_the_tests_have_passed(change, base):
+    """A class that has passed is not tested again, unless it or the object changes."""
+
+    class Own(Empty, base):
+        drift, dispersion = Bare.drift, Bare.dispersion
+        state = 0  # of the object, behind a property
+        clock = property(lambda self: 3 if self.state else as_diffusion(Bare()).clock)
+
+    own = Own()
+    assert [as_diffusion(own).horizon for _ in range(3)] == [math.inf] * 3
+    change(Own, own)
+    with pytest.raises(TypeError, match="diffusion: expected"):
+        as_diffusion(own)
+
+
+def test_a_look_up_that_a_class_gets_later_is_seen():
+    class Own(Bare):
+        pass
+
+    for _ in range(2):
+        as_diffusion(Own())
+    Own.__getattr__ = lambda self, name: 3
+    with pytest.raises(TypeError, match="clock"):
+        as_diffusion(Own())
 
 
 def test_an_objective_sees_what_is_set_later():

@@ -198,12 +198,13 @@ def check_number(
 
 def _number(value: Any, finite: bool = True) -> float | None:
     """``value`` as a float if it is one real number (not NaN), else None."""
-    if isinstance(value, bool | np.bool_ | str | bytes):
-        return None
-    if getattr(value, "ndim", 0) != 0:  # an array of one number is one
-        value = value.reshape(()) if math.prod(value.shape) == 1 else None
-    if isinstance(value, Tensor) and (value.dtype == torch.bool or value.is_meta):
-        return None
+    if type(value) not in (float, int):
+        if isinstance(value, bool | np.bool_ | str | bytes):
+            return None
+        if getattr(value, "ndim", 0) != 0:  # an array of one number is one
+            value = value.reshape(()) if math.prod(value.shape) == 1 else None
+        if isinstance(value, Tensor) and (value.dtype == torch.bool or value.is_meta):
+            return None
     try:
         number = float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -64,7 +64,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def exact(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not any(torch.is_autocast_enabled(kind) for kind in _KINDS):
+        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
             return function(*args, **kwargs)
         with _without_autocast():
             return function(*args, **kwargs)

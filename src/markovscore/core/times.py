@@ -111,8 +111,9 @@ def check_from_start(t: Tensor, name: str = "t", *, after: bool = False) -> Tens
     hidden = t.device.type != "cpu" or torch.compiler.is_compiling()
     if hidden or torch._C._functorch.is_functorch_wrapped_tensor(t):
         return t
-    bad = ~(torch.isfinite(t) & ((t > 0) if after else (t >= 0)))
-    if bool(bad.any()):
+    low, high = _range(t)
+    if not (low > 0 if after else low >= 0) or not high < math.inf:
+        bad = ~(torch.isfinite(t) & ((t > 0) if after else (t >= 0)))
         reason = (
             ": at t = 0 the transition is a point mass" if after else ": time runs from the data"
         )
@@ -181,6 +182,14 @@ def check_time_range(
     if times not in TIME_LAWS:
         raise ValueError(f"times: expected 'uniform', 'log' or 'importance', found {times!r}")
     return t_min, high
+
+
+def _range(t: Tensor) -> tuple[float, float]:
+    """The least and the largest of times; NaN if there is one."""
+    if t.numel() == 0:
+        return 1.0, 1.0
+    low, high = t.detach().aminmax()
+    return low.item(), high.item()
 
 
 def _first(mask: Tensor) -> int | None:

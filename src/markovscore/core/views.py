@@ -7,8 +7,10 @@ attribute: of another kind, or a function of another number of arguments.
 import functools
 import inspect
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from operator import attrgetter, is_
+from types import FunctionType, MethodType
+from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -25,17 +27,26 @@ def seen_as(kind: type[Kind], thing: Any, tests: dict[str, Test], noun: str) -> 
         TypeError: an attribute that does not pass its test.
     """
     if isinstance(thing, _View):  # that came through here before
-        seen: Any = thing
-        return seen
-    seen = thing if isinstance(thing, kind) else _view(kind, thing)
-    for name, (fits, words) in tests.items():
-        value = getattr(seen, name)
-        if not fits(value):
-            raise TypeError(
-                f"{noun}: expected {name_of(thing)}.{name} to be {words}, found {shown(value)}: "
-                "mend it, or leave it out"
-            )
+        return cast(Kind, thing)
+    cls, key = cast(Any, type(thing)), cast(Any, kind)
+    seen = thing if isinstance(thing, kind) else _view_class(key)(thing)
+    record, found = _record(cls, key), _of_class(cls, key)
+    settled = len(record.found) == len(found) and all(map(is_, record.found, found))
+    for name in _own_names(thing, tests, record.open) if settled else tests:
+        if not tests[name][0](getattr(seen, name)):
+            raise _misfit(seen, tests, noun)
+    if not settled:
+        record.open = [name for name in tests if _is_open(cls, kind, name)]
+        record.found = found
     return seen
+
+
+def _misfit(seen: Any, tests: dict[str, Test], noun: str) -> TypeError:
+    name = next(name for name, (fits, _) in tests.items() if not fits(getattr(seen, name)))
+    return TypeError(
+        f"{noun}: expected {name_of(seen)}.{name} to be {tests[name][1]}, found "
+        f"{shown(getattr(seen, name))}: mend it, or leave it out"
+    )
 
 
 def original(thing: Any) -> Any:
@@ -78,35 +89,87 @@ class _View:
         return _view, (kind, self.own)
 
 
-class _Read:
+def _reader(name: str, default: Any) -> property:
     """An attribute of a view: that of the user's object, else the default."""
+    method = inspect.isfunction(default)
 
-    def __init__(self, name: str, default: Any) -> None:
-        self.name, self.default = name, default
-
-    def __get__(self, view: Any, owner: type) -> Any:
-        value = getattr(view.own, self.name, _ABSENT)
+    def read(view: Any) -> Any:
+        value = getattr(view.own, name, _ABSENT)
         if value is not _ABSENT:
             return value
-        if isinstance(getattr(type(view.own), self.name, None), property):
-            return getattr(view.own, self.name)  # raises the AttributeError from inside it
-        default = self.default
-        return default.__get__(view) if inspect.isfunction(default) else default
+        if isinstance(getattr(type(view.own), name, None), property):
+            return getattr(view.own, name)  # raises the AttributeError from inside it
+        return default.__get__(view) if method else default
+
+    return property(read)
 
 
 @functools.cache
 def _view_class(kind: Any) -> Any:
-    names = [name for name in vars(kind) if not name.startswith("__")]
-    readers: dict[str, Any] = {name: _Read(name, vars(kind)[name]) for name in names}
+    readers: dict[str, Any] = {name: _reader(name, vars(kind)[name]) for name in _names(kind)[:-1]}
     if "__call__" in vars(kind):
         readers["__call__"] = lambda view, *args: view.own(*args)
     return type(f"{kind.__name__}View", (_View, kind), readers)
 
 
-def _view(kind: type[Kind], own: Any) -> Kind:
-    made: Any = kind
-    view: Any = _view_class(made)
-    return view(own)
+def _view(kind: Any, own: Any) -> Any:
+    """For ``pickle``, which finds no class made in a function."""
+    return _view_class(kind)(own)
+
+
+# What a class has passed its tests once and is not tested again, until the class changes
+
+
+class _Record:
+    """All that a class had when it passed, and the names that depend on the object even so."""
+
+    found: Sequence[Any] = ()
+    open: list[str]
+
+
+@functools.lru_cache(maxsize=64)
+def _record(cls: Any, kind: Any) -> _Record:
+    return _Record()
+
+
+@functools.cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return (*(name for name in vars(kind) if not name.startswith("__")), "__getattribute__")
+
+
+@functools.cache
+def _getter(kind: Any) -> Callable[[type], tuple[Any, ...]]:
+    return attrgetter(*_names(kind))
+
+
+def _of_class(cls: Any, kind: Any) -> Sequence[Any]:
+    """What the class has for every name."""
+    if issubclass(cls, kind):  # for all of them, one by one
+        return _getter(kind)(cls)
+    names = (*_names(kind), "__getattr__")
+    return [value for base in cls.__mro__[:-1] for value in map(vars(base).get, names)]
+
+
+def _is_open(cls: Any, kind: Any, name: str) -> bool:
+    """Whether an object of the class may have another attribute than its class, also where it has
+    none of its own: by a property, or a look-up that the class defines."""
+    if cls.__getattribute__ is not object.__getattribute__:
+        return True
+    value = getattr(cls, name, _ABSENT)
+    if value is _ABSENT:
+        return getattr(cls, "__getattr__", nn.Module.__getattr__) is not nn.Module.__getattr__
+    default = value is getattr(kind, name)
+    return not (default or isinstance(value, FunctionType | int | float | None))
+
+
+def _own_names(thing: Any, tests: dict[str, Test], more: list[str]) -> list[str]:
+    """The names that the object has itself, and ``more``."""
+    own = getattr(thing, "__dict__", {})
+    names = [name for name in own if name in tests]
+    if isinstance(thing, nn.Module):
+        for part in ("_parameters", "_buffers", "_modules"):
+            names += [name for name in own.get(part, ()) if name in tests]
+    return names + more
 
 
 # Kinds of attributes
@@ -152,7 +215,13 @@ def _positional(method: Callable[..., Any]) -> tuple[float, float]:
     """The least and the greatest number of positional arguments of ``method``."""
     if isinstance(method, nn.Module):
         method = method.forward
-    plain, bound = (method.__func__, 1) if inspect.ismethod(method) else (method, 0)
+    plain, bound = method, 0
+    if isinstance(method, MethodType):
+        plain, bound = method.__func__, 1
+    elif isinstance(type(method).__call__, FunctionType) and not any(
+        hasattr(method, name) for name in ("__signature__", "__wrapped__")
+    ):
+        plain, bound = type(method).__call__, 1  # shared by all objects of the class
     try:
         known = _ARITIES.get(plain)
         if known is None:

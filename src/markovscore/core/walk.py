@@ -47,9 +47,9 @@ class Grid:
         ``(B, 1)`` both; times with dtype and device of ``y``. For an autonomous process one pair,
         repeated: drift times length is the same at all of them, and what depends on time is
         computed once."""
-        count = len(self.middle)
-        chosen = slice(count // 2, count // 2 + 1) if self.autonomous else slice(None)
-        middle, step = self.middle[chosen], self.step[chosen]
+        middle, step, count = self.middle, self.step, self.middle.shape[0]
+        if self.autonomous:
+            middle, step = (part[count // 2 : count // 2 + 1] for part in (middle, step))
         if middle.shape[1] == 1:
             pairs: Any = zip(middle[:, 0].to(y).unbind(), step[:, 0].tolist(), strict=True)
         else:

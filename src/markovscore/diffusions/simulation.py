@@ -92,7 +92,7 @@ def simulate(
     s, t = check_window(process.horizon, s, t, len(y), empty=True)
     steps = check_steps(steps)
     if not keep:
-        return propagate(process, y, s, t, steps, generator)
+        return _end(process, y, s, t, steps, generator)
     walk = Walk(process, y, make_grid(process, s, t, steps), generator, project=process.project)
     states = [step.y for step in walk]
     return Trajectory(walk.grid.times, torch.stack([*states, walk.y]))
@@ -101,9 +101,7 @@ def simulate(
 # Of what is checked
 
 
-@torch.no_grad()
-@full_precision
-def propagate(
+def _end(
     process: Process, y: Tensor, s: Tensor, t: Tensor, steps: int, generator: torch.Generator | None
 ) -> Tensor:
     """The end of :func:`simulate`, for float64 ends ``(1,)`` or ``(B,)`` on the CPU."""
@@ -114,6 +112,9 @@ def propagate(
         return whole
     grid = make_grid(process, s, t, steps)
     return Walk(process, y, grid, generator, project=process.project).end()
+
+
+propagate = torch.no_grad()(full_precision(_end))
 
 
 def draw_state(
