@@ -8,6 +8,7 @@ import pytest
 import torch
 from face import CALLS
 from odd_inputs import flat, refused
+from runs import Stop, stop_at
 from statistical import rng
 from torch import nn
 
@@ -312,15 +313,7 @@ def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_data_with_a_graph_train_and_receive_no_gradient():
-    x = points(64, 2, dtype=torch.float32)
-    leaf = x.clone().requires_grad_()
-    for data in (leaf, leaf * 1.0, nn.Parameter(x.clone())):
-        assert equal(trained(data), trained(x))
-    assert leaf.grad is None
-
-
-def test_batches_with_a_graph_train():
+def test_data_and_batches_with_a_graph_train_and_receive_no_gradient():
     class Weighted:
         def __init__(self, x):
             self.x, self.checksum = x, "x"
@@ -333,7 +326,8 @@ def test_batches_with_a_graph_train():
 
     x = points(64, 2, dtype=torch.float32)
     leaf = x.clone().requires_grad_()
-    assert equal(trained(Weighted(leaf)), trained(x))
+    for data in (Weighted(leaf), leaf, leaf * 1.0):
+        assert equal(trained(data), trained(x))
     assert leaf.grad is None
 
 
@@ -361,16 +355,11 @@ def test_a_frozen_network_is_refused_and_a_partly_frozen_one_trains(tmp_path):
 
     kept = [p.clone() for p in halves().hidden.parameters()]
     path = tmp_path / "run"
-    with pytest.raises(KeyError):
-        trained(x, halves(), checkpoint=path, checkpoint_every=2, callback=_stop_at_3)
+    with pytest.raises(Stop):
+        trained(x, halves(), checkpoint=path, checkpoint_every=2, callback=stop_at(3))
     net = halves()
     assert equal(trained(x, net, checkpoint=path, checkpoint_every=2), trained(x, halves()))
     assert equal(net.hidden.parameters(), kept)
-
-
-def _stop_at_3(step, score):
-    if step == 3:
-        raise KeyError
 
 
 def test_a_network_made_in_inference_mode():

@@ -43,24 +43,10 @@ def test_equals_a_loop_written_by_hand(schedule):
         if schedule == "cosine":
             rates.step()
         now = weights(net)
-        average = (
-            now
-            if average is None
-            else [0.9 * a + 0.1 * w for a, w in zip(average, now, strict=True)]
-        )
+        average = [0.9 * a + 0.1 * w for a, w in zip(average or now, now, strict=True)]
         losses.append(value.item())
-    result = ms.train(
-        small().double(),
-        objective(),
-        x,
-        STEPS,
-        seed=11,
-        batch_size=32,
-        lr=3e-3,
-        ema=0.9,
-        schedule=schedule,
-        progress=False,
-    )
+    settings = {"batch_size": 32, "lr": 3e-3, "ema": 0.9, "schedule": schedule}
+    result = ms.train(small().double(), objective(), x, STEPS, 11, progress=False, **settings)
     torch.testing.assert_close(result.losses, torch.tensor(losses, dtype=F64))
     for a, b in zip(weights(result.score), average, strict=True):
         torch.testing.assert_close(a, b)
@@ -143,27 +129,32 @@ def test_data_that_make_their_own_batches():
     assert not same(pixel_run(data=Pixels()), pixel_run(data=whole))
 
 
-class Hungry:
-    """Asks for more memory than there is, in the third step."""
+class Faulty:
+    """An objective whose loss in the call ``at`` goes through ``fault``."""
 
-    def __init__(self, error=None):
-        self.inner, self.calls, self.error = objective(), 0, error
+    def __init__(self, at, fault):
+        self.inner, self.calls, self.at, self.fault = objective(), 0, at, fault
 
     def loss(self, score, x0, generator):
         self.calls += 1
-        if self.calls == 3 and self.error is not None:
-            raise self.error
-        if self.calls == 3:
-            torch.empty(2**56)
-        return self.inner.loss(score, x0, generator)
+        value = self.inner.loss(score, x0, generator)
+        return self.fault(value) if self.calls == self.at else value
+
+
+def raising(error):
+    def fault(value):
+        raise error
+
+    return Faulty(3, fault)
 
 
 def test_out_of_memory_names_the_knob():
-    for error in (None, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")):
+    device = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    for hungry in (Faulty(3, lambda value: torch.empty(2**56)), raising(device)):
         with pytest.raises(torch.OutOfMemoryError, match=r"step 3: raise shards \(now 1\).*32"):
-            run(objective=Hungry(error))
+            run(objective=hungry)
     with pytest.raises(RuntimeError, match=r"^something else$"):
-        run(objective=Hungry(RuntimeError("something else")))
+        run(objective=raising(RuntimeError("something else")))
 
 
 def test_signals_outside_the_main_thread_are_left_alone():
@@ -204,21 +195,10 @@ def test_callback_sees_every_step_and_changes_nothing():
     assert seen == list(range(1, STEPS + 1))
 
 
-class Breaks:
-    """A loss that is not finite from the sixth step on."""
-
-    def __init__(self):
-        self.calls, self.inner = 0, objective()
-
-    def loss(self, score, x0, generator):
-        self.calls += 1
-        return self.inner.loss(score, x0, generator) * (math.nan if self.calls > 5 else 1.0)
-
-
 def test_a_loss_that_is_not_finite_stops_with_the_step():
     net = small()
     with pytest.raises(FloatingPointError, match=r"found nan at step 6: lower lr .*step 5"):
-        run(net, objective=Breaks())
+        run(net, objective=Faulty(6, lambda value: value * math.nan))
     assert all(torch.isfinite(w).all() for w in weights(net))
 
 
@@ -228,25 +208,23 @@ def test_rejects_bad_settings():
     refused(message, run, shards=3)
 
 
+class Changed(Pixels):
+    """Batches that have gone through ``change``."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def batch(self, rows, generator):
+        return self.change(super().batch(rows, generator))
+
+
 def test_rejects_bad_data_that_make_their_own_batches():
-    class Bytes(Pixels):
-        def batch(self, rows, generator):
-            return self.pixels[rows]
-
-    class Flat(Pixels):
-        def batch(self, rows, generator):
-            return super().batch(rows, generator)[:, 0]
-
-    class Broken(Pixels):
-        def batch(self, rows, generator):
-            return super().batch(rows, generator) / 0
-
-    with pytest.raises(
-        TypeError, match=r"data.batch: expected a floating-point .*found torch.uint8"
-    ):
-        pixel_run(data=Bytes())
-    refused(r"data.batch: expected shape \(N, d\)", pixel_run, data=Flat())
-    refused(r"data.batch: expected finite", pixel_run, data=Broken())
+    integers = r"data.batch: expected a floating-point .*found torch.uint8"
+    refused(integers, pixel_run, data=Changed(lambda x: x.byte()), error=TypeError)
+    shape = r"data.batch: expected shape \(N, d\)"
+    refused(shape, pixel_run, data=Changed(lambda x: x[:, 0]))
+    refused(r"data.batch: expected finite", pixel_run, data=Changed(lambda x: x / 0))
     refused("at least one row, found an empty Pixels", pixel_run, data=Pixels(n=0))
     refused(r"data: expected shape \(N, d\).* found \(1,\)", pixel_run, data=[1.0])
 
