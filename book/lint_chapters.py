@@ -31,7 +31,6 @@ COLUMNS = 79  # what a page's column holds
 WIDE = """
 index
 localdsm/identity
-beyond/rotated
 reproduction/differences
 """.split()
 
