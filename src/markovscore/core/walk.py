@@ -184,7 +184,7 @@ class Walk:
         watched: bool = True,
     ) -> None:
         self.process, self.y, self.grid, self._project = process, y, grid, project
-        self._draw: Draw = noise if callable(noise) else _draws(noise)
+        self._draw: Draw = noise if callable(noise) else lambda i, G, y: noise_like(G, y, noise)
         self._watch = Watch(process, y, grid) if watched else None
 
     def __iter__(self) -> Iterator[Step]:
@@ -210,7 +210,3 @@ class Walk:
         if self._watch is not None:
             self._watch.check(step.i, step.y, drift, y)
         self.y = y if self._project is None else self._project(y)
-
-
-def _draws(generator: torch.Generator | None) -> Draw:
-    return lambda i, G, y: noise_like(G, y, generator)

@@ -88,8 +88,42 @@ def check_positive(value: Any, name: str) -> Tensor:
     return value
 
 
+class Sampled(Law):
+    """What all laws here share: ``dim``, and draws by :meth:`_draws`."""
+
+    dim: int
+
+    def sample(
+        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
+    ) -> Tensor:
+        """``n`` independent draws, shape ``(n, d)``."""
+        n = check_integer(n, "n", 0)
+        return self._draws(n, **placement(generator, dtype, device))
+
+    def _draws(self, n: int, **where: Any) -> Tensor:
+        raise NotImplementedError
+
+
+def mixture(
+    count: int, scale: Parameter, weights: Tensor | None, each: str
+) -> tuple[Tensor, Tensor]:
+    """Scales and normalised weights of ``count`` components, ``(M,)`` each.
+
+    Raises:
+        ValueError: other shapes, or numbers that are not positive.
+    """
+    scale = check_positive(scale, "scale")
+    weights = check_positive([1.0] * count if weights is None else weights, "weights")
+    if scale.shape not in ((), (count,)) or weights.shape != (count,):
+        raise ValueError(
+            f"expected scale: a number or ({count},), and weights: ({count},), one for each "
+            f"{each}; found {tuple(scale.shape)} and {tuple(weights.shape)}"
+        )
+    return scale.expand(count), weights / weights.sum()
+
+
 @takes_arrays
-class Gaussian(Law):
+class Gaussian(Sampled):
     r"""The normal law :math:`\mathcal N(\mu, C)`.
 
     Args:
@@ -155,18 +189,14 @@ class Gaussian(Law):
         return -self.scale.to(x).square().reciprocal().expand_as(x)
 
     @full_precision
-    def sample(
-        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
-    ) -> Tensor:
-        """``n`` independent draws, shape ``(n, d)``."""
-        n = check_integer(n, "n", 0)
-        z = torch.randn(n, self.dim, **placement(generator, dtype, device))
+    def _draws(self, n: int, **where: Any) -> Tensor:
+        z = torch.randn(n, self.dim, **where)
         scale = self.scale.to(z)
         return self.mean.to(z) + (z @ scale.T if self._dense else z * scale)
 
 
 @takes_arrays
-class GaussianMixture(Law):
+class GaussianMixture(Sampled):
     r"""Mixture of isotropic normal laws, :math:`\sum_m w_m \mathcal N(\mu_m, \sigma_m^2 I)`.
 
     Args:
@@ -187,15 +217,8 @@ class GaussianMixture(Law):
                 "one row per component"
             )
         count, self.dim = means.shape
-        scale = check_positive(scale, "scale")
-        weights = check_positive([1.0] * count if weights is None else weights, "weights")
-        if scale.shape not in ((), (count,)) or weights.shape != (count,):
-            raise ValueError(
-                f"expected scale: a number or ({count},), and weights: ({count},), one for each "
-                f"row of means; found {tuple(scale.shape)} and {tuple(weights.shape)}"
-            )
-        self.means, self.scale = means, scale.expand(count)
-        self.weights = weights / weights.sum()
+        self.means = means
+        self.scale, self.weights = mixture(count, scale, weights, "row of means")
         height = self.dim * (self.scale.log() + 0.5 * LOG_2PI)
         log_heights = (self.weights.log() - height)[:, None]
         precision = self.scale[:, None].square().reciprocal()
@@ -247,19 +270,15 @@ class GaussianMixture(Law):
             return None
         return PathDrift.mixture(self.means, self.scale, self.weights)
 
-    def sample(
-        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
-    ) -> Tensor:
-        """``n`` independent draws, shape ``(n, d)``."""
-        n = check_integer(n, "n", 0)
-        z = torch.randn(n, self.dim, **placement(generator, dtype, device))
-        weights = self.weights.to(z.device)
-        component = torch.multinomial(weights, max(n, 1), replacement=True, generator=generator)[:n]
-        return self.means.to(z)[component] + self.scale.to(z)[component, None] * z
+    def _draws(self, n: int, **where: Any) -> Tensor:
+        z = torch.randn(n, self.dim, **where)
+        count, source = max(n, 1), where["generator"]
+        m = torch.multinomial(self.weights.to(z.device), count, replacement=True, generator=source)
+        return self.means.to(z)[m[:n]] + self.scale.to(z)[m[:n], None] * z
 
 
 @takes_arrays
-class _Uniform(Law):
+class _Uniform(Sampled):
     """A constant density: its logarithm has no slope."""
 
     def score(self, x: Tensor) -> Tensor:
@@ -283,12 +302,8 @@ class UniformTorus(_Uniform):
         value = torch.full_like(x[:, 0], -self.dim * LOG_2PI)
         return torch.where(torch.isfinite(x).all(1), value, torch.nan)
 
-    def sample(
-        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
-    ) -> Tensor:
-        """``n`` independent draws in ``[-pi, pi)``, shape ``(n, d)``."""
-        n = check_integer(n, "n", 0)
-        u = torch.rand(n, self.dim, **placement(generator, dtype, device))
+    def _draws(self, n: int, **where: Any) -> Tensor:
+        u = torch.rand(n, self.dim, **where)
         low, high = inner_bounds(-math.pi, math.pi, u.dtype, half_open=True)
         return (math.pi * (2 * u - 1)).clamp(low, high)
 
@@ -314,12 +329,8 @@ class UniformBox(_Uniform):
         value = torch.full_like(x[:, 0], -self.dim * math.log(self.high - self.low))
         return torch.where(inside, value, -torch.inf)
 
-    def sample(
-        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
-    ) -> Tensor:
-        """``n`` independent draws, shape ``(n, d)``."""
-        n = check_integer(n, "n", 0)
-        u = torch.rand(n, self.dim, **placement(generator, dtype, device))
+    def _draws(self, n: int, **where: Any) -> Tensor:
+        u = torch.rand(n, self.dim, **where)
         low, high = inner_bounds(self.low, self.high, u.dtype)
         return (self.low + (self.high - self.low) * u).clamp(low, high)
 

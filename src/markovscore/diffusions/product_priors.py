@@ -5,25 +5,18 @@ Their methods are those of ``priors``.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import (
-    Law,
-    as_tensor,
-    check_integer,
-    check_number,
-    full_precision,
-    lasting,
-    takes_arrays,
-)
+from ..core import as_tensor, check_number, full_precision, lasting, takes_arrays
 from ..kernels import PathDrift
-from .priors import LOG_2PI, Device, Parameter, Source, Type, check_dim, check_positive, placement
+from .priors import LOG_2PI, Parameter, Sampled, check_dim, mixture
 
 
 @takes_arrays
-class Logistic(Law):
+class Logistic(Sampled):
     r"""Independent logistic coordinates, density :math:`\prod_i \operatorname{sech}^2(x_i/2s)/4s`.
 
     Its score is ``-tanh(x / (2 s)) / s``: bounded, with exponential tails.
@@ -53,20 +46,15 @@ class Logistic(Law):
         """Half the score, for ``markovscore.kernels.paths``."""
         return PathDrift.logistic(self.scale)
 
-    def sample(
-        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
-    ) -> Tensor:
-        """``n`` independent draws, shape ``(n, d)``, as a difference of two log-exponentials."""
-        n = check_integer(n, "n", 0)
+    def _draws(self, n: int, **where: Any) -> Tensor:
+        generator = where.pop("generator")
         # The inverse distribution function of a uniform draw would give inf for a draw of 0.
-        device = placement(generator, dtype, device)["device"]
-        draws = torch.empty(2, n, self.dim, dtype=dtype, device=device)
-        first, second = draws.exponential_(generator=generator)
+        first, second = torch.empty(2, n, self.dim, **where).exponential_(generator=generator)
         return self.scale * (second.log() - first.log())
 
 
 @takes_arrays
-class ProductMixture(Law):
+class ProductMixture(Sampled):
     r"""Independent coordinates, each the mixture :math:`\sum_m w_m \mathcal N(\mu_m, \sigma_m^2)`.
 
     In one dimension it is ``GaussianMixture``; in ``d`` dimensions it is the one with all ``M^d``
@@ -97,15 +85,8 @@ class ProductMixture(Law):
                 f"means: expected a finite (M,) tensor, found shape {tuple(means.shape)}: one "
                 "number per component; GaussianMixture takes means in d dimensions"
             )
-        count, scale = len(means), check_positive(scale, "scale")
-        weights = check_positive([1.0] * count if weights is None else weights, "weights")
-        if scale.shape not in ((), (count,)) or weights.shape != (count,):
-            raise ValueError(
-                f"expected scale: a number or ({count},), and weights: ({count},), one for each "
-                f"mean; found {tuple(scale.shape)} and {tuple(weights.shape)}"
-            )
-        self.means, self.scale = means, scale.expand(count)
-        self.weights = weights / weights.sum()
+        self.means = means
+        self.scale, self.weights = mixture(len(means), scale, weights, "mean")
         self._precision = self.scale.square().reciprocal()
         self._log_heights = self.weights.log() - self.scale.log() - 0.5 * LOG_2PI
 
@@ -157,14 +138,10 @@ class ProductMixture(Law):
         spread = pull - score
         return score, (p * spread.square()).sum(0) - self._precision.to(x) @ p
 
-    def sample(
-        self, n: int, generator: Source = None, dtype: Type = None, device: Device = None
-    ) -> Tensor:
-        """``n`` independent draws, shape ``(n, d)``."""
-        n = check_integer(n, "n", 0)
-        z = torch.randn(n, self.dim, **placement(generator, dtype, device))
-        weights = self.weights.to(z.device)
-        m = torch.multinomial(weights, z.numel(), replacement=True, generator=generator).view_as(z)
+    def _draws(self, n: int, **where: Any) -> Tensor:
+        z = torch.randn(n, self.dim, **where)
+        weights, source = self.weights.to(z.device), where["generator"]
+        m = torch.multinomial(weights, z.numel(), replacement=True, generator=source).view_as(z)
         return self.means.to(z)[m] + self.scale.to(z)[m] * z
 
 

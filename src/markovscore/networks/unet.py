@@ -179,8 +179,10 @@ class _Attention(nn.Module):
         return h + self.out(mixed).mT.unflatten(2, h.shape[2:])
 
 
-class _Down(nn.Module):
-    """One level of the way down: its blocks, then half the resolution unless it is the last."""
+class _Level(nn.Module):
+    """One level: its blocks, then another resolution unless it is the last."""
+
+    stride = 1
 
     def __init__(
         self, inputs: list[int], width: int, attend: bool, last: bool, generator: torch.Generator
@@ -188,7 +190,13 @@ class _Down(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(_Block(c, width, generator) for c in inputs)
         self.attention = nn.ModuleList(_Attention(width, generator) for _ in inputs if attend)
-        self.resample = None if last else _conv(width, width, generator, stride=2)
+        self.resample = None if last else _conv(width, width, generator, stride=self.stride)
+
+
+class _Down(_Level):
+    """On the way down, then half the resolution."""
+
+    stride = 2
 
     def forward(self, h: Tensor, shifts: Shifts, twice: bool) -> list[Tensor]:
         """All outputs in order, for the way up to join; the last is the level's result."""
@@ -214,16 +222,8 @@ class _Middle(nn.Module):
         return self.after(h, next(shifts))
 
 
-class _Up(nn.Module):
-    """One level of the way up: each block joins an output of the way down; twice the resolution."""
-
-    def __init__(
-        self, inputs: list[int], width: int, attend: bool, last: bool, generator: torch.Generator
-    ):
-        super().__init__()
-        self.blocks = nn.ModuleList(_Block(c, width, generator) for c in inputs)
-        self.attention = nn.ModuleList(_Attention(width, generator) for _ in inputs if attend)
-        self.resample = None if last else _conv(width, width, generator)
+class _Up(_Level):
+    """On the way up: each block joins an output of the way down; twice the resolution."""
 
     def forward(self, h: Tensor, skips: list[Tensor], shifts: Shifts, twice: bool) -> Tensor:
         for i, block in enumerate(self.blocks):
