@@ -3,6 +3,7 @@
 Not called ``statistics``: a file of that name here would stand before the standard library's.
 """
 
+import contextlib
 import math
 
 import torch
@@ -45,3 +46,14 @@ def slope(sizes, errors):
     x, y = (torch.as_tensor(v, dtype=F64).log() for v in (sizes, errors))
     x, y = x - x.mean(), y - y.mean()
     return float((x * y).sum() / x.square().sum())
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    """In it torch's default is ``dtype``; after it what it was."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -102,7 +102,7 @@ def finished(tmp_path):
     ],
 )
 def test_refuses_the_checkpoint_of_another_run(finished, change, message):
-    refused(f"other settings.*{message}", run, checkpoint=finished, **change)
+    refused(f"expected.*found.*other settings.*{message}", run, checkpoint=finished, **change)
 
 
 def test_refuses_other_data_and_other_steps(finished):

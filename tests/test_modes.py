@@ -1,7 +1,6 @@
 """What is kept (caches, laws, fits) does not carry the modes in which it was first made, and closed
 forms do not take those of the caller: inference mode, default device and dtype, autocast."""
 
-import contextlib
 import re
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from face import CALLS
 from odd_inputs import flat, refused
 from runs import Stop, stop_at
-from statistical import rng
+from statistical import default_dtype, rng
 from torch import nn
 
 import markovscore as ms
@@ -20,18 +19,8 @@ MODES = {
     "inference": torch.inference_mode,
     "meta": lambda: torch.device("meta"),
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
-    "float16": lambda: _default_dtype(torch.float16),
+    "float16": lambda: default_dtype(torch.float16),
 }
-
-
-@contextlib.contextmanager
-def _default_dtype(dtype):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def points(n=40, d=1, seed=0, dtype=torch.float64, scale=1.0):
@@ -223,7 +212,7 @@ def test_default_times_do_not_depend_on_the_default_dtype(name, dtype):
     x = points(200, 2, scale=0.9)
     expected = DEFAULT_TIMES[name](x)
     assert expected.dtype == torch.float64 and len(expected) > 20
-    with _default_dtype(dtype):
+    with default_dtype(dtype):
         assert torch.equal(DEFAULT_TIMES[name](x), expected)
 
 

@@ -5,14 +5,12 @@ import math
 import pytest
 import torch
 from odd_inputs import refused
-from statistical import F64, rng
+from statistical import F64, points, rng
 
 from markovscore.diffusions import TorusBrownian
 from markovscore.networks import ScoreMLP
 
-
-def points(n=16, d=2, seed=0, dtype=torch.float32):
-    return torch.randn(n, d, generator=rng(seed), dtype=dtype)
+F32 = torch.float32
 
 
 def trained(net):
@@ -34,7 +32,7 @@ def test_shape_and_dtype(d, dtype):
 
 def test_depends_on_space_and_on_time_at_every_scale():
     net = trained(ScoreMLP(2, width=64).double())
-    x = points(dtype=F64)
+    x = points(16)
     assert (net(x, 0.1) - net(x + 1, 0.1)).norm() > 0.1 * net(x, 0.1).norm()
     for t in (1e-5, 1e-3, 1e-1, 1.0):
         assert (net(x, t) - net(x, 3 * t)).norm() > 0.05 * net(x, t).norm()
@@ -43,7 +41,7 @@ def test_depends_on_space_and_on_time_at_every_scale():
 
 
 def test_periodic_network_is_periodic_and_the_plain_one_is_not():
-    x = points(dtype=F64)
+    x = points(16)
     shift = 2 * math.pi * torch.tensor([1.0, -2.0], dtype=F64)
     periodic = trained(ScoreMLP(2, periodic=True).double())
     plain = trained(ScoreMLP(2).double())
@@ -56,7 +54,7 @@ def test_periodic_network_is_periodic_and_the_plain_one_is_not():
 
 def test_std_divides_the_output():
     std = TorusBrownian(2).std
-    x, t = points(), torch.linspace(0.001, 2.0, 16)
+    x, t = points(16, dtype=F32), torch.linspace(0.001, 2.0, 16)
     raw, scaled = ScoreMLP(2), ScoreMLP(2, std=std)
     torch.testing.assert_close(scaled(x, t), raw(x, t) / std(t)[:, None])
     torch.testing.assert_close(scaled(x, 0.02), raw(x, 0.02) / 0.2)
@@ -64,12 +62,12 @@ def test_std_divides_the_output():
 
 def test_time_zero_is_finite_without_std():
     net = ScoreMLP(2)
-    assert torch.isfinite(net(points(), 0.0)).all()
+    assert torch.isfinite(net(points(16, dtype=F32), 0.0)).all()
 
 
 def test_starts_small_and_with_healthy_layers():
     net = ScoreMLP(2)
-    x = points(2000)
+    x = points(2000, dtype=F32)
     assert net(x, 0.1).abs().mean() < 0.03
     h = x
     for layer in net.hidden:
@@ -89,7 +87,7 @@ def test_initialisation_is_reproducible_and_local():
 
 def test_exact_divergence_by_torch_func_and_by_autograd():
     net = trained(ScoreMLP(2, width=32, periodic=True, std=TorusBrownian(2).std).double())
-    x, t = points(8, dtype=F64), torch.linspace(0.01, 1, 8, dtype=F64)
+    x, t = points(8), torch.linspace(0.01, 1, 8, dtype=F64)
 
     def one(x, t):
         return net(x[None], t[None])[0]
@@ -111,11 +109,11 @@ def test_state_round_trip(tmp_path):
     torch.save(net.state_dict(), tmp_path / "net.pt")
     again = ScoreMLP(2, width=16, generator=rng(5))
     again.load_state_dict(torch.load(tmp_path / "net.pt"))
-    assert torch.equal(net(points(), 0.1), again(points(), 0.1))
+    assert torch.equal(net(points(16, dtype=F32), 0.1), again(points(16, dtype=F32), 0.1))
 
 
 def test_autocast_keeps_the_dtype_of_the_points():
-    net, x = trained(ScoreMLP(2, width=16)), points(4)
+    net, x = trained(ScoreMLP(2, width=16)), points(4, dtype=F32)
     with torch.autocast("cpu", torch.bfloat16):
         found = net(x, 0.1)
     assert found.dtype == x.dtype
@@ -124,4 +122,4 @@ def test_autocast_keeps_the_dtype_of_the_points():
 
 def test_rejects_another_dtype():
     net = ScoreMLP(2, width=16)
-    refused(r"float64.*net.to", net, points(dtype=F64), 0.1, error=TypeError)
+    refused(r"float64.*net.to", net, points(16), 0.1, error=TypeError)

@@ -9,7 +9,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
-from face import CALLS, DATA, OU, SEED, draw, gaussian_score, scores
+from face import CALLS, DATA, SEED, draw, gaussian_score, scores
 from odd_inputs import MESSAGE, flat, refused, trouble
 from statistical import rng
 
@@ -48,15 +48,6 @@ def before_the_first_time(tmp_path):
     scores(2)["hermite"](draw(5), 0.001)
 
 
-def resumed_otherwise(tmp_path):
-    for batch_size in (4, 6):
-        net, objective = ms.ScoreMLP(2, width=4, generator=rng(5)), ms.DenoisingSM(OU)
-        ms.train(
-            net, objective, draw(12).float(), steps=batch_size, batch_size=batch_size, seed=1,
-            checkpoint=tmp_path / "run", progress=False,
-        )  # fmt: skip
-
-
 def merged_with_another_order(tmp_path):
     one, two = (ms.AdditiveMoments.empty(order, DATA) for order in (2, 3))
     one.update(DATA)
@@ -68,20 +59,14 @@ def without_a_law_at_the_end(tmp_path):
     ms.sample_ode(gaussian_score, ms.DoubleWell(2), 3, generator=rng(5))
 
 
-def with_a_wall(tmp_path):
-    ms.path_shift_target(ms.BoxBrownian(2, -4.0, 4.0), draw(5), 0.0, 0.5)
-
-
 @pytest.mark.parametrize(
     "order",
     [
         unfinished,
         another_kind,
         before_the_first_time,
-        resumed_otherwise,
         merged_with_another_order,
         without_a_law_at_the_end,
-        with_a_wall,
     ],
     ids=lambda order: order.__name__,
 )

@@ -315,5 +315,12 @@ def test_bad_requests():
         ms.path_shift_target(LANGEVIN, y, 0.0, 0.2, weight="adaptve")
     with pytest.raises(ValueError, match="weight: expected shape"):
         ms.path_shift_target(LANGEVIN, y, 0.0, 0.2, weight=lambda r: r[1:])
-    refused("without walls", ms.path_shift_target, ms.BoxBrownian(2), y.sigmoid(), 0.0, 0.2)
+    refused(
+        "expected .*without walls, found",
+        ms.path_shift_target,
+        ms.BoxBrownian(2),
+        y.sigmoid(),
+        0.0,
+        0.2,
+    )
     refused("diverge", ms.path_shift_target, ms.DoubleWell(2), 30 + y, 0.0, 1.0, steps=10)

@@ -17,7 +17,7 @@ import torch
 from face import CALLS
 from odd_inputs import flat, refused
 from problems import Plain
-from statistical import F64, points, rng
+from statistical import F64, default_dtype, points, rng
 
 import markovscore as ms
 from markovscore.core import (
@@ -276,10 +276,8 @@ def test_a_prior_that_cannot_do_what_is_asked_is_named(ask):
 
 @pytest.fixture(params=[torch.float16, torch.float64])
 def other_default(request):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(request.param)
-    yield
-    torch.set_default_dtype(before)
+    with default_dtype(request.param):
+        yield
 
 
 def test_a_number_for_a_divergence_has_the_precision_of_the_points(other_default):

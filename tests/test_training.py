@@ -222,7 +222,7 @@ class Changed(Pixels):
 def test_rejects_bad_data_that_make_their_own_batches():
     integers = r"data.batch: expected a floating-point .*found torch.uint8"
     refused(integers, pixel_run, data=Changed(lambda x: x.byte()), error=TypeError)
-    shape = r"data.batch: expected shape \(N, d\)"
+    shape = r"data.batch: expected shape \(N, d\).*found \(1,\)"
     refused(shape, pixel_run, data=Changed(lambda x: x[:, 0]))
     refused(r"data.batch: expected finite", pixel_run, data=Changed(lambda x: x / 0))
     refused("at least one row, found an empty Pixels", pixel_run, data=Pixels(n=0))

@@ -297,20 +297,6 @@ def test_single_precision_survives_tiny_windows_of_the_swimmer():
     assert torch.isfinite(target).all()
 
 
-OWN = Plain(
-    lambda y, t: torch.sin(y.flip(1)) - y,
-    lambda t: torch.tensor([[1.0, 0.0], [0.3, 0.5]], dtype=F64),
-)
-
-
-def test_a_users_class():
-    y = points(4, 2)
-    m, P = ms.local_transition(OWN, y, 0.0, 1e-5)
-    G = OWN.dispersion(0.0)
-    torch.testing.assert_close(P / 1e-5, (G @ G.T).expand(4, 2, 2), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close((m - y) / 1e-5, OWN.drift(y, 0.0), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("s", "t", "message"),
     [
