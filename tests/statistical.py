@@ -40,6 +40,11 @@ def products(x):
     return (x[:, :, None] * x[:, None, :]).flatten(1)
 
 
+def equal(a, b):
+    """Whether two series of tensors are the same, bit for bit."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
 def slope(sizes, errors):
     """Least-squares slope of ``log errors`` over ``log sizes``: the order in a step size, minus
     the order in a number of steps or cells."""

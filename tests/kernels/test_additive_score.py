@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from odd_inputs import refused
-from statistical import F64, rng
+from statistical import F64, equal, rng
 
 import markovscore as ms
 from markovscore.kernels import additive_score, triton_source
@@ -17,13 +17,9 @@ from .compiled import resources
 FLOATS = [torch.float32, F64]
 # Rows, columns, functions, whether every row has its own time. More columns than a program has,
 # more rows than one takes at a time, odd sizes, a linear score, the highest order.
-CASES = [
-    (5, 3, 4, False),
-    (7, 130, 6, True),
-    (5, 133, 9, False),
-    (300, 5, 2, False),
-    (9, 1, 1, True),
-]
+CASES = [(5, 3, 4, False), (7, 130, 6, True), (5, 133, 9, False), (300, 5, 2, False)]
+CASES += [(9, 1, 1, True)]
+each_case = pytest.mark.parametrize(("rows", "columns", "count", "own"), CASES)
 
 
 def problem(rows, columns, count, own, dtype=F64, seed=0, ends=1.0):
@@ -34,12 +30,12 @@ def problem(rows, columns, count, own, dtype=F64, seed=0, ends=1.0):
         return torch.randn(*shape, generator=g).to(dtype)
 
     times = rows if own else 1
-    uniform = [torch.rand(times, generator=g).double() for _ in range(2)]
+    ou_time, share = (torch.rand(times, generator=g).double() for _ in range(2))
     return SimpleNamespace(
         x=3 * numbers(rows, columns),
-        ou_time=0.05 + 0.5 * uniform[0],
+        ou_time=0.05 + 0.5 * ou_time,
         upper=torch.randint(1, 6, (times,), generator=g),
-        share=uniform[1],
+        share=share,
         table=numbers(6, count, columns),
         centre=numbers(columns),
         scale=0.5 + numbers(columns).abs(),
@@ -90,10 +86,8 @@ def oracle(p):
             most = np.maximum(abs(left), abs(right)) @ phi
             score[b, i] = (series[0] - (q.x[b, i] - y) / s) / s
             slopes[b, i] = (series[1] if q.x[b, i] == y else -1) / s**2
-            moved = (
-                abs(q.x[b, i]) + abs(a * q.centre[i]) + sum(abs(e) for e in ends if e**2 < np.inf)
-            )
-            moved /= s
+            entering = [q.x[b, i], a * q.centre[i], *(e for e in ends if e**2 < np.inf)]
+            moved = np.abs(entering).sum() / s
             bounds[0, b, i] = (most[3] + (most[4] + 1) * moved) / s
             bounds[1, b, i] = (most[4] + 1 + most[5] * moved) / s**2
     bounds *= (8 * count + 16) * torch.finfo(p.x.dtype).eps
@@ -106,11 +100,12 @@ def assert_within(found, expected, bounds):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("rows", "columns", "count", "own"), CASES)
-def test_score_and_divergence(device, in_torch, rows, columns, count, own, dtype):
+@each_case
+def test_score_and_divergence(device, sides, rows, columns, count, own, dtype):
     p = problem(rows, columns, count, own, dtype, ends=math.inf if count <= 2 else 1.0)
     score, score_bound, total, total_bound = oracle(p)
-    for found in (call(p, device), in_torch(call, p, device)):
+    for run in sides(call):
+        found = run(p, device)
         assert_within(found[0], score, score_bound)
         assert_within(found[1], total, total_bound)
         assert found[0].dtype == found[1].dtype == dtype
@@ -136,79 +131,65 @@ def test_gradients_of_a_divergence_that_does_not_change(device):
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("rows", "columns", "count", "own"), CASES)
-def test_gradients_are_the_twins(device, in_torch, rows, columns, count, own, dtype):
-    """Float32 against float64: no further from it than a few times what the twin is."""
+def assert_as_good_as(found, twin, exact, dtype):
+    """No further from the exact numbers than a few times what the twin is, and rounding."""
+    size = torch.finfo(dtype).eps * float(exact.abs().max())
+    assert float((found - exact).abs().max()) < 4 * float((twin - exact).abs().max()) + 4 * size
 
-    def gradient(run, p):
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@each_case
+def test_gradients_are_the_twins(device, in_torch, rows, columns, count, own, dtype):
+    def gradient(p):
         x = p.x.to(device).requires_grad_()
-        score, total = run(call, p, device, x=x)
-        g = rng(1)
-        weights = torch.randn(score.shape, generator=g).to(score)
+        score, total = call(p, device, x=x)
+        weights = torch.randn(score.shape, generator=rng(1)).to(score)
         product = (weights * score).sum() + weights[:, 0] @ total
         return torch.autograd.grad(product, x)[0].cpu().double()
 
     p = problem(rows, columns, count, own, dtype)
-    exact = gradient(
-        in_torch,
-        SimpleNamespace(
-            **{n: v.double() if v.is_floating_point() else v for n, v in vars(p).items()}
-        ),
-    )
-    size = torch.finfo(dtype).eps * float(exact.abs().max())
-    twin = gradient(in_torch, p)
-    found = gradient(lambda f, *a, **k: f(*a, **k), p)
-    assert float((found - exact).abs().max()) < 4 * float((twin - exact).abs().max()) + 4 * size
+    twin, found = in_torch(gradient, p), gradient(p)
+    for name, value in vars(p).items():
+        setattr(p, name, value.double() if value.is_floating_point() else value)
+    assert_as_good_as(found, twin, in_torch(gradient, p), dtype)
 
 
 def test_one_level_only(device, in_torch):
     """The level below it, of which it takes nothing, is not in the table: NaN stands there."""
     p = problem(4, 3, 3, False)
     p.table[0] = math.nan
-    p.table, p.upper, p.share = (
-        p.table[1:2],
-        torch.zeros(1, dtype=torch.int64),
-        torch.ones(1).double(),
-    )
+    p.table, p.upper, p.share = p.table[1:2], 0 * p.upper, torch.ones(1).double()
     torch.testing.assert_close(call(p, device), in_torch(call, p, device), rtol=1e-13, atol=1e-13)
 
 
-def test_no_rows(device, in_torch):
+def test_no_rows(device, sides):
     p = problem(3, 2, 3, False)
     p.x = p.x[:0]
-    for score, total in (call(p, device), in_torch(call, p, device)):
+    for run in sides(call):
+        score, total = run(p, device)
         assert score.shape == (0, 2) and total.shape == (0,)
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_every_number_is_written_and_a_row_does_not_depend_on_the_others(device, monkeypatch, own):
+def test_numbers_are_written_and_rows_do_not_depend_on_others(device, monkeypatch, unwritten, own):
     p = problem(9, 140, 3, own, torch.float32)
-    p.x.requires_grad_()
 
-    def everything(first=0, **changes):
-        x = p.x[first:].detach().to(device).requires_grad_()
-        times = {
-            n: getattr(p, n)[first if own else 0 :].to(device)
-            for n in ("ou_time", "upper", "share")
-        }
-        score, total = call(p, device, x=x, **times, **changes)
+    def everything(first=0):
+        x = p.x[first:].to(device).requires_grad_()
+        kept = slice(first if own else 0, None)
+        times = {n: getattr(p, n)[kept].to(device) for n in ("ou_time", "upper", "share")}
+        score, total = call(p, device, x=x, **times)
         return score, total, torch.autograd.grad((score * score).sum() + total.sum(), x)[0]
 
     expected = everything()
-    empty, like = torch.empty, torch.empty_like
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(math.nan))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: like(*a, **k).fill_(math.nan))
+    unwritten()
     for first in (0, 5):
-        for one, again in zip(expected, everything(first), strict=True):
-            assert torch.equal(one[first:], again)
+        assert equal(everything(first), [one[first:] for one in expected])
     monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 140 * 4 + 3)
-    for one, again in zip(expected, everything(), strict=True):
-        assert torch.equal(one, again)
+    assert equal(everything(), expected)
     wide = torch.empty(9, 280, device=device)
-    wide[:, ::2] = p.x.detach()
-    apart = call(p, device, x=wide[:, ::2])
-    assert torch.equal(apart[0], expected[0]) and torch.equal(apart[1], expected[1])
+    wide[:, ::2] = p.x
+    assert equal(call(p, device, x=wide[:, ::2]), expected[:2])
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -230,16 +211,13 @@ def test_a_launch_has_no_more_programs_than_cuda_takes(device, own, columns):
 
 @pytest.mark.parametrize("divergence", [True, False])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_named(device, in_torch, bad, divergence):
+def test_a_number_that_is_not_finite_is_named(device, sides, bad, divergence):
     p = problem(12, 131, 3, False, torch.float32)
     p.x[7, 130] = bad
     p.x[9, 2] = bad
-    for run in (lambda f, *a, **k: f(*a, **k), in_torch):
-        with (
-            np.errstate(invalid="ignore"),
-            pytest.raises(ValueError, match=r"in 2 of 12 rows, the first is row 7 ="),
-        ):
-            run(call, p, device, divergence=divergence)
+    for run in sides(call):
+        with np.errstate(invalid="ignore"):
+            refused("in 2 of 12 rows, the first is row 7 =", run, p, device, divergence=divergence)
 
 
 @pytest.mark.parametrize(
@@ -264,12 +242,11 @@ def test_what_the_kernel_leaves_to_pytorch(device, in_torch):
         return call(p, device, x=x)[1].sum()
 
     refused(r"found a tensor inside a torch\.func transform", torch.func.grad(total), x)
-    leaf = x.requires_grad_()
-    torch.testing.assert_close(
-        in_torch(torch.func.grad(total), x.detach()), torch.autograd.grad(total(leaf), leaf)[0]
-    )
-    with pytest.raises(ValueError, match="no gradients, found a tensor that requires them"):
-        call(p, device, share=p.share.requires_grad_())
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(total(leaf), leaf)[0]
+    torch.testing.assert_close(in_torch(torch.func.grad(total), x), expected)
+    words = "no gradients, found a tensor that requires them"
+    refused(words, call, p, device, share=p.share.requires_grad_())
     refused(r"at most 9 functions .* found 10", call, problem(4, 3, 10, False), device)
 
 
@@ -282,20 +259,16 @@ def test_a_fit_is_that_of_the_twins_to_rounding(device, in_torch, order, rotatio
     y, t = torch.randn(50, 4, generator=g), torch.rand(50, generator=g).clamp(min=0.05)
 
     def run(points, where):
-        process = ms.VariancePreserving(4)
-        times = torch.linspace(0, 1, 11)
-        score = ms.fit_spectral(
-            points, process, times=times, features="additive", order=order, rotation=rotation
-        )
+        process, times = ms.VariancePreserving(4), torch.linspace(0, 1, 11)
+        score = ms.fit_additive(points, process, order, times, rotation=rotation)
         found = [score(where, 0.3), *score.score_and_divergence(where, t)]
         return [tensor.double().cpu() for tensor in found]
 
     exact = in_torch(run, x, y.double())
     twin = in_torch(run, x, y)
     found = run(x.to(device), y.to(device))
-    for a, b, c in zip(found, twin, exact, strict=True):
-        size = torch.finfo(torch.float32).eps * float(c.abs().max())
-        assert float((a - c).abs().max()) < 4 * float((b - c).abs().max()) + 4 * size
+    for numbers in zip(found, twin, exact, strict=True):
+        assert_as_good_as(*numbers, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -305,20 +278,15 @@ def test_a_fit_is_that_of_the_twins_to_rounding(device, in_torch, order, rotatio
 def test_compiled(device, kernel, dtype, shared, arch):
     """At the highest order; 168 registers let twelve one-warp programs onto a multiprocessor."""
     module = triton_source("additive_score")
-    outputs = (
-        ("score", "partial")
-        if kernel == "score_kernel"
-        else ("by_score", "by_divergence", "gradient")
-    )
-    signature = dict.fromkeys(("x", "table", "upper", "times", "ends", *outputs), f"*{dtype}")
-    signature |= {"upper": "*i32"} | dict.fromkeys(("rows", "columns", "chunk", "n_times"), "i32")
-    constants = {
-        "COUNT": 9,
-        "SHARED": shared,
-        "BLOCK": module.ROW_BYTES // (4 if dtype == "fp32" else 8),
-    }
-    constants |= {"ROWS": module.ROWS if shared else module.OWN_ROWS, "DIVERGENCE": True}
-    constants |= {"STAGES": module.STAGES if shared else 1}
+    outputs = {"score_kernel": ("score", "partial")}
+    outputs["gradient_kernel"] = ("by_score", "by_divergence", "gradient")
+    names = ("x", "table", "upper", "times", "ends", *outputs[kernel])
+    signature = dict.fromkeys(names, f"*{dtype}") | {"upper": "*i32"}
+    signature |= dict.fromkeys(("rows", "columns", "chunk", "n_times"), "i32")
+    constants = {"COUNT": 9, "SHARED": shared, "DIVERGENCE": True}
+    constants["BLOCK"] = module.ROW_BYTES // (4 if dtype == "fp32" else 8)
+    constants["ROWS"] = module.ROWS if shared else module.OWN_ROWS
+    constants["STAGES"] = module.STAGES if shared else 1
     constants |= {"SCORE": True} if kernel == "gradient_kernel" else {}
     used = resources("additive_score", kernel, signature, constants, module.WARPS, arch)
     assert used["stack"] == 0 and used["reg"] <= 168

@@ -7,61 +7,50 @@ import sys
 
 import pytest
 import torch
+from odd_inputs import refused
 
 from markovscore.kernels import VARIABLE, row_blocks, unsupported, use_triton
 
 X = torch.ones(3, 2)
 
 
-def test_cpu_tensors_go_to_pytorch(monkeypatch):
+LIMIT = "expected degree at most 18, found 20"
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "outcome"),
+    [
+        (None, None, False),
+        (None, LIMIT, False),
+        ("torch", None, False),
+        ("interpret", None, True),
+        ("interpret", LIMIT, "degree at most 18, found 20.*torch, to fall back"),
+        ("triton", None, "kernel: expected CUDA tensors .* found one on cpu"),
+        ("cuda", None, "one of torch, triton, interpret, found 'cuda'"),
+    ],
+)
+def test_where_a_cpu_tensor_goes(monkeypatch, mode, limit, outcome):
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert not use_triton("kernel", X)
-
-
-def test_pytorch_can_be_forced(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "torch")
-    assert not use_triton("kernel", X)
-
-
-def test_the_interpreter_takes_cpu_tensors(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "interpret")
-    if torch.cuda.is_available():
+    if mode is not None:
+        monkeypatch.setenv(VARIABLE, mode)
+    if isinstance(outcome, str):
+        refused(outcome, use_triton, "kernel", X, limit=limit)
+    elif outcome and torch.cuda.is_available():
         pytest.skip("this process compiles its kernels")
-    assert use_triton("kernel", X)
-
-
-def test_a_cpu_tensor_with_triton_forced(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "triton")
-    with pytest.raises(ValueError, match=r"kernel: expected CUDA tensors .* found one on cpu"):
-        use_triton("kernel", X)
+    else:
+        assert use_triton("kernel", X, limit=limit) is outcome
 
 
 def test_a_driver_without_cuda_is_named(monkeypatch):
     monkeypatch.setenv(VARIABLE, "triton")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="torch sees no CUDA device"):
-        use_triton("kernel", X)
-
-
-def test_an_unknown_mode(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "cuda")
-    with pytest.raises(ValueError, match=r"one of torch, triton, interpret, found 'cuda'"):
-        use_triton("kernel", X)
-
-
-def test_a_limit_is_an_error_where_forced_and_a_fallback_where_not(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "interpret")
-    with pytest.raises(ValueError, match=r"degree at most 18, found 20.*torch, to fall back"):
-        use_triton("kernel", X, limit="expected degree at most 18, found 20")
-    monkeypatch.delenv(VARIABLE)
-    assert not use_triton("kernel", X, limit="expected degree at most 18, found 20")
+    refused("torch sees no CUDA device", use_triton, "kernel", X)
 
 
 def test_without_triton(monkeypatch):
     monkeypatch.setattr("markovscore.kernels.dispatch.find_spec", lambda name: None)
     monkeypatch.setenv(VARIABLE, "interpret")
-    with pytest.raises(ImportError, match=r"pip install 'markovscore\[gpu\]'"):
-        use_triton("kernel", X)
+    refused(r"pip install 'markovscore\[gpu\]'", use_triton, "kernel", X, error=ImportError)
     monkeypatch.delenv(VARIABLE)
     assert not use_triton("kernel", X)
 
@@ -94,8 +83,14 @@ def test_rows_are_split_below_the_limit(monkeypatch):
     assert row_blocks(2**22, 3072) == [(i, min(i + 699050, 2**22)) for i in range(0, 2**22, 699050)]
     monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 7)
     assert row_blocks(5, 3) == [(0, 2), (2, 4), (4, 5)]
-    with pytest.raises(ValueError, match="at most 7 columns, found 8"):
-        row_blocks(1, 8)
+    refused("at most 7 columns, found 8", row_blocks, 1, 8)
+
+
+def in_a_process(script, **settings):
+    """The script's exit in a process of its own, its output and its errors."""
+    command, environment = [sys.executable, "-c", script], os.environ | settings
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("first", ["interpret", "triton"])
@@ -109,25 +104,17 @@ def test_one_process_has_one_kind_of_kernel(first):
         "    triton_source('expm')\n"
         "    print(mode)\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert run.returncode != 0 and "set it once, before the first call" in run.stderr
-    assert run.stdout.split() == [first]
+    status, output, errors = in_a_process(script)
+    assert status != 0 and "set it once, before the first call" in errors
+    assert output.split() == [first]
 
 
 @pytest.mark.parametrize(("imported", "asked"), [("0", "interpret"), ("1", "triton")])
 def test_triton_that_was_imported_for_the_other_kind(imported, asked):
-    script = (
-        f"import os; os.environ['TRITON_INTERPRET'] = '{imported}'; import triton.language\n"
-        "from markovscore.kernels import VARIABLE, triton_source\n"
-        f"os.environ[VARIABLE] = {asked!r}; triton_source('expm')\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    wanted = {"0": "1", "1": "0"}[imported]
-    assert f"set TRITON_INTERPRET={wanted} before the process starts" in run.stderr
+    script = "import triton.language\nfrom markovscore.kernels import triton_source\n"
+    settings = {"TRITON_INTERPRET": imported, VARIABLE: asked}
+    errors = in_a_process(script + "triton_source('expm')\n", **settings)[2]
+    assert f"set TRITON_INTERPRET={1 - int(imported)} before the process starts" in errors
 
 
 def test_importing_the_package_leaves_triton_alone():
@@ -137,15 +124,16 @@ def test_importing_the_package_leaves_triton_alone():
         "loaded = [name for name in sys.modules if name.startswith('markovscore.')]\n"
         "assert loaded and not any('_triton' in name for name in loaded)\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    status, _, errors = in_a_process(script)
+    assert status == 0, errors
 
 
-def test_the_interpreter_can_be_asked_for_in_the_environment():
+def test_the_interpreter_can_be_asked_for_in_the_environment(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     script = (
         "import markovscore, torch._dynamo\n"  # torch's compiler imports triton
         "from markovscore.kernels import use_triton\n"
         "assert use_triton('kernel', torch.ones(1))\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment[VARIABLE] = "interpret"
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    status, _, errors = in_a_process(script, **{VARIABLE: "interpret"})
+    assert status == 0, errors

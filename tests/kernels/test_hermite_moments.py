@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from odd_inputs import refused
-from statistical import F64, rng
+from statistical import F64, equal, rng
 
 from markovscore.kernels import hermite_moments, triton_source
 from markovscore.spectral import AdditiveMoments
@@ -27,16 +27,12 @@ CASES = [
 ]
 
 
-def problem(n, d, dtype=torch.float32, seed=0):
-    g = rng(seed)
+def problem(n, d, dtype=torch.float32, device="cpu"):
+    g = rng()
     centre = torch.randn(d, generator=g, dtype=F64)
     scale = 0.5 + torch.rand(d, generator=g, dtype=F64)
     x = centre + scale * torch.randn(n, d, generator=g, dtype=F64)
-    return x.to(dtype), centre, scale
-
-
-def on(device, *tensors):
-    return [tensor.to(device) for tensor in tensors]
+    return x.to(device, dtype), centre.to(device), scale.to(device)
 
 
 def oracle(x, degree, centre, scale):
@@ -61,77 +57,69 @@ def oracle(x, degree, centre, scale):
     return tuple(torch.from_numpy(np.stack(a).astype(np.float64)) for a in (sums, bounds))
 
 
-@pytest.mark.parametrize(("n", "d", "degree", "dtype"), CASES)
-def test_sums_and_range(device, in_torch, n, d, degree, dtype):
-    x, centre, scale = problem(n, d, dtype)
+def check(found, x, degree, centre, scale):
     sums, bounds = oracle(x, degree, centre, scale)
-    arguments = on(device, x)[0], degree, *on(device, centre, scale)
-    for found, low, high in (hermite_moments(*arguments), in_torch(hermite_moments, *arguments)):
-        assert found.dtype == F64 and low.dtype == high.dtype == dtype
-        assert float(((found.cpu() - sums).abs() / bounds).max()) < 1
-        assert torch.equal(low.cpu(), x.amin(0)) and torch.equal(high.cpu(), x.amax(0))
+    found, low, high = (part.cpu() for part in found)
+    assert found.dtype == F64 and low.dtype == high.dtype == x.dtype
+    assert float(((found - sums).abs() / bounds).max()) < 1
+    assert torch.equal(low, x.amin(0)) and torch.equal(high, x.amax(0))
 
 
-def test_no_rows(device, in_torch):
-    x, centre, scale = on(device, *problem(0, 3))
-    for call in (hermite_moments, lambda *a: in_torch(hermite_moments, *a)):
+@pytest.mark.parametrize(("n", "d", "degree", "dtype"), CASES)
+def test_sums_and_range(device, sides, n, d, degree, dtype):
+    x, *law = problem(n, d, dtype)
+    for call in sides(hermite_moments):
+        check(call(x.to(device), degree, *(v.to(device) for v in law)), x, degree, *law)
+
+
+def test_no_rows(device, sides):
+    x, centre, scale = problem(0, 3, device=device)
+    for call in sides(hermite_moments):
         sums, low, high = call(x, 4, centre, scale)
         assert torch.equal(sums, torch.zeros_like(sums)) and sums.shape == (5, 3)
         assert bool((low == math.inf).all()) and bool((high == -math.inf).all())
 
 
-def test_every_number_is_written_and_the_same_again(device, monkeypatch):
-    x, centre, scale = on(device, *problem(150, 130))
+def test_every_number_is_written_and_the_same_again(device, unwritten):
+    x, centre, scale = problem(150, 130, device=device)
     first = hermite_moments(x, 5, centre, scale)
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(math.nan))
-    for one, again in zip(first, hermite_moments(x, 5, centre, scale), strict=True):
-        assert torch.equal(one, again)
+    unwritten()
+    assert equal(first, hermite_moments(x, 5, centre, scale))
 
 
 def test_rows_that_are_not_contiguous(device):
-    x, centre, scale = on(device, *problem(60, 5))
+    x, centre, scale = problem(60, 5, device=device)
     wide = torch.full((60, 11), math.nan, device=device)
     wide[:, 1::2] = x
     for apart in (wide[:, 1::2], x.T.contiguous().T):
         assert not apart.is_contiguous()
-        for a, b in zip(
-            hermite_moments(x, 3, centre, scale),
-            hermite_moments(apart, 3, centre, scale),
-            strict=True,
-        ):
-            assert torch.equal(a, b)
+        found = (hermite_moments(one, 3, centre, scale) for one in (x, apart))
+        assert equal(*found)
 
 
 def test_more_numbers_than_a_launch_takes(device, monkeypatch):
-    x, centre, scale = problem(103, 5)
-    sums, bounds = oracle(x, 6, centre, scale)
+    x, *law = problem(103, 5)
     monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 150)
-    found, low, high = hermite_moments(*on(device, x), 6, *on(device, centre, scale))
-    assert float(((found.cpu() - sums).abs() / bounds).max()) < 1
-    assert torch.equal(low.cpu(), x.amin(0)) and torch.equal(high.cpu(), x.amax(0))
+    check(hermite_moments(x.to(device), 6, *(v.to(device) for v in law)), x, 6, *law)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("row", [0, 130, 290, 299])
 def test_a_number_that_is_not_finite_is_named(device, in_torch, bad, row):
     """In the first program, in a later one, and in the rest, which is no whole row of 126."""
-    x, centre, scale = on(device, *problem(300, 3))
+    x, centre, scale = problem(300, 3, device=device)
     x[row:, 1] = bad
     message = f"x: expected finite .* in {300 - row} of 300 rows, the first is row {row} "
-    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match=message):
-        hermite_moments(x, 4, centre, scale)
+    with np.errstate(invalid="ignore"):
+        refused(message, hermite_moments, x, 4, centre, scale)
     refused(message, in_torch, hermite_moments, x, 0, centre, scale)
 
 
 def test_a_scale_of_zero_is_named(device):
-    x, centre, scale = on(device, *problem(20, 3))
+    x, centre, scale = problem(20, 3, device=device)
     scale[1] = 0
-    with (
-        np.errstate(all="ignore"),
-        pytest.raises(ValueError, match=r"1 / scale of column.*row 1 = \[.*inf\]"),
-    ):
-        hermite_moments(x, 4, centre, scale)
+    with np.errstate(all="ignore"):
+        refused(r"1 / scale of column.*row 1 = \[.*inf\]", hermite_moments, x, 4, centre, scale)
 
 
 @pytest.mark.parametrize(
@@ -150,12 +138,12 @@ def test_bad_arguments(change, message):
 
 
 def test_types_without_a_kernel(device, in_torch):
-    x, centre, scale = on(device, *problem(30, 3))
-    refused("expected floating point", hermite_moments, x.int(), 2, centre, scale, error=TypeError)
-    with pytest.raises(ValueError, match="expected float32 or float64, found float16"):
-        hermite_moments(x.half(), 2, centre, scale)
-    sums = in_torch(hermite_moments, x.half(), 2, centre, scale)[0]
-    torch.testing.assert_close(sums, hermite_moments(x.half().float(), 2, centre, scale)[0])
+    x, *law = problem(30, 3, device=device)
+    x = x.half()
+    refused("expected floating point", hermite_moments, x.int(), 2, *law, error=TypeError)
+    refused("expected float32 or float64, found float16", hermite_moments, x, 2, *law)
+    sums = in_torch(hermite_moments, x, 2, *law)[0]
+    torch.testing.assert_close(sums, hermite_moments(x.float(), 2, *law)[0])
 
 
 def test_batches_stream_and_merge_into_the_same_moments(device, in_torch):
@@ -167,8 +155,7 @@ def test_batches_stream_and_merge_into_the_same_moments(device, in_torch):
     first.merge(second)
     whole = AdditiveMoments.empty(9, x[:100].to(device))
     in_torch(whole.update, x.to(device))
-    centre, scale = whole.centre.cpu(), whole.scale.cpu()
-    sums, bounds = oracle(x, 16, centre, scale)
+    sums, bounds = oracle(x, 16, whole.centre.cpu(), whole.scale.cpu())
     assert float(((first.sums.cpu() - sums).abs() / bounds).max()) < 1
     assert torch.equal(first.low, whole.low) and torch.equal(first.high, whole.high)
     assert first.n_points == whole.n_points == 500

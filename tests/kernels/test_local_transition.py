@@ -7,7 +7,8 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 import torch
-from statistical import F64, points, rng
+from odd_inputs import refused
+from statistical import F64, equal, points, rng
 
 import markovscore as ms
 from markovscore.kernels import SingularCovarianceError, local_transition, triton_source
@@ -74,9 +75,8 @@ def test_moments_by_quadrature(device, d, noise):
         mean, covariance = by_quadrature(J[i], each, f[i], f_dot[i], h[i], y[i])
         torch.testing.assert_close(found.mean[i].cpu(), mean, rtol=1e-11, atol=1e-11)
         scale = covariance.abs().max()
-        assert (
-            found.covariance[i].cpu() - covariance
-        ).abs().max() <= 1e-11 * scale  # what scipy's exponentials are worth
+        gap = found.covariance[i].cpu() - covariance
+        assert gap.abs().max() <= 1e-11 * scale  # what scipy's exponentials are worth
     C, z = found.factor.cpu(), z[:, :, None]
     exact = torch.linalg.cholesky(found.covariance.cpu())
     assert (C - exact).abs().max() <= 1e-13 * exact.abs().max() * torch.linalg.cond(exact).max()
@@ -119,27 +119,21 @@ def test_small_entries_of_a_chain_with_noise_on_the_last(device, d, h):
     J = torch.ones(d - 1, dtype=F64).diag(1)[None]
     Q = torch.zeros(d, d, dtype=F64)
     Q[-1, -1] = 1
-    zero = torch.zeros(1, d, dtype=F64)
-    length = torch.tensor([h], dtype=F64)
+    zero, length = torch.zeros(1, d, dtype=F64), torch.tensor([h], dtype=F64)
     found = local_transition(*to(device, [J, Q, zero, None, length, zero])).covariance[0].cpu()
-    a = range(d - 1, -1, -1)
-    exact = [
-        [h ** (i + j + 1) / (math.factorial(i) * math.factorial(j) * (i + j + 1)) for j in a]
-        for i in a
-    ]
-    torch.testing.assert_close(found, torch.tensor(exact, dtype=F64), rtol=1e-13, atol=0)
+    a = torch.arange(d - 1, -1, -1, dtype=F64)
+    power, factorial = a[:, None] + a + 1, (a + 1).lgamma().exp()
+    exact = h**power / (factorial[:, None] * factorial * power)
+    torch.testing.assert_close(found, exact, rtol=1e-13, atol=0)
 
 
-def test_every_output_is_written_and_rows_are_independent(device, monkeypatch):
+def test_every_output_is_written_and_rows_are_independent(device, monkeypatch, unwritten):
     parts = to(device, problem(2, 41, "matrices"))
     whole = local_transition(*parts)
     strided = [torch.stack([x, x], -1)[..., 0] for x in parts]
     monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 20 * 4)
-    empty_like, new_empty = torch.empty_like, torch.Tensor.new_empty
-    monkeypatch.setattr(torch, "empty_like", lambda x: empty_like(x).fill_(math.nan))
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *a, **k: new_empty(*a, **k).fill_(7.5))
-    again = local_transition(*strided)
-    assert all(torch.equal(a, b) for a, b in zip(again, whole, strict=True))
+    unwritten()
+    assert equal(local_transition(*strided), whole)
 
 
 def test_no_rows(device):
@@ -148,45 +142,38 @@ def test_no_rows(device):
     assert [tuple(x.shape) for x in found] == [(0, 3), (0, 3, 3), (0, 3, 3), (0, 3), (0, 3)]
 
 
-def both(in_torch, device, parts):
-    yield lambda: local_transition(*to(device, parts))
-    yield lambda: in_torch(local_transition, *parts)
-
-
 @pytest.mark.parametrize("d", [2, 6])
-def test_a_direction_without_noise(device, in_torch, d):
+def test_a_direction_without_noise(device, sides, d):
     parts = problem(d, 9, "matrices")
     parts[0][7:], parts[1][7:] = 0, torch.eye(d, dtype=F64)
     parts[1][7:, 1] = parts[1][7:, 0]
     parts[1][7:, :, 1] = parts[1][7:, :, 0]
-    for call in both(in_torch, device, parts):
+    for call in sides(local_transition):
         with pytest.raises(SingularCovarianceError, match=r"row 7 \(coordinate 1, ") as caught:
-            call()
+            call(*to(device, parts))
         assert (caught.value.row, caught.value.axis) == (7, 1)
     without = to(device, parts[:-1])
     assert torch.isfinite(local_transition(*without).covariance).all()
 
 
 @pytest.mark.parametrize(("d", "value"), [(2, 2e3), (6, math.nan)])
-def test_moments_that_are_not_finite(device, in_torch, d, value):
+def test_moments_that_are_not_finite(device, sides, d, value):
     parts = problem(d, 9, "numbers", slope=False)
     parts[0][5:7] = value * torch.eye(d)
-    for call in both(in_torch, device, parts):
-        with pytest.raises(ValueError, match=r"local moments: .* in 2 of 9 rows.* is row 5 "):
-            call()
+    for call in sides(local_transition):
+        refused(r"local moments: .* in 2 of 9 rows.* is row 5 ", call, *to(device, parts))
 
 
 def test_malformed_input(device):
     J, Q, f, f_dot, h, y, z = problem(3, 4, "matrix")
     for name, change in {"J": (J[:, :2], Q, f), "Q": (J, Q[:2], f), "f": (J, Q, f[0])}.items():
-        with pytest.raises(ValueError, match=f"^{name}: expected"):
-            local_transition(*change, None, h, y, z)
-    with pytest.raises(ValueError, match=r"^z: expected shape \(4, 3\), found \(4, 2\)"):
-        local_transition(J, Q, f, f_dot, h, y, z[:, :2])
-    with pytest.raises(TypeError, match=r"^h: expected float32 or float64, found torch.int64"):
-        local_transition(J, Q, f, None, h.long(), y)
-    with pytest.raises(ValueError, match=r"at most 8 coordinates, found 9"):
-        local_transition(*to(device, problem(9, 2, "matrix")))
+        refused(f"^{name}: expected", local_transition, *change, None, h, y, z)
+    words = r"^z: expected shape \(4, 3\), found \(4, 2\)"
+    refused(words, local_transition, J, Q, f, f_dot, h, y, z[:, :2])
+    words = "^h: expected float32 or float64, found torch.int64"
+    refused(words, local_transition, J, Q, f, None, h.long(), y, error=TypeError)
+    wide = to(device, problem(9, 2, "matrix"))
+    refused("at most 8 coordinates, found 9", local_transition, *wide)
 
 
 class Bent(ms.Diffusion):
@@ -221,8 +208,8 @@ def test_the_window_without_noise_is_named(device):
     """The same words from both: see covariance_factor."""
     still = ms.LinearSDE([[-1.0, 0.0], [0.0, -1.0]], [[1.0], [1.0]])
     if device.type == "cpu":
-        with pytest.raises(ValueError, match=r"window \[0.1, 0.4\] of row 0 \(coordinate 1, "):
-            ms.local_target(still, torch.zeros(3, 2), 0.1, 0.4)
+        words = r"window \[0.1, 0.4\] of row 0 \(coordinate 1, "
+        refused(words, ms.local_target, still, torch.zeros(3, 2), 0.1, 0.4)
 
 
 @pytest.mark.parametrize(("d", "noise", "arch"), [(2, 0, 90), (4, 3, 90), (8, 3, 90), (8, 0, 80)])

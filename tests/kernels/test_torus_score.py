@@ -1,5 +1,6 @@
 """Torus score: kernel and twin against sums in float64, and inside the spectral score."""
 
+import functools
 import math
 import os
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from odd_inputs import refused
-from statistical import F64, rng
+from statistical import F64, equal, rng
 
 import markovscore as ms
 from markovscore.kernels import MAX_COORDINATE, VARIABLE, torus_score, triton_source
@@ -26,11 +27,8 @@ def run(side, device, in_torch):
     def call(x, waves, *rest, **named):
         rest = [r if r is None else r.to(device) for r in rest]
         named = {key: value.to(device) for key, value in named.items()}
-        if side == "twin":
-            found = in_torch(torus_score, x.to(device), waves, *rest, **named)
-        else:
-            found = torus_score(x.to(device), waves, *rest, **named)
-        return tuple(part.cpu() for part in found)
+        function = functools.partial(in_torch, torus_score) if side == "twin" else torus_score
+        return tuple(part.cpu() for part in function(x.to(device), waves, *rest, **named))
 
     return call
 
@@ -41,8 +39,7 @@ def kernel_file():
 
 def draw(n, dim, seed=0, dtype=F64):
     """Points on the torus; the first ones on its edges, corners and axes."""
-    generator = rng(seed)
-    x = (2 * torch.rand(n, dim, generator=generator, dtype=F64) - 1) * math.pi
+    x = (2 * torch.rand(n, dim, generator=rng(seed), dtype=F64) - 1) * math.pi
     for row, value in enumerate((0.0, math.pi, -math.pi, math.pi / 2, -math.pi / 4)):
         x[row : row + 1] = value
     return x.to(dtype)
@@ -93,8 +90,7 @@ def test_against_direct_sums(run, dim, count, dtype):
 @pytest.mark.parametrize("dim", [1, 2, 3])
 def test_scattered_waves(run, dim, dtype):
     """Any set of vectors: gaps, both signs, a wave and its mirror images, zero, repeats."""
-    generator = rng(3)
-    waves = torch.randint(-4, 5, (9, dim), generator=generator)
+    waves = torch.randint(-4, 5, (9, dim), generator=rng(3))
     mirrored = waves[:2] * torch.tensor([1] * (dim - 1) + [-1])
     waves = torch.cat([waves, mirrored, -waves[:2], 0 * waves[:1], waves[3:4]])
     x, c = draw(77, dim, 2, dtype), coefficients(2 * len(waves))
@@ -154,11 +150,8 @@ def test_unwrapped_points(run, turns, dtype):
     own rounding (``eps |x|`` before it is passed; the oracle sees the rounded one)."""
     waves, c = ms.TorusBrownian(2).eigenbasis(12).indices, coefficients(12)
     x = (draw(99, 2) + 2 * math.pi * turns).to(dtype)
-    found, expected = run(x, waves, c), direct(x, waves, c)
-    room = 1e-13 if dtype == F64 else 1e-5
-    # the twin's product k.x rounds at the size of the turns
-    room *= 1 + abs(turns)
-    for got, want in zip(found, expected, strict=True):
+    room = (1e-13 if dtype == F64 else 1e-5) * (1 + abs(turns))  # the twin's product k.x rounds so
+    for got, want in zip(run(x, waves, c), direct(x, waves, c), strict=True):
         assert (got - want).abs().max() < room * want.abs().max()
 
 
@@ -172,11 +165,10 @@ def test_the_kernel_reduces_far_angles_exactly(device):
 # -- memory, order, sizes --------------------------------------------------------------------------
 @pytest.mark.parametrize("n", [1, 127, 128, 129])
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_every_element_is_written(device, monkeypatch, n, dim):
+def test_every_element_is_written(device, unwritten, n, dim):
     waves, c = ms.TorusBrownian(dim).eigenbasis(4).indices, coefficients(4)
-    x, empty, empty_like = draw(n, dim).to(device), torch.empty, torch.empty_like
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(math.nan))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: empty_like(*a, **k).fill_(math.nan))
+    x = draw(n, dim).to(device)
+    unwritten()
     check([part.cpu() for part in torus_score(x, waves, c.to(device))], x.cpu(), waves, c)
 
 
@@ -198,7 +190,7 @@ def test_strided_input(run):
     spread[:, ::3] = x
     for other in (x.T.contiguous().T, spread[:, ::3]):
         found = run(other, waves.T.contiguous().T, torch.stack([c, c], 1)[:, 0])
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert equal(found, expected)
 
 
 @both_sides
@@ -208,8 +200,7 @@ def test_strided_places(run):
     upper = torch.randint(1, 5, (62,), generator=generator)[::2]
     share = torch.rand(62, generator=generator, dtype=F64)[::2]
     expected = run(x, waves, table, upper=upper.clone(), share=share.clone())
-    found = run(x, waves, table, upper=upper, share=share)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert equal(run(x, waves, table, upper=upper, share=share), expected)
 
 
 def test_any_block_and_any_run_give_the_same_bits(device, monkeypatch):
@@ -218,8 +209,7 @@ def test_any_block_and_any_run_give_the_same_bits(device, monkeypatch):
     expected = torus_score(x, waves, c)
     for block in (128, 256, 512):
         monkeypatch.setattr(kernel_file(), "block_size", lambda *_, b=block: b)
-        found = torus_score(x, waves, c)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        assert equal(torus_score(x, waves, c), expected)
 
 
 def test_block_sizes(device):
@@ -236,7 +226,7 @@ def test_more_points_than_a_launch_takes(device, monkeypatch):
     expected = torus_score(x, waves, table.to(device), upper, share)
     monkeypatch.setattr("markovscore.kernels.blocks.MAX_ELEMENTS", 61)
     found = torus_score(x, waves, table.to(device), upper, share)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert equal(found, expected)
     upper[77], share[77] = 3, 1.0  # the only one that sees the last row of the table
     table[3] *= 1e38 / table[3].abs().max()
     refused("NaN or inf at row 77", torus_score, x, waves, table.to(device), upper, share)
@@ -265,6 +255,7 @@ def test_what_the_compiler_makes(kind, dim, each, block, registers, arch):
 
 # -- errors ----------------------------------------------------------------------------------------
 WAVES, C = ms.TorusBrownian(2).eigenbasis(6).indices, coefficients(6)
+TWO, FOUR, THREE = torch.stack([C] * 2), torch.stack([C] * 4), draw(3, 2)
 
 
 def point(value, row=5):
@@ -289,13 +280,10 @@ def with_nan(c, *place):
         (point(-2e300), (C,), r"found row 5 = .*TorusBrownian.project"),
         (draw(8, 2), (with_nan(C, 4),), "coefficients: expected finite"),
         (draw(8, 2).float(), (C * 4e38,), r"found NaN or inf at row 0 .*pass x.double\(\)"),
-        (
-            draw(8, 2),
-            (with_nan(torch.stack([C] * 4), 3, 0), torch.tensor([1] * 6 + [3, 1]), torch.ones(8)),
-            "coefficients: expected finite .* first is row 3",
-        ),
+        (draw(8, 2), (with_nan(FOUR, 3, 0), torch.tensor([1] * 6 + [3, 1]), torch.ones(8)),
+         "coefficients: expected finite .* first is row 3"),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_finite_is_named(run, x, rest, message):
     refused(message, run, x, WAVES, *rest)
 
@@ -309,29 +297,18 @@ def test_the_limit_itself_is_inside(run):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((draw(3, 2).long(), WAVES, C), TypeError, "floating point, found int64"),
+        ((THREE.long(), WAVES, C), TypeError, "floating point, found int64"),
         ((draw(3, 1), WAVES, C), ValueError, r"shape \(B, 2\), found \(3, 1\)"),
-        ((draw(3, 2), WAVES.double(), C), TypeError, "waves: expected int64"),
-        ((draw(3, 2), WAVES[:0], C), ValueError, "M >= 1"),
-        ((draw(3, 2), WAVES, C[1:]), ValueError, r"shape \(6,\), .* found \(5,\)"),
-        ((draw(3, 2), WAVES, torch.stack([C, C])), ValueError, "goes with upper and share"),
-        (
-            (draw(3, 2), WAVES, torch.stack([C, C]), torch.ones(3).long()),
-            ValueError,
-            "found one of them",
-        ),
-        (
-            (draw(3, 2), WAVES, torch.stack([C, C]), torch.ones(2).long(), torch.ones(3)),
-            ValueError,
-            r"shape \(3,\)",
-        ),
-        (
-            (draw(3, 2), WAVES, torch.stack([C, C]), torch.tensor([1, 2, 1]), torch.ones(3)),
-            ValueError,
-            "places 1 to 1 in the table, found 1 to 2",
-        ),
+        ((THREE, WAVES.double(), C), TypeError, "waves: expected int64"),
+        ((THREE, WAVES[:0], C), ValueError, "M >= 1"),
+        ((THREE, WAVES, C[1:]), ValueError, r"shape \(6,\), .* found \(5,\)"),
+        ((THREE, WAVES, TWO), ValueError, "goes with upper and share"),
+        ((THREE, WAVES, TWO, torch.ones(3).long()), ValueError, "found one of them"),
+        ((THREE, WAVES, TWO, torch.ones(2).long(), torch.ones(3)), ValueError, r"shape \(3,\)"),
+        ((THREE, WAVES, TWO, torch.tensor([1, 2, 1]), torch.ones(3)), ValueError,
+         "places 1 to 1 in the table, found 1 to 2"),
     ],
-)
+)  # fmt: skip
 def test_bad_input(run, arguments, error, message):
     refused(message, run, *arguments, error=error)
 
@@ -348,10 +325,9 @@ def test_outside_the_kernel(device, monkeypatch):
         refused(message, torus_score, *arguments)
     monkeypatch.delenv(VARIABLE)
     for arguments in (four, recorded, wide):
-        gradient, laplacian = torus_score(*arguments)
-        expected = direct(arguments[0].detach().cpu(), arguments[1], arguments[2].cpu())
-        assert (gradient.cpu() - expected[0]).abs().max() < 1e-10 * expected[0].abs().max()
-        assert (laplacian.cpu() - expected[1]).abs().max() < 1e-10 * expected[1].abs().max()
+        exact = direct(arguments[0].detach().cpu(), arguments[1], arguments[2].cpu())
+        for got, want in zip(torus_score(*arguments), exact, strict=True):
+            assert (got.cpu() - want).abs().max() < 1e-10 * want.abs().max()
 
 
 def test_the_twin_has_gradients(in_torch):
