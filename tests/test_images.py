@@ -22,7 +22,7 @@ import pytest
 import torch
 from odd_inputs import refused
 from PIL import Image
-from statistical import F64, rng
+from statistical import F64, agrees, rng
 
 import markovscore as ms
 from markovscore.datasets import load_cifar10, load_digits
@@ -47,10 +47,8 @@ def test_dequantised_pixels_are_uniform_on_their_cells():
     assert x.dtype == torch.float32 and x.shape == (n, 2)
     u = (x.double() + 1) * levels / 2 - pixels
     assert u.min() > -1e-6 and u.max() < 1 + 1e-6
-    # mean 1/2 and variance 1/12 with Var((U - 1/2)^2) = 1/180, to six standard errors
-    assert abs(u.mean() - 0.5) < 6 * math.sqrt(1 / 12 / (2 * n))
-    assert abs(((u - 0.5) ** 2).mean() - 1 / 12) < 6 * math.sqrt(1 / 180 / (2 * n))
-    assert abs(((u[:, 0] - 0.5) * (u[:, 1] - 0.5)).mean()) < 6 / 12 / math.sqrt(n)
+    u = u - 0.5
+    assert agrees(u) and agrees(u.square(), 1 / 12) and agrees(u.prod(1))
 
 
 @pytest.mark.parametrize("levels", [17, 256])
@@ -68,13 +66,9 @@ def test_bits_per_dimension_of_a_known_law_are_its_entropy(levels):
     cell = ((x + 1) / 2 * levels).floor().long().clamp(0, levels - 1)
     # float32 rounds up to the next cell where U lies within half a unit of its end
     assert (cell != pixels).double().mean() < 1e-4
-    log_prob = (histogram[cell] * levels / 2).log().sum(1)
-    bits = data.bits_per_dim(log_prob)
-    code = -histogram[cell].log2().mean(1)
-    torch.testing.assert_close(bits, code, rtol=0, atol=1e-12)
-    entropy = float(-(histogram * histogram.log2()).sum())
-    stderr = float(bits.std()) / math.sqrt(n)
-    assert abs(float(bits.mean()) - entropy) < 6 * stderr
+    bits = data.bits_per_dim((histogram[cell] * levels / 2).log().sum(1))
+    torch.testing.assert_close(bits, -histogram[cell].log2().mean(1), rtol=0, atol=1e-12)
+    assert agrees(bits, -(histogram * histogram.log2()).sum())
 
 
 def test_uniform_pixels_need_all_bits():
@@ -100,11 +94,11 @@ def test_bits_per_dimension_bound_the_law_of_the_pixels():
 
 
 def test_points_are_float32_whatever_the_default():
-    images, default = load_digits("test"), torch.get_default_dtype()
-    expected = images.batch([0, 5], rng())
+    digits, default = load_digits("test"), torch.get_default_dtype()
+    expected = digits.batch([0, 5], rng())
     torch.set_default_dtype(F64)
     try:
-        found = images.batch([0, 5], rng())
+        found = digits.batch([0, 5], rng())
     finally:
         torch.set_default_dtype(default)
     assert found.dtype == torch.float32 and torch.equal(found, expected)
@@ -192,10 +186,8 @@ def test_digits_are_split_once_and_for_all():
     assert (len(train), len(test), train.shape, train.levels) == (1500, 297, (1, 8, 8), 17)
     pixels, labels = embedded(return_X_y=True)
     rows = np.c_[pixels, labels]
-    found = np.c_[
-        np.r_[train.pixels.numpy(), test.pixels.numpy()],
-        np.r_[train.labels.numpy(), test.labels.numpy()],
-    ]
+    parts = [np.c_[part.pixels.numpy(), part.labels.numpy()] for part in (train, test)]
+    found = np.concatenate(parts)
     assert sorted(map(tuple, found)) == sorted(map(tuple, rows))  # each exactly once
     assert not np.array_equal(found, rows)  # the original order follows the writers
     assert (train.checksum, test.checksum) == ("dc536c4e", "01b42d70")
@@ -211,11 +203,12 @@ def test_digits_without_scikit_learn(monkeypatch):
 
 def encode(pixels, kind="PNG"):
     """A ``(C, H, W)`` array as the bytes of a picture file."""
-    stream = io.BytesIO()
-    mode = "RGB" if len(pixels) == 3 else "L"
-    array = pixels.transpose(1, 2, 0) if mode == "RGB" else pixels[0]
-    Image.fromarray(array, mode=None).save(stream, kind)
+    stream, array = io.BytesIO(), pixels.transpose(1, 2, 0) if len(pixels) == 3 else pixels[0]
+    Image.fromarray(array).save(stream, kind)
     return stream.getvalue()
+
+
+WHOLE = "train-00000-of-00001.parquet"
 
 
 def write(path, pixels, labels, encoded=None, **options):
@@ -237,8 +230,20 @@ def data(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
     labels = random.integers(0, 10, 40)
-    write(tmp_path / "data" / "train-00000-of-00001.parquet", pixels, labels)
+    write(tmp_path / "data" / WHOLE, pixels, labels)
     return pixels, labels
+
+
+@pytest.fixture
+def path(tmp_path, data):
+    """Where that file is."""
+    return tmp_path / "data" / WHOLE
+
+
+@pytest.fixture
+def seven_rows(monkeypatch):
+    """Batches that do not divide the rows."""
+    monkeypatch.setattr("markovscore.datasets.cifar10.ROWS", 7)
 
 
 def caches(tmp_path):
@@ -247,10 +252,7 @@ def caches(tmp_path):
 
 @pytest.mark.parametrize("subfolder", ["", "plain_text"])
 @pytest.mark.parametrize("parts", [1, 3])
-def test_pixels_come_back(tmp_path, data, monkeypatch, subfolder, parts):
-    monkeypatch.setattr(
-        "markovscore.datasets.cifar10.ROWS", 7
-    )  # batches that do not divide the rows
+def test_pixels_come_back(tmp_path, data, seven_rows, monkeypatch, subfolder, parts):
     pixels, labels = data
     folder = tmp_path / "other"
     for k, rows in enumerate(np.array_split(np.arange(40), parts)):
@@ -280,19 +282,14 @@ def test_the_second_call_decodes_nothing(tmp_path, data, monkeypatch):
     assert np.array_equal(np.load(cache / "pixels.npy"), stored)
 
 
-def test_other_files_have_another_cache(tmp_path, data):
-    pixels, labels = data
+@pytest.mark.parametrize(
+    ("pixels", "labels"), [(slice(None, None, -1), 0), (slice(None), 1)], ids=["pixels", "labels"]
+)
+def test_other_files_have_another_cache_and_checksum(tmp_path, data, path, pixels, labels):
     before = load_cifar10("train").checksum
-    write(tmp_path / "data" / "train-00000-of-00001.parquet", pixels[::-1], labels)
+    write(path, data[0][pixels], (data[1] + labels) % 10)
     assert load_cifar10("train").checksum != before
     assert len(caches(tmp_path)) == 2
-
-
-def test_the_checksum_covers_labels(tmp_path, data):
-    pixels, labels = data
-    before = load_cifar10("train").checksum
-    write(tmp_path / "data" / "train-00000-of-00001.parquet", pixels, (labels + 1) % 10)
-    assert load_cifar10("train").checksum != before
 
 
 def test_an_interrupted_decoding_leaves_nothing(tmp_path, data, monkeypatch):
@@ -314,18 +311,14 @@ def test_an_interrupted_decoding_leaves_nothing(tmp_path, data, monkeypatch):
     assert caches(tmp_path) == [cache]
 
 
-def flip(path, position):
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
+FILES = ("pixels.npy", "labels.npy", "about.json")
 
 
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
-        ("pixels.npy", lambda c: c[:-8] + bytes([c[-8] ^ 1]) + c[-7:], "the checksum"),
-        ("labels.npy", lambda c: c[:-8] + bytes([c[-8] ^ 1]) + c[-7:], "the checksum"),
-        *((n, lambda c: c[: len(c) // 2], "") for n in ("pixels.npy", "labels.npy", "about.json")),
+        *((n, lambda c: c[:-8] + bytes([c[-8] ^ 1]) + c[-7:], "the checksum") for n in FILES[:2]),
+        *((n, lambda c: c[: len(c) // 2], "") for n in FILES),
         ("about.json", lambda c: c.replace(b'"format": 1', b'"format": 0'), "format 1, found 0"),
     ],
 )
@@ -343,24 +336,23 @@ def test_a_cache_that_cannot_be_written(tmp_path, data, monkeypatch):
 
 
 @pytest.mark.parametrize("keep", [0, 4, 5000, -9])
-def test_a_truncated_file(tmp_path, data, keep):
-    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+def test_a_truncated_file(tmp_path, path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     refused(rf"{path}: expected a whole Parquet file", load_cifar10, "train")
     assert not (tmp_path / "cache").exists() or caches(tmp_path) == []
 
 
-def test_a_page_with_a_wrong_checksum(tmp_path, data):
-    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+def test_a_page_with_a_wrong_checksum(path, data):
     options = {"write_page_checksum": True, "compression": "none", "use_dictionary": False}
     write(path, *data, **options)
     load_cifar10("train")
-    flip(path, 60_000)  # inside the pixels of some picture
+    content = bytearray(path.read_bytes())
+    content[60_000] ^= 1  # inside the pixels of some picture
+    path.write_bytes(content)
     refused(r"whole Parquet file.*copy the file again", load_cifar10, "train")
 
 
-def test_a_listed_checksum_is_obeyed(tmp_path, data):
-    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+def test_a_listed_checksum_is_obeyed(path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     listing = path.with_name("SHA256SUMS")
     listing.write_text(f"{'0' * 64}  test-00000-of-00001.parquet\n{digest} *{path.name}\n")
@@ -379,14 +371,12 @@ def test_a_listed_checksum_is_obeyed(tmp_path, data):
         {"img": [{"bytes": b"", "path": "a"}], "label": ["cat"]},
     ],
 )
-def test_other_columns(tmp_path, data, columns):
-    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+def test_other_columns(path, columns):
     pq.write_table(pa.table(columns), path)
     refused(r"expected the columns img: struct.*found", load_cifar10, "train")
 
 
-def test_labels_and_images_must_be_there(tmp_path, data):
-    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+def test_labels_and_images_must_be_there(path, data):
     pixels, labels = data
     for wrong in (10, -1, None):
         write(path, pixels, [*labels[:-1], wrong])
@@ -397,40 +387,38 @@ def test_labels_and_images_must_be_there(tmp_path, data):
     refused("expected images, found none", load_cifar10, "train")
 
 
+BLACK = np.zeros((3, 32, 32), np.uint8)
+
+
 @pytest.mark.parametrize(
     ("picture", "words"),
     [
-        (encode(np.zeros((3, 28, 32), np.uint8)), "32 x 32 pixels, found RGB of 32 x 28"),
-        (encode(np.zeros((1, 32, 32), np.uint8)), "RGB image .*found L of 32 x 32"),
-        (encode(np.zeros((3, 32, 32), np.uint8), "GIF"), "PNG or JPEG"),
-        (encode(np.zeros((3, 32, 32), np.uint8))[:60], "PNG or JPEG"),
+        (encode(BLACK[:, :28]), "32 x 32 pixels, found RGB of 32 x 28"),
+        (encode(BLACK[:1]), "RGB image .*found L of 32 x 32"),
+        (encode(BLACK, "GIF"), "PNG or JPEG"),
+        (encode(BLACK)[:60], "PNG or JPEG"),
         (b"", "PNG or JPEG file, found 0 bytes"),
     ],
     ids=["size", "grey", "GIF", "truncated", "empty"],
 )
-def test_other_images(tmp_path, data, monkeypatch, picture, words):
-    monkeypatch.setattr("markovscore.datasets.cifar10.ROWS", 7)
-    pixels, labels = data
-    encoded = [encode(p) for p in pixels]
+def test_other_images(tmp_path, path, data, seven_rows, picture, words):
+    encoded = [encode(p) for p in data[0]]
     encoded[33] = picture
-    write(tmp_path / "data" / "train-00000-of-00001.parquet", pixels, labels, encoded)
+    write(path, *data, encoded)
     refused(f"row 33: expected .*{words}", load_cifar10, "train")
     assert caches(tmp_path) == []
 
 
-def test_folders_and_files_that_are_not_there(tmp_path, data, monkeypatch):
-    path = tmp_path / "data" / "train-00000-of-00001.parquet"
-    with pytest.raises(FileNotFoundError, match=r"expected test-\*.parquet in .*found train-00000"):
-        load_cifar10("test")
+def test_folders_and_files_that_are_not_there(tmp_path, path, monkeypatch):
+    def missing(words, split="train"):
+        refused(words, load_cifar10, split, error=FileNotFoundError)
+
+    missing(r"expected test-\*.parquet in .*found train-00000", "test")
     path.rename(path.with_name("train-00000-of-00002.parquet"))
-    with pytest.raises(FileNotFoundError, match=r"expected 2 files .*found 1: copy all parts"):
-        load_cifar10("train")
-    for folder, words in [
-        (tmp_path / "no", "found nothing at"),
-        (Path(__file__), "found the file"),
-    ]:
+    missing("expected 2 files .*found 1: copy all parts")
+    for folder, words in ((tmp_path / "no", "nothing at"), (Path(__file__), "the file")):
         monkeypatch.setenv("MARKOVSCORE_CIFAR10", str(folder))
-        refused(f"expected a folder, {words}", load_cifar10, "train", error=FileNotFoundError)
+        missing(f"expected a folder, found {words}")
 
 
 @pytest.mark.parametrize(
@@ -441,25 +429,24 @@ def test_missing_libraries(data, monkeypatch, module, words):
     if module == "datasets":
         monkeypatch.delenv("MARKOVSCORE_CIFAR10")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf"{words}.*pip install 'markovscore\[images\]'"):
-        load_cifar10("train")
+    fix = rf"{words}.*pip install 'markovscore\[images\]'"
+    refused(fix, load_cifar10, "train", error=ImportError)
 
 
-def test_the_library_datasets(tmp_path, data, monkeypatch):
+def test_the_library_datasets(tmp_path, data, path, seven_rows, monkeypatch):
     """`load_dataset` of the hub is replaced by one of the file here; the rest is the library."""
     import datasets
 
     monkeypatch.delenv("MARKOVSCORE_CIFAR10")
-    path = str(tmp_path / "data" / "train-00000-of-00001.parquet")
     real = datasets.load_dataset
 
     def load_dataset(name, split):
         assert (name, split) == ("uoft-cs/cifar10", "train")
-        loaded = real("parquet", data_files=path, split="train", cache_dir=str(tmp_path / "hub"))
+        cache = str(tmp_path / "hub")
+        loaded = real("parquet", data_files=str(path), split="train", cache_dir=cache)
         return loaded.cast_column("img", datasets.Image())
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr("markovscore.datasets.cifar10.ROWS", 7)
     found = load_cifar10("train")
     assert np.array_equal(found.pixels.numpy(), data[0].reshape(40, 3072))
     assert np.array_equal(found.labels.numpy(), data[1])
@@ -470,9 +457,8 @@ def test_offline_with_no_data(tmp_path):
     code = "from markovscore.datasets import load_cifar10; load_cifar10('train')"
     environment = {k: v for k, v in os.environ.items() if k != "MARKOVSCORE_CIFAR10"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     last = done.stderr.splitlines()[-1]
     assert last.startswith("FileNotFoundError: CIFAR-10: expected MARKOVSCORE_CIFAR10"), done.stderr
     assert "train-*.parquet" in last and "library `datasets`" in last
@@ -502,7 +488,7 @@ def test_the_real_files(tmp_path, monkeypatch):
     for split in (train, test):
         assert torch.bincount(split.labels).tolist() == [len(split) // 10] * 10
         x = split.dequantised(rng(), 1000).double()
-        # known means of the channels, as fractions: 0.491, 0.482, 0.447
-        mean = ((x.reshape(1000, 3, -1) + 1) / 2).mean((0, 2))
-        assert (mean - torch.tensor([0.491, 0.482, 0.447])).abs().max() < 6 * 0.13 / math.sqrt(1000)
+        # known means of the channels, as fractions
+        gap = ((x.reshape(1000, 3, -1) + 1) / 2).mean((0, 2)) - torch.tensor([0.491, 0.482, 0.447])
+        assert gap.abs().max() < 6 * 0.13 / math.sqrt(1000)
     assert train.checksum != test.checksum

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from odd_inputs import refused
 from problems import DENSE, LINEAR_SWIMMER, linear_covariance
 from statistical import F64, agrees, points, products, rng
 
@@ -83,6 +84,5 @@ def test_linear_stationary_law():
 def test_noise_that_does_not_reach_every_direction():
     half = LinearSDE([[-1.0, 0.0], [0.0, -1.0]], [[1.0], [1.0]])
     assert half.prior is None
-    x = torch.zeros(3, 2)
-    with pytest.raises(ValueError, match=r"singular one at t = 0.5 \(coordinate 1"):
-        half.sample_transition(x, torch.tensor([0.5, 0.5, 0.7]))
+    x, t = torch.zeros(3, 2), torch.tensor([0.5, 0.5, 0.7])
+    refused(r"singular one at t = 0.5 \(coordinate 1", half.sample_transition, x, t)

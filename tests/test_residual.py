@@ -71,13 +71,10 @@ def test_probe_averages_to_the_divergence_and_leaves_the_base_exact():
 
 def test_likelihood_by_probes_has_the_exact_mean():
     score, x, n = ms.ResidualScore(spectral(), network(F64)), data(1, dtype=F64), 1000
-    draw = {"times": torch.logspace(-1, 0.5, 20, dtype=F64)}
-    exact = ms.log_likelihood(score, OU, x, **draw)
-    found = ms.log_likelihood(
-        score, OU, x.expand(n, 2), trace="hutchinson", generator=rng(), **draw
-    )
-    error = found.std() / n**0.5
-    assert float(error) > 0
+    times, draw = torch.logspace(-1, 0.5, 20, dtype=F64), {"trace": "hutchinson"}
+    exact = ms.log_likelihood(score, OU, x, times=times)
+    found = ms.log_likelihood(score, OU, x.expand(n, 2), times=times, generator=rng(), **draw)
+    assert float(found.std()) > 0
     assert agrees(found, exact)
 
 
@@ -95,15 +92,10 @@ def test_image_network_as_residual():
 
 def test_evidence_of_a_base_that_is_only_a_function():
     """Nested: with a network of zero the bound is the base's, draw by draw."""
-    net = network(F64)
+    net, base = network(F64), lambda y, t: -y
     for parameter in net.parameters():
         parameter.data.zero_()
-    x = data(5, dtype=F64)
-
-    def base(y, t):
-        return -y
-
-    settings = {"samples": 3, "steps": 20}
+    x, settings = data(5, dtype=F64), {"samples": 3, "steps": 20}
     found = ms.elbo(ms.ResidualScore(base, net), OU, x, generator=rng(), **settings)
     torch.testing.assert_close(found, ms.elbo(base, OU, x, generator=rng(), **settings))
 
@@ -171,15 +163,15 @@ def test_checksum_tells_bases_apart():
     assert score.checksum == ms.ResidualScore(spectral(), ms.ScoreMLP(2)).checksum
     assert score.checksum != ms.ResidualScore(spectral(seed=2), network()).checksum
     assert score.checksum.startswith("SpectralScore (20, 5) crc32 ")
-    assert (
-        ms.ResidualScore(Bare(), network()).checksum == ms.ResidualScore(Bare(), network()).checksum
-    )
-    one, two = Bare(), Bare()  # printed alike, but for the address
-    one.coefficients, two.coefficients = torch.zeros(5), torch.eye(5)[4]
-    assert ms.ResidualScore(one, network()).checksum != ms.ResidualScore(two, network()).checksum
-    named = Bare()
-    named.checksum = 1234
-    assert ms.ResidualScore(named, network()).checksum == "1234"
+
+    def of(**attributes):
+        base = Bare()  # printed alike, but for the address
+        vars(base).update(attributes)
+        return ms.ResidualScore(base, network()).checksum
+
+    assert of() == of()
+    assert of(coefficients=torch.zeros(5)) != of(coefficients=torch.eye(5)[4])
+    assert of(checksum=1234) == "1234"
 
 
 def test_samplers_stay_in_the_range_of_the_base_with_a_grid_of_their_own():
@@ -196,21 +188,19 @@ def test_samplers_stay_in_the_range_of_the_base_with_a_grid_of_their_own():
     from_zero = ms.fit_spectral(data(), OU, 6, torch.cat([FITTED_TIMES.new_zeros(1), FITTED_TIMES]))
     score, seen = ms.ResidualScore(from_zero, score.network), []
     ms.sample_ode(score, OU, 2, generator=rng())
-    assert min(seen) == pytest.approx(
-        1e-3, rel=1e-6
-    )  # at 0 a network that divides by the noise has no value
+    # At 0 a network that divides by the noise has no value.
+    assert min(seen) == pytest.approx(1e-3, rel=1e-6)
     assert ms.ResidualScore(Bare(), network()).time_range is None
     assert ms.sample_ode(ms.ResidualScore(Bare(), network()), OU, 2, steps=2).shape == (2, 2)
 
 
 def test_bad_input():
-    with pytest.raises(TypeError, match="base: expected a callable"):
-        ms.ResidualScore(torch.zeros(2), network())
-    with pytest.raises(TypeError, match=r"torch.nn.Module, found function.*the order is"):
-        ms.ResidualScore(network().requires_grad_(False), lambda x, t: x)
-    refused(r"no trainable parameters.*requires_grad_", ms.ResidualScore, network(), network())
-    with pytest.raises(ValueError, match="base: expected shape"):
-        ms.ResidualScore(lambda x, t: x[:, :1], network())(data(3), 0.1)
-    with pytest.raises(ValueError, match="probe: expected shape"):
-        ms.ResidualScore(Bare(), network()).probe_divergence(data(3), 0.1, torch.ones(3))
-    refused("fitted range", ms.ResidualScore(spectral(), network()), data(3), 1e-3)
+    make = ms.ResidualScore
+    refused("base: expected a callable", make, torch.zeros(2), network(), error=TypeError)
+    frozen, words = network().requires_grad_(False), "torch.nn.Module, found function.*the order is"
+    refused(words, make, frozen, lambda x, t: x, error=TypeError)
+    refused(r"no trainable parameters.*requires_grad_", make, network(), network())
+    refused("base: expected shape", make(lambda x, t: x[:, :1], network()), data(3), 0.1)
+    probe = make(Bare(), network()).probe_divergence
+    refused("probe: expected shape", probe, data(3), 0.1, torch.ones(3))
+    refused("fitted range", make(spectral(), network()), data(3), 1e-3)

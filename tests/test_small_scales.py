@@ -20,6 +20,10 @@ def narrow(n=4000, scale=0.02, seed=0):
     return points(n, 2, seed) * torch.tensor([1, scale])
 
 
+def fit(x, process, order=2, **settings):
+    return ms.fit_spectral(x, process, features="additive", order=order, **settings)
+
+
 def gaussian(x, process):
     """Mean and standard deviation of every coordinate at the last time, and at t = 0."""
     mean, scale = x.mean(0), x.std(0, correction=0)
@@ -31,28 +35,25 @@ def gaussian(x, process):
 def test_the_likelihood_converges_at_order_two_from_zero_on(process):
     """The issue's snippet: 4.33 whatever the steps, where 1.087 is right."""
     x = narrow()
-    score = ms.fit_spectral(x, process, features="additive", order=2)
-    y = x[:60]
+    score, y = fit(x, process), x[:60]
     mean, scale = gaussian(x, process)[2:]
     exact = torch.distributions.Normal(mean, scale).log_prob(y).sum(1)
     counts = [40, 80, 160]
-    errors = [
-        float((ms.log_likelihood(score, process, y, steps=n) - exact).abs().mean()) for n in counts
-    ]
+
+    def error(**settings):
+        return float((ms.log_likelihood(score, process, y, **settings) - exact).abs().mean())
+
+    errors = [error(steps=n) for n in counts]
     assert slope(counts, errors) == pytest.approx(-2, abs=0.15)
     assert errors[-1] < 5e-3
-    default = ms.log_likelihood(score, process, y)
     # Second order in steps of 0.05: 0.05^2 times a constant of order one, and the prior's error.
-    assert (default - exact).abs().mean() < 3e-3
-    adaptive = ms.log_likelihood(score, process, y, method="adaptive", rtol=1e-7, atol=1e-9)
-    assert (adaptive - exact).abs().mean() < 1e-3
+    assert error() < 3e-3 and error(method="adaptive", rtol=1e-7, atol=1e-9) < 1e-3
 
 
 @both
 def test_the_flow_to_zero_is_the_map_between_gaussians(process):
     x = narrow()
-    score = ms.fit_spectral(x, process, features="additive", order=2)
-    start = points(50, 2, 1)
+    score, start = fit(x, process), points(50, 2, 1)
     late_mean, late_scale, mean, scale = gaussian(x, process)
     exact = mean + scale / late_scale * (start - late_mean)
     counts = [40, 80, 160]
@@ -69,7 +70,7 @@ def test_the_flow_to_zero_is_the_map_between_gaussians(process):
 def test_the_reverse_sde_reaches_the_small_scale_at_first_order():
     """Its floor was sqrt(2 times[1]) = 0.1."""
     x = narrow()
-    score = ms.fit_spectral(x, OU, features="additive", order=2)
+    score = fit(x, OU)
     n, scale = 6_000, x.std(0)
     room = 6 / math.sqrt(2 * n)
     found = ms.sample_sde(score, OU, n, generator=rng(1)).std(0) / scale - 1
@@ -86,11 +87,10 @@ def test_between_zero_and_the_first_even_level_coefficients_are_right(process, o
     """Skewed data: the coefficients turn over at a time of half the variance, 2e-4."""
     x = narrow(scale=0.02)
     x = torch.cat([x[:, :1], 0.02 * x[:, 1:].mul(50).exp()], 1)
-    score = ms.fit_spectral(x, process, features="additive", order=order)
+    score = fit(x, process, order)
     for t in (1e-7, 3e-6, 7.3e-5, 2.2e-4, 1.31e-3):
-        once = ms.fit_spectral(x, process, times=[t], features="additive", order=order)
-        y = x[:300]
-        assert (score(y, t) - once(y, t)).norm() < 1e-3 * once(y, t).norm()
+        once = fit(x, process, order, times=[t])(x[:300], t)
+        assert (score(x[:300], t) - once).norm() < 1e-3 * once.norm()
 
 
 @pytest.mark.parametrize("order", [2, 6])
@@ -100,7 +100,7 @@ def test_constant_columns_are_named_and_stay_constant(order):
     x[:, 1], x[:, 3] = -1.0, 0.5
     process = ms.OrnsteinUhlenbeck(4)
     with pytest.warns(ms.SpectralWarning, match="constant column 1, column 3: a point mass"):
-        score = ms.fit_spectral(x, process, features="additive", order=order)
+        score = fit(x, process, order)
     found = ms.sample_ode(score, process, 400, generator=rng(1))
     assert (found[:, [1, 3]] - x[0, [1, 3]]).abs().max() < 6e-4  # six of the 1e-4 it is given
     spread = found.std(0)[[0, 2]] / x.std(0)[[0, 2]] - 1
@@ -120,29 +120,23 @@ def test_a_collinear_pair_is_named_and_stays_collinear(order):
     x = torch.stack([z[:, 0], 0.5 * z[:, 0] + 1, z[:, 1]], 1)
     process = ms.OrnsteinUhlenbeck(3)
     with pytest.warns(ms.SpectralWarning, match=r"0\.45 x\[:, 0\] .0\.89 x\[:, 1\]"):
-        score = ms.fit_spectral(x, process, features="additive", order=order, rotation="pca")
+        score = fit(x, process, order, rotation="pca")
     found = ms.sample_ode(score, process, 400, generator=rng(1))
     assert (found[:, 1] - 0.5 * found[:, 0] - 1).abs().max() < 6e-4 * math.sqrt(1.25)
     assert ((found.std(0) / x.std(0) - 1).abs() < 6 / math.sqrt(800)).all()
 
 
-def quiet(function, *arguments, **settings):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ms.SpectralWarning)
-        return function(*arguments, **settings)
-
-
+@pytest.mark.filterwarnings("ignore::markovscore.SpectralWarning")
 @pytest.mark.parametrize("from_zero", [False, True])
 def test_products_of_polynomials_reach_the_small_scale(from_zero, tmp_path):
     """Five functions of two coordinates are the Gaussian's; the default first time was 0.002."""
     x = narrow()
     times = torch.cat([torch.zeros(1), torch.logspace(-6, math.log10(6), 300)])
-    score = quiet(ms.fit_spectral, x, OU, 5, times if from_zero else None)
-    scale, y = x.std(0), x[:60]
+    score = ms.fit_spectral(x, OU, 5, times if from_zero else None)
     law = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T, correction=0))
-    exact = law.log_prob(y)
+    scale, exact = x.std(0), law.log_prob(x[:60])
     # The default first time adds 1% to the least deviation.
-    found = ms.log_likelihood(score, OU, y)
+    found = ms.log_likelihood(score, OU, x[:60])
     assert (found - exact).abs().mean() < (3e-3 if from_zero else 2.5e-2)
     drawn = ms.sample_ode(score, OU, 2000, generator=rng(1))
     assert ((drawn.std(0) / scale - 1).abs() < 0.012 + 6 / math.sqrt(4000)).all()
@@ -167,39 +161,35 @@ def test_products_of_polynomials_with_a_constant_column(times):
 
 def test_levels_too_coarse_and_first_times_too_late_are_named():
     x = narrow()
-    even = ms.fit_spectral(x, OU, times=torch.linspace(0, 6, 1001), features="additive", order=2)
-    with pytest.warns(ms.SpectralWarning, match=r"smallest scale, 0\.0002, .*between 0 and 0\.006"):
-        ms.sample_ode(even, OU, 2, generator=rng())
-    late = ms.fit_spectral(x, OU, times=[1e-3, 1.0], features="additive", order=2)
-    with pytest.warns(ms.SpectralWarning, match=r"first time 0\.001, whose noise is wider"):
-        ms.sample_sde(late, OU, 2, generator=rng())
-    residual = ms.ResidualScore(
-        ms.fit_spectral(x, OU, features="additive", order=2), ms.ScoreMLP(2).double()
-    )
-    with pytest.warns(ms.SpectralWarning, match=r"first time 0\.001, whose noise is wider"):
-        ms.log_likelihood(residual, OU, x[:2], steps=2)
-    with pytest.warns(ms.SpectralWarning, match=r"first time 0\.001, whose noise is wider"):
-        ms.elbo(even, OU, x[:2], samples=1)
+    even = fit(x, OU, times=torch.linspace(0, 6, 1001))
+    late, net = fit(x, OU, times=[1e-3, 1.0]), ms.ScoreMLP(2).double()
+    residual, wider = ms.ResidualScore(fit(x, OU), net), r"first time 0\.001, whose noise is wider"
+    coarse = r"smallest scale, 0\.0002, .*between 0 and 0\.006"
+    for words, call in (
+        (coarse, lambda: ms.sample_ode(even, OU, 2, generator=rng())),
+        (wider, lambda: ms.sample_sde(late, OU, 2, generator=rng())),
+        (wider, lambda: ms.log_likelihood(residual, OU, x[:2], steps=2)),
+        (wider, lambda: ms.elbo(even, OU, x[:2], samples=1)),
+    ):
+        with pytest.warns(ms.SpectralWarning, match=words):
+            call()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ms.log_likelihood(even, OU, x[:2], times=[0.0125, 6.0])  # past the coarse levels
-        fine = ms.fit_spectral(50 * x, OU, features="additive", order=2)
-        ms.sample_ode(ms.ResidualScore(fine, ms.ScoreMLP(2).double()), OU, 2, steps=2)
+        fine = fit(50 * x, OU)
+        ms.sample_ode(ms.ResidualScore(fine, net), OU, 2, steps=2)
 
 
 def seen(sampler, score, **settings):
     """The times at which ``sampler`` asks, increasing: of the SDE, all but the first."""
     asked = []
 
-    class Watched:
-        times, finest_time = score.times, score.finest_time
+    def watched(x, t):
+        asked.append(float(t))
+        return score(x, t)
 
-        def __call__(self, x, t):
-            asked.append(float(t))
-            return score(x, t)
-
-    start = torch.zeros(2, 2, dtype=F64)
-    sampler(Watched(), OU, 2, x_T=start, generator=rng(), **settings)
+    watched.times, watched.finest_time = score.times, score.finest_time
+    sampler(watched, OU, 2, x_T=torch.zeros(2, 2, dtype=F64), generator=rng(), **settings)
     return sorted(set(asked))
 
 
@@ -207,7 +197,7 @@ def seen(sampler, score, **settings):
 def test_own_levels_are_refined_to_the_method(sampler, longest):
     """A score's own times are the default grid, but for steps that the scale does not allow."""
     levels = torch.cat([torch.zeros(1), torch.logspace(-5, math.log10(6), 40)])
-    score = ms.fit_spectral(narrow(), OU, times=levels, features="additive", order=2)
+    score = fit(narrow(), OU, times=levels)
     grid = torch.tensor(seen(sampler, score), dtype=F64)
     assert float(log_clock(OU, grid, score.finest_time).diff().max()) < longest * (1 + 1e-6)
     assert torch.isin(score.times[1:], grid).all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from odd_inputs import refused
 from runs import broken_off
-from statistical import F64, rng
+from statistical import F64, equal, rng
 from torch.nn.functional import conv2d, group_norm, interpolate, silu
 
 from markovscore import DenoisingSM, ImplicitSM, OrnsteinUhlenbeck, ScoreUNet, train
@@ -140,9 +140,8 @@ def test_std_divides_the_output():
 
 def test_first_and_second_derivatives():
     """Jacobian products against differences; the gradient of a vjp against differences of it."""
-    net = trained(small().double())
-    x, t = images(2, (2, 4, 4), dtype=F64), torch.tensor([0.1, 1.0], dtype=F64)
-    v, u = images(2, (2, 4, 4), 5, F64), images(2, (2, 4, 4), 6, F64)
+    net, t = trained(small().double()), torch.tensor([0.1, 1.0], dtype=F64)
+    x, v, u = (images(2, (2, 4, 4), seed, F64) for seed in (1, 5, 6))
 
     def pulled(x):
         return pull_back(net, x, t)[1](v)
@@ -197,8 +196,7 @@ def test_initialisation_is_reproducible_and_local():
     before = torch.get_rng_state()
     one, two, other = small(), small(), small(generator=rng(1))
     assert torch.equal(before, torch.get_rng_state())
-    pairs = zip(one.parameters(), two.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+    assert equal(one.parameters(), two.parameters())
     assert not torch.equal(one.first.weight, other.first.weight)
     assert all(p.is_contiguous() and p.isfinite().all() for p in one.parameters())
 
@@ -214,45 +212,43 @@ def prototypes(n, seed=3):
     return patterns[which] + 0.1 * torch.randn(n, 32, generator=g)
 
 
+OU = OrnsteinUhlenbeck(32, horizon=2.0)
+
+
+@torch.no_grad()
+def loss(score, truth, data):
+    return float(truth.losses(score, data, rng(4)).mean())
+
+
 def test_denoising_training_learns():
-    diffusion = OrnsteinUhlenbeck(32, horizon=2.0)
-    objective = DenoisingSM(diffusion, t_min=0.05, weighting="variance")
-    net, data = small(std=diffusion.std), prototypes(400)
-    start = objective.losses(net, data, rng(4)).detach()
+    objective = DenoisingSM(OU, t_min=0.05, weighting="variance")
+    net, data = small(std=OU.std), prototypes(400)
+    start = loss(net, objective, data)
     run = train(net, objective, data, 150, batch_size=64, lr=3e-3, ema=0.9, progress=False)
-    with torch.no_grad():
-        end = objective.losses(run.score, data, rng(4))
-    assert float(end.mean()) < 0.6 * float(start.mean())
+    assert loss(run.score, objective, data) < 0.6 * start
 
 
-@pytest.mark.parametrize("trace", ["hutchinson", "exact"])
-def test_implicit_training_learns(trace):
+@pytest.mark.parametrize(("trace", "steps", "share"), [("hutchinson", 60, 0.9), ("exact", 8, 1.0)])
+def test_implicit_training_learns(trace, steps, share):
     """Gradients of a trace reach every parameter, through the attention too, and lower the loss."""
-    diffusion = OrnsteinUhlenbeck(32, horizon=2.0)
-    objective = ImplicitSM(diffusion, trace, t_min=0.3)
-    truth = DenoisingSM(diffusion, t_min=0.3)
-    net, data = small(std=diffusion.std), prototypes(200)
-    start = truth.losses(net, data, rng(4)).detach().mean()
-    train(net, objective, data, 60 if trace == "hutchinson" else 8, batch_size=32, lr=3e-3,
-          ema=0.0, progress=False)  # fmt: skip
-    end = truth.losses(net, data, rng(4)).detach().mean()
-    assert float(end) < (0.9 if trace == "hutchinson" else 1.0) * float(start)
+    objective, truth = ImplicitSM(OU, trace, t_min=0.3), DenoisingSM(OU, t_min=0.3)
+    net, data = small(std=OU.std), prototypes(200)
+    start = loss(net, truth, data)
+    train(net, objective, data, steps, batch_size=32, lr=3e-3, ema=0.0, progress=False)
+    assert loss(net, truth, data) < share * start
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
     assert float(net.middle.attention.qkv.weight.grad.abs().max()) > 0
 
 
 def test_resumed_training_equals_an_uninterrupted_one(tmp_path):
-    diffusion = OrnsteinUhlenbeck(32)
-    objective, data = DenoisingSM(diffusion), prototypes(50)
-    settings = {"batch_size": 8, "progress": False, "checkpoint_every": 3}
+    data, settings = prototypes(50), {"batch_size": 8, "progress": False, "checkpoint_every": 3}
 
     def make():
-        return small(std=diffusion.std), objective
+        return small(std=OU.std), DenoisingSM(OU)
 
     whole = train(*make(), data, 6, **settings).score
     again = broken_off(make, data, 6, 4, tmp_path / "run", **settings).score
-    pairs = zip(whole.state_dict().values(), again.state_dict().values(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+    assert equal(whole.state_dict().values(), again.state_dict().values())
 
 
 def test_bf16_is_without_effect_on_a_cpu():
@@ -285,10 +281,8 @@ def test_cuda_agrees_with_the_cpu():
         ({"shape": (1, 9, 8)}, "divisible by 2, found 9 x 8"),
         ({"shape": (1, 8, 8), "multipliers": (1, 2, 2, 2, 2)}, "divisible by 16.*fewer multipl"),
         ({"channels": 6}, "channels: expected a multiple of 4, found 6"),
-        ({"channels": 0}, "channels: expected an integer >= 1"),
         ({"multipliers": ()}, "multipliers: expected integers >= 1"),
         ({"multipliers": (1, 0)}, "multipliers: expected an integer >= 1"),
-        ({"blocks": 1.5}, "blocks: expected an integer >= 1"),
         ({"attention": (3,)}, r"attention: expected resolutions among \[4, 2\], found 3"),
     ],
 )
@@ -299,8 +293,8 @@ def test_bad_sizes(settings, message):
 def test_bad_images():
     net = small()
     refused(r"expected shape \(B, 32\) or \(B, 2, 4, 4\), found", net, torch.zeros(3, 31), 0.1)
-    with pytest.raises(ValueError, match=r"found \(3, 2, 8, 8\): build the network with shape"):
-        net(torch.zeros(3, 2, 8, 8), 0.1)
+    words = r"found \(3, 2, 8, 8\): build the network with shape"
+    refused(words, net, torch.zeros(3, 2, 8, 8), 0.1)
     refused("x: expected shape", net, torch.zeros(32), 0.1)
     refused(r"float64.*net.to", net, torch.zeros(3, 32, dtype=F64), 0.1, error=TypeError)
     refused("uint8", net, torch.zeros(3, 32, dtype=torch.uint8), 0.1, error=TypeError)
