@@ -1,22 +1,25 @@
-"""The generated pages of the book: the claims summary, the ledger, the map of the papers' items.
+"""The generated pages of the book: the claims summary, the papers' items, the ledger, the footer.
 
-Input: a verified :class:`ledger.Report`. Output: MyST Markdown for ``_generated/``.
+Input: a verified :class:`ledger.Report`. Output: MyST Markdown and HTML for ``_generated/``.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import yaml
-from contents import BOOK, BuildError, is_chapter, page_path, toc_pages
-from ledger import PAPERS, VERDICTS, Claim, Report, Row
+from contents import BOOK, ROOT, BuildError, is_chapter, page_path
+from ledger import Claim, Report, Row
 
+from markovscore import __version__
 from markovscore.claims import MIME, format_value
 
 PAPER_NAMES = {
@@ -29,19 +32,35 @@ ROLES = dict.fromkeys(("alg", "def", "lem", "prop", "prp", "thm"), "prf:ref")
 ROLES |= {"eq": "eq", "fig": "numref"}
 KINDS = "Definition|Example|Lemma|Theorem|Proposition|Algorithm|Figure|Table"
 ITEM = re.compile(rf"({KINDS})s? (\d+(?:(?:, | and )\d+)*)")
-STATUSES = {
-    "fail": "fails",
-    "missing": "missing",
-    "not-judged": "not judged",
-    "skipped": "not measured",
-}
+WORDS = {"fail": "fails", "not-measured": "not measured here", "skipped": "not measured here"}
 
 
-def badge(row: Row) -> str:
-    """The verdict of one row as a coloured word; a claim that fails says so instead."""
-    kind = row.claim.verdict if row.status == "pass" else row.status
-    word = STATUSES.get(kind, kind.replace("-", " "))
-    return f'<span class="verdict verdict-{kind}">{word}</span>'
+def badge(kind: str) -> str:
+    """A verdict as a coloured word."""
+    return f'<span class="verdict verdict-{kind}">{word(kind)}</span>'
+
+
+def word(kind: str) -> str:
+    """A verdict as a reader sees it."""
+    return WORDS.get(kind, kind.replace("-", " "))
+
+
+def claim_verdict(row: Row) -> str:
+    """What the book concludes from a claim; of one that does not hold, only that."""
+    return row.claim.verdict if row.status == "pass" else row.status
+
+
+def item_verdict(rows: Sequence[Row]) -> str:
+    """One verdict on an item of a paper, from the paper's claims about it.
+
+    ``shown`` without a claim; ``not-measured`` if none was judged here; else ``reproduced`` if the
+    paper's statement holds in all that were, ``not-reproduced`` if in none, ``partly`` between.
+    """
+    judged = [row for row in rows if row.status not in ("skipped", "not-judged")]
+    holding = sum(claim_verdict(row) == "reproduced" for row in judged)
+    if not judged:
+        return "not-measured" if rows else "shown"
+    return {len(judged): "reproduced", 0: "not-reproduced"}.get(holding, "partly")
 
 
 def table(
@@ -72,49 +91,57 @@ def claim_link(claim: Claim) -> str:
 
 
 def summary(report: Report) -> str:
-    """One sentence and a table, claims by part of the book; for the title page."""
-    verdicts = Counter(row.claim.verdict for row in report.rows)
-    found = [f"{verdicts[v]} {v.replace('-', ' ')}" for v in VERDICTS if verdicts[v]]
+    """Two sentences for the title page: the papers' items by verdict, the claims by outcome."""
+    verdicts = [item_verdict(rows) for _, rows in items_with_claims(report)]
+    items = ", ".join(f"{count} {word(kind)}" for kind, count in Counter(verdicts).items())
     failed = report.count("fail") + report.count("missing")
     text = (
-        f"The ledger declares **{len(report.rows)} claims** ({', '.join(found) or 'none yet'}); "
-        f"in this build ({report.profile} profile) **{report.count('pass')} hold** "
-        f"and **{failed} fail**"
+        f"The book declares **{len(report.rows)} claims**; in this build ({report.profile} profile) "
+        f"**{report.count('pass')} hold** and **{failed} fail**"
     )
     if count := report.count("not-judged"):
-        text += (
-            f"; {count} were recorded and not judged, because this profile's sizes are too small"
-        )
+        text += f"; {count} were recorded and not judged, as this profile's sizes are too small"
     if count := report.count("skipped"):
         needed = sorted({str(row.claim.needs) for row in report.rows if row.status == "skipped"})
         text += f"; {count} could not be measured, for want of optional data ({', '.join(needed)})"
-    declared = Counter(row.claim.chapter for row in report.rows)
-    holding = Counter(row.claim.chapter for row in report.rows if row.status == "pass")
-    rows = [
-        (chapter_link(page), str(declared[page]), str(holding[page]))
-        for page in toc_pages()
-        if declared[page]
-    ]
-    return f"{text}.\n" + (
-        "\n" + table(("Chapter", "Claims", "Hold"), rows, "claims-summary") if rows else ""
+    named = f"Of the {len(verdicts)} numbered items of the two papers: {items}." if verdicts else ""
+    return f"{named}\n{text}.\n"
+
+
+def claims_filter(verdicts: Iterable[str]) -> str:
+    """A box for words and a button for each verdict; book.js shows it and makes it work."""
+    buttons = "".join(
+        f'<button type="button" aria-pressed="false" value="{word(kind)}">{word(kind)}</button>'
+        for kind in sorted(set(verdicts))
+    )
+    return (
+        '<form class="claims-filter" hidden><label>Show rows with '
+        f'<input type="search" placeholder="words"></label> {buttons} '
+        '<output aria-live="polite"></output></form>\n'
     )
 
 
-def ledger(report: Report) -> str:
-    """The whole ledger, one table for each paper, and what is wrong with it, if anything is."""
+def ledger(report: Report, *papers: str) -> str:
+    """The claims about some papers, a table for each, and what is wrong, if anything is."""
     parts = []
     if report.problems:
         listed = "\n".join(f"* `{problem}`" for problem in report.problems)
         parts.append(
             f":::{{admonition}} The ledger is not in order\n:class: error\n{listed}\n:::\n"
         )
-    for paper in PAPERS:
+    for paper in papers:
         rows = [row for row in report.rows if row.claim.paper == paper]
         if rows:
             header = ("Verdict", "Claim", "Value", "Threshold", "Where")
             parts.append(f"## {PAPER_NAMES[paper]}\n")
             parts.append(table(header, map(_ledger_row, rows), "ledger", "15 42 16 13 14"))
     return "\n".join(parts) or "No claim is declared yet.\n"
+
+
+def own_claims(report: Report) -> str:
+    """The filter and the ledger of our own claims."""
+    kinds = {claim_verdict(row) for row in report.rows if row.claim.paper == "ours"}
+    return f"{claims_filter(kinds)}\n{ledger(report, 'ours')}"
 
 
 def _ledger_row(row: Row) -> tuple[str, ...]:
@@ -127,7 +154,7 @@ def _ledger_row(row: Row) -> tuple[str, ...]:
         f"*{claim.item}; measured:* {claim.quantity}. {claim_link(claim)}"
     )
     text += f" *Needs {claim.needs}.*" if claim.needs else ""
-    return badge(row), text, value, threshold(claim), chapter_link(claim.chapter)
+    return badge(claim_verdict(row)), text, value, threshold(claim), chapter_link(claim.chapter)
 
 
 def load_items() -> list[dict[str, Any]]:
@@ -143,25 +170,44 @@ def load_items() -> list[dict[str, Any]]:
     return items
 
 
+def items_with_claims(report: Report) -> list[tuple[dict[str, Any], list[Row]]]:
+    """Each numbered item of the papers, with the claims of its paper that name it."""
+    return [
+        (item, [row for row in report.rows if _is_about(row.claim, item)]) for item in load_items()
+    ]
+
+
+def _is_about(claim: Claim, item: dict[str, Any]) -> bool:
+    return claim.paper == item["paper"] and item["item"] in named_items(claim.item)
+
+
 def paper_items(report: Report) -> str:
-    """The map: every example, lemma, theorem, algorithm, figure and table -> cells and claims."""
-    parts = []
+    """The filter, and a row for each numbered item: verdict, one sentence, the place."""
+    found = items_with_claims(report)
+    kinds = {item_verdict(rows) for _, rows in found}
+    kinds |= {claim_verdict(row) for row in report.rows if row.claim.paper != "ours"}
+    header = ("Item", "Verdict", "What this build found", "Where")
+    parts = [claims_filter(kinds)]
     for paper in ("A", "B"):
-        rows = [_item_row(item, report) for item in load_items() if item["paper"] == paper]
+        rows = [_item_row(item, claims) for item, claims in found if item["paper"] == paper]
         parts.append(f"### {PAPER_NAMES[paper]}\n")
-        header = ("Item", "What it is", "Where it is regenerated")
-        parts.append(table(header, rows, "items", "16 34 50"))
+        parts.append(table(header, rows, "items", "20 14 41 25"))
     return "\n".join(parts)
 
 
-def _item_row(item: dict[str, Any], report: Report) -> tuple[str, ...]:
-    matches = [
-        f"{claim_link(row.claim)} {badge(row)}"
-        for row in report.rows
-        if row.claim.paper == item["paper"] and item["item"] in named_items(row.claim.item)
-    ]
+def _item_row(item: dict[str, Any], rows: Sequence[Row]) -> tuple[str, ...]:
+    verdict = item_verdict(rows)
+    against = ("not-reproduced", "fail", "missing")
+    exceptions = [row for row in rows if claim_verdict(row) in against]
+    sentence = "Derived or shown; it states nothing to measure."
+    if rows:
+        row = (exceptions or rows)[0]
+        expected = "Expected, and not found: " if row.status in ("fail", "missing") else ""
+        sentence = f"{expected}{row.claim.sentence} {claim_link(row.claim)}"
+    if verdict == "partly":
+        sentence += f" *Of {len(rows)} claims {len(exceptions)} go against the paper.*"
     where = "; ".join(_target(name) for name in item["where"]) if "where" in item else item["why"]
-    return item["item"], item["title"], f"{where} {'; '.join(matches)}"
+    return f"**{item['item']}.** {item['title']}", badge(verdict), sentence, where
 
 
 def _target(name: str) -> str:
@@ -175,39 +221,70 @@ def _target(name: str) -> str:
 
 def named_items(text: str) -> set[str]:
     """The items that a claim's ``item`` names: "Examples 3, 4 and 7" is three of them."""
-    found = {"Appendix"} if text.startswith("Appendix") else set()
+    found = {word.capitalize() for word in re.findall(r"^(?:Appendix|abstract)", text)}
     for kind, numbers in ITEM.findall(text):
         found |= {f"{kind} {number}" for number in re.findall(r"\d+", numbers)}
     return found
 
 
 def show_verdicts(notebook: nbformat.NotebookNode, report: Report, page: str) -> None:
-    """Complete the rows of :func:`markovscore.claims.record` with threshold and verdict, in place.
+    """Complete the rows of :func:`markovscore.claims.record` with sentence and verdict, in place.
 
     The chapter itself cannot know them: they are declared in ``book/claims.yml``, once.
     """
     rows = {row.claim.id: row for row in report.rows}
-    ledger_page = "../" * page.count("/") + "reproduction/claims.html"
     for data in (out.get("data", {}) for cell in notebook.cells for out in cell.get("outputs", [])):
         if MIME in data and data[MIME]["id"] in rows:
             row, recorded = rows[data[MIME]["id"]], data[MIME]
-            id, note = html.escape(row.claim.id), html.escape(recorded["note"])
+            claim, note = row.claim, f" {with_mathematics(recorded['note'])}."
+            id = html.escape(claim.id)
+            name = "ours" if claim.paper == "ours" else "claims"
+            address = f"{'../' * page.count('/')}reproduction/{name}.html#{id}"
             data["text/html"] = (
-                f'<div class="claim" id="claim-{id}">{badge(row)} '
-                f"{html.escape(row.claim.quantity)} "
-                f"<strong>{format_value(recorded['value'], recorded['stderr'])}</strong> "
-                f"(expected {threshold(row.claim)})"
-                + (f" <em>{note}</em>" if note else "")
-                + f' <code><a href="{ledger_page}#{id}">{id}</a></code></div>'
+                f'<div class="claim" id="claim-{id}">{badge(claim_verdict(row))} '
+                f"{with_mathematics(claim.sentence)} "
+                f"<strong>{format_value(recorded['value'], recorded['stderr'])}</strong>"
+                "<details><summary>What was measured</summary>"
+                f"{with_mathematics(claim.quantity)}; expected {threshold(claim)}."
+                f'{note if recorded["note"] else ""} <a href="{address}">{id}</a></details></div>'
             )
 
 
+def with_mathematics(text: str) -> str:
+    """Plain text as HTML, in which MathJax sets what stands between dollars."""
+    formula = r'<span class="math notranslate nohighlight">\\(\1\\)</span>'
+    return re.sub(r"\$([^$]+)\$", formula, html.escape(text))
+
+
+def footer(profile: str) -> str:
+    """What build a page is of; ``{home}`` stands for the address of the title page."""
+    commit = "unknown"
+    if (ROOT / ".git").exists():
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10", "--exclude=*"]
+        try:
+            done = subprocess.run([*command, "--dirty=, with local changes"], capture_output=True)
+            commit = done.stdout.decode().strip() or commit
+        except OSError:  # no git here
+            pass
+    return (
+        f"<p>Built on {datetime.now(UTC):%Y-%m-%d} (UTC), {profile} profile. "
+        f"markovscore {__version__}, MIT licence, commit {commit}. "
+        '<a href="{home}#cite">How to cite</a></p>\n'
+    )
+
+
 def write_pages(report: Report, folder: Path) -> None:
-    """Write the three generated pages that prose pages include."""
+    """Write the generated texts that prose pages include, and the footer."""
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {"claims_summary": summary, "claims_ledger": ledger, "paper_items": paper_items}
-    for name, page in pages.items():
-        (folder / f"{name}.md").write_text(page(report), encoding="utf-8")
+    texts = {
+        "claims_summary.md": summary(report),
+        "claims_papers.md": ledger(report, "A", "B"),
+        "claims_ours.md": own_claims(report),
+        "paper_items.md": paper_items(report),
+        "footer.html": footer(report.profile),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def staged(page: str, executed: Path, report: Report) -> tuple[str, str]:

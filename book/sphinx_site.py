@@ -1,4 +1,4 @@
-"""Sphinx extension of the book: pages without the scripts of live code.
+"""Sphinx extension of the book: no scripts of live code, a footer, the search's ranking.
 
 Jupyter Book always loads ``sphinx-thebe``: it declares the same constant twice on each page (an
 error in the browser's console) and points to scripts and a repository on other hosts.
@@ -7,18 +7,25 @@ The book is executed when it is built, so all of it is left out.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
 
+HERE = Path(__file__).resolve().parent
+FOOTER = HERE / "_generated" / "footer.html"
 
-def drop_scripts(
+
+def complete_page(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object
 ) -> None:
-    """Leave thebe's scripts out of the page's header."""
+    """Leave thebe's scripts out of the page's header, and say at its end what build it is of."""
     scripts = context.get("script_files", [])
     context["script_files"] = [script for script in scripts if not _is_thebe(script)]
+    home = context["pathto"]("index")
+    footer = FOOTER.read_text(encoding="utf-8") if FOOTER.is_file() else ""
+    context["theme_extra_footer"] = footer.replace("{home}", "" if home == "#" else home)
 
 
 def _is_thebe(script: Any) -> bool:
@@ -35,6 +42,7 @@ def drop_settings(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the hooks, after everyone else's."""
-    app.connect("html-page-context", drop_scripts, priority=990)
+    app.config.html_search_scorer = str(HERE / "assets" / "search.js")
+    app.connect("html-page-context", complete_page, priority=990)
     app.connect("doctree-resolved", drop_settings, priority=990)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

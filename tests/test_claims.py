@@ -192,8 +192,8 @@ def test_the_ledger_page_gives_the_reason(tmp_path):
     from pages import show_verdicts, summary
 
     report = check(tmp_path, left_out(), declared=[OPTIONAL])
-    text = page(report)
-    assert 'verdict-skipped">not measured<' in text
+    text = page(report, CLAIM.paper)
+    assert 'verdict-skipped">not measured here<' in text
     assert "CIFAR-10 is not here" in text and "*Needs cifar10.*" in text
     assert "**0 fail**; 1 could not be measured" in summary(report)
     assert "(cifar10)" in summary(report)

@@ -116,7 +116,7 @@ def book(tmp_path_factory):
 
 def write_pages(root):
     pages = {"index": "# Home\n\n```{include} /_generated/claims_summary.md\n```\n"}
-    pages["reproduction/claims"] = "# Ledger\n\n```{include} /_generated/claims_ledger.md\n```\n"
+    pages["reproduction/claims"] = "# Ledger\n\n```{include} /_generated/claims_papers.md\n```\n"
     pages |= {f"one/{name}": CHAPTER.format(name=name) for name in NAMES}
     for page, text in pages.items():
         (root / "book" / f"{page}.md").parent.mkdir(exist_ok=True)

@@ -8,6 +8,10 @@ Figures carry their own light background, hence they read the same on a dark pag
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,8 +22,10 @@ try:
     import matplotlib.pyplot as plt
     from cycler import cycler
     from matplotlib.axes import Axes
+    from matplotlib.collections import Collection
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
+    from matplotlib.lines import Line2D
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"markovscore.figures: expected matplotlib, found: {error}; "
@@ -49,10 +55,12 @@ ROLES = {
 DENSITY_CMAP = "viridis"
 DIVERGING_CMAP = "RdBu_r"
 PAGE_WIDTH = 7.2  # inches: the width of the text column
+SCREEN_DPI = 110  # pixels of the page for an inch
+LARGEST_SVG = 400_000  # characters
 
 _STYLE = {
     "figure.figsize": (PAGE_WIDTH, 3.4),
-    "figure.dpi": 110,
+    "figure.dpi": SCREEN_DPI,
     "figure.facecolor": "white",
     "figure.constrained_layout.use": True,
     "savefig.facecolor": "white",
@@ -61,9 +69,9 @@ _STYLE = {
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.labelsize": 11,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "legend.fontsize": 10,
+    "xtick.labelsize": 10.5,  # on a phone PAGE_WIDTH is 350 pixels: 7 of them remain
+    "ytick.labelsize": 10.5,
+    "legend.fontsize": 10.5,
     "legend.frameon": False,
     "axes.facecolor": "white",
     "axes.edgecolor": "#444444",
@@ -89,8 +97,62 @@ def style() -> dict[str, Any]:
 
 
 def use_style() -> None:
-    """Set the book's rcParams for the rest of the session (a chapter's first cell does)."""
+    """Set the book's rcParams for the rest of the session (a chapter's first cell does).
+
+    In a notebook, figures are shown by :func:`svg` from then on.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        formatters = shell.display_formatter.formatters
+        for formatter in formatters.values():
+            formatter.pop(Figure, None)
+        formatters["image/svg+xml"].for_type(Figure, svg)
     mpl.rcParams.update(style())
+
+
+def svg(figure: Figure) -> str:
+    """``figure`` as SVG, cropped: letters are paths, so that it looks the same everywhere.
+
+    What has many points is drawn as pixels, two for one of the page. A file of more than
+    ``LARGEST_SVG`` characters is made smaller: fewer colours in its pixels, then more of the figure
+    as pixels. The same figure gives the same text.
+    """
+    for most in (2000, 100):
+        for artist in figure.findobj():
+            if _points(artist) > most:
+                artist.set_rasterized(True)
+        file = io.StringIO()
+        options: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.03}
+        options |= {"dpi": 2 * SCREEN_DPI, "metadata": {"Date": None}}
+        figure.savefig(file, format="svg", **options)
+        text = file.getvalue()
+        if len(text) > LARGEST_SVG:
+            text = re.sub(r'(?<=image/png;base64,)[^"]+', _fewer_colours, text)
+        if len(text) <= LARGEST_SVG:
+            break
+    points = re.compile(r'(width|height)="([\d.]+)pt"')
+    return points.sub(lambda size: f'{size[1]}="{float(size[2]) * SCREEN_DPI / 72:.0f}"', text, 2)
+
+
+def _fewer_colours(picture: re.Match[str]) -> str:
+    """A PNG in base64 with 128 colours instead of all."""
+    from PIL import Image  # Matplotlib needs it, too
+
+    image = Image.open(io.BytesIO(base64.b64decode(picture[0])))
+    opaque = image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+    file = io.BytesIO()
+    image.convert("RGB" if opaque else "RGBA").quantize(128).save(file, "png", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _points(artist: Any) -> int:
+    """How many points an artist draws: markers of a scatter, or corners of its lines."""
+    if isinstance(artist, Line2D):
+        return len(artist.get_xydata())
+    if isinstance(artist, Collection):
+        corners = sum(len(np.asarray(path.vertices)) for path in artist.get_paths())
+        return max(len(np.asarray(artist.get_offsets())), corners)
+    return 0
 
 
 def panels(
