@@ -96,8 +96,8 @@ def summary(report: Report) -> str:
     items = ", ".join(f"{count} {word(kind)}" for kind, count in Counter(verdicts).items())
     failed = report.count("fail") + report.count("missing")
     text = (
-        f"The book declares **{len(report.rows)} claims**; in this build ({report.profile} profile) "
-        f"**{report.count('pass')} hold** and **{failed} fail**"
+        f"The book declares **{len(report.rows)} claims**; in this build, of the "
+        f"{report.profile} profile, **{report.count('pass')} hold** and **{failed} fail**"
     )
     if count := report.count("not-judged"):
         text += f"; {count} were recorded and not judged, as this profile's sizes are too small"

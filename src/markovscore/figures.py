@@ -148,7 +148,7 @@ def _fewer_colours(picture: re.Match[str]) -> str:
 def _points(artist: Any) -> int:
     """How many points an artist draws: markers of a scatter, or corners of its lines."""
     if isinstance(artist, Line2D):
-        return len(artist.get_xydata())
+        return len(np.asarray(artist.get_xydata()))
     if isinstance(artist, Collection):
         corners = sum(len(np.asarray(path.vertices)) for path in artist.get_paths())
         return max(len(np.asarray(artist.get_offsets())), corners)
