@@ -53,7 +53,7 @@ lint: $(READY) ## ruff over src, tests and the chapters' cells; mypy over src an
 lock: ## resolve pyproject.toml again into requirements.lock
 	@"$(PYTHON)" -m venv _build/lock && _build/lock/bin/python -m pip install --quiet uv
 	@_build/lock/bin/uv pip compile pyproject.toml --quiet --upgrade --python-version 3.11 \
-	  --extra plot --extra images --extra book --extra test --extra bench --extra dev --no-annotate --no-header \
+	  --extra plot --extra images --extra book --extra test --extra browser --extra bench --extra dev --no-annotate --no-header \
 	  --index-strategy unsafe-best-match --output-file _build/lock/requirements.txt
 	@grep -vE '^(nvidia|cuda|--)' _build/lock/requirements.txt | \
 	  sed -E 's/\+cpu//; s/^(triton==[^ ;]*).*/\1 ; sys_platform == "linux"/' > requirements.lock

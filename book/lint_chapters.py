@@ -1,4 +1,4 @@
-"""Ruff and mypy over the cells of every chapter: ``make lint``.
+"""Ruff and mypy over the cells of every chapter, and what a page can hold: ``make lint``.
 
 Each chapter becomes a notebook in a temporary folder, which Ruff reads cell by cell, and a module,
 in which mypy compares what the chapter defines with the types of the package.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import reading
 from contents import ROOT, chapters, page_path
 
 # In a notebook imports may come late, an expression may be shown, and cells need no docstrings.
@@ -32,7 +33,7 @@ WIDE = ["reproduction/differences"]
 
 
 def main() -> int:
-    """Run ``ruff check``, ``ruff format --diff`` and mypy; returns the exit status."""
+    """Run ``ruff check``, ``ruff format --diff``, mypy and ``reading``; returns the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         for chapter in chapters():
             notebook = jupytext.read(page_path(chapter), fmt="md:myst")
@@ -50,7 +51,7 @@ def main() -> int:
             for command in (["check", "--extend-ignore", IGNORED], ["format", "--diff"]):
                 done = subprocess.run([*ruff, *command, *width, f"{name}/"], cwd=folder)
                 status.append(done.returncode)
-        return max(status)
+        return max(*status, reading.main())
 
 
 def check_nouns(folder: Path) -> int:

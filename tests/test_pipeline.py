@@ -34,7 +34,10 @@ kernelspec:
 
 # Chapter {name}
 
+{box}
 ```{{code-cell}} ipython3
+:tags: [hide-input]
+
 from pathlib import Path
 
 from IPython.display import display
@@ -52,17 +55,28 @@ busy = 0
 ```
 
 ```{{code-cell}} ipython3
+:tags: [hide-input]
+
 import time
 
 time.sleep(wait)
 while time.process_time() < busy:
     pass
-record = {{"id": "one.{name}.value", "value": value, "stderr": None, "note": ""}}
-display({{MIME: record, "text/plain": "claim", "text/html": "<p>claim</p>"}}, raw=True)
-skipped = {{"id": "one.{name}.extra", "value": None, "stderr": None, "note": "no such data here"}}
-display({{MIME: skipped, "text/plain": "claim", "text/html": "<p>claim</p>"}}, raw=True)
+
+
+def show(name, value, note):
+    id = "one.{name}." + name
+    record = {{"id": id, "value": value, "stderr": None, "note": note}}
+    html = "<p>claim</p>"
+    data = {{MIME: record, "text/plain": "claim", "text/html": html}}
+    display(data, raw=True)
+
+
+show("value", value, "")
+show("extra", None, "no such data here")
 ```
 """
+BOX = ":::{admonition} At a glance\nA question.\n:::\n"
 CLAIM = {
     "paper": "A",
     "item": "Figure 1",
@@ -116,8 +130,9 @@ def book(tmp_path_factory):
 
 def write_pages(root):
     pages = {"index": "# Home\n\n```{include} /_generated/claims_summary.md\n```\n"}
-    pages["reproduction/claims"] = "# Ledger\n\n```{include} /_generated/claims_papers.md\n```\n"
-    pages |= {f"one/{name}": CHAPTER.format(name=name) for name in NAMES}
+    included = "```{include} /_generated/claims_papers.md\n```\n"
+    pages["reproduction/claims"] = f"# Ledger\n\n{BOX}\n{included}"
+    pages |= {f"one/{name}": CHAPTER.format(name=name, box=BOX) for name in NAMES}
     for page, text in pages.items():
         (root / "book" / f"{page}.md").parent.mkdir(exist_ok=True)
         (root / "book" / f"{page}.md").write_text(text)
@@ -160,8 +175,10 @@ def test_a_build_from_nothing(book):
     assert "2 hold" in (sources / "index.md").read_text()
     assert "one.first.extra" in (sources / "reproduction" / "claims.md").read_text()
     assert not (book.root / ".snakemake").exists()
-    command = [book.python, "book/check_site.py"]
-    assert subprocess.run(command, cwd=book.root).returncode == 0
+    command = [book.python, "book/check_site.py", "--browser", "none"]
+    checked = subprocess.run(command, cwd=book.root, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+    assert "site: one/first: 4 words, 0 minutes, longest cell" in checked.stdout
 
 
 def test_nothing_changed_nothing_runs(book):
@@ -185,6 +202,16 @@ def test_the_package_changed(book):
     book.edit("src/markovscore/claims.py", "What a chapter measured", "What the chapter measured")
     status, output = book.run()
     assert (status, ran(output)) == (0, {"first", "second"}), output
+
+
+def test_a_page_that_breaks_a_rule_is_named(book):
+    """The site is there, as with a claim that fails; the exit status says that it is not right."""
+    book.edit("book/reproduction/claims.md", "At a glance", "In short")
+    status, output = book.run()
+    assert (status != 0, ran(output)) == (True, set()), output
+    assert 'book/reproduction/claims.md:1: expected an opening box "At a glance"' in output
+    assert "In short" in (book.root / "_build/html/reproduction/claims.html").read_text()
+    book.edit("book/reproduction/claims.md", "In short", "At a glance")
 
 
 def test_a_profile_block_concerns_its_chapter(book):
