@@ -22,6 +22,7 @@ import summary
 import yaml
 from conftest import ROOT
 from jupytext.cli import jupytext as jupytext_cli
+from odd_inputs import refused
 from pages import named_items
 
 PAGES = contents.toc_pages()
@@ -29,27 +30,32 @@ CHAPTERS = contents.chapters()
 PROFILES = contents.profile_names()
 
 
+each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
+
+
+def read(chapter):
+    return jupytext.read(contents.page_path(chapter), fmt="md:myst")
+
+
 def cells(chapter, tag):
-    notebook = jupytext.read(contents.page_path(chapter), fmt="md:myst")
-    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+    return [cell for cell in read(chapter).cells if tag in cell.metadata.get("tags", [])]
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@each_chapter
 def test_round_trip(chapter):
     path = contents.page_path(chapter)
     status = jupytext_cli(["--test-strict", "--to", "ipynb", "--quiet", str(path)])
     assert not status, f"{chapter}: not in Jupytext's canonical form"
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@each_chapter
 def test_smoke(chapter, smoke):
     notebook = smoke(chapter)
     declared = [c for c in ledger.load_claims(contents.BOOK / "claims.yml") if c.chapter == chapter]
-    report = ledger.verify({chapter: notebook}, declared, "smoke")
-    assert report.problems == ()
+    assert ledger.verify({chapter: notebook}, declared, "smoke").problems == ()
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@each_chapter
 def test_parameters_are_literals(chapter):
     found = cells(chapter, "parameters")
     assert len(found) <= 1
@@ -58,10 +64,9 @@ def test_parameters_are_literals(chapter):
         ast.literal_eval(node.value)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@each_chapter
 def test_figures_have_caption_name_and_alt_text(chapter):
-    notebook = jupytext.read(contents.page_path(chapter), fmt="md:myst")
-    for cell in notebook.cells:
+    for cell in read(chapter).cells:
         figure = cell.metadata.get("mystnb", {}).get("figure")
         if figure is not None:
             assert figure["name"].startswith("fig-")
@@ -69,7 +74,7 @@ def test_figures_have_caption_name_and_alt_text(chapter):
             assert cell.metadata["mystnb"]["image"]["alt"].strip()
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@each_chapter
 def test_every_picture_is_a_figure(chapter, smoke):
     for cell in nbformat.read(smoke(chapter), as_version=4).cells:
         shown = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
@@ -91,9 +96,8 @@ def test_the_three_profiles_exist():
 
 
 def test_every_page_is_listed():
-    written = {
-        p.relative_to(contents.BOOK).with_suffix("").as_posix() for p in contents.BOOK.rglob("*.md")
-    }
+    paths = (path.relative_to(contents.BOOK) for path in contents.BOOK.rglob("*.md"))
+    written = {path.with_suffix("").as_posix() for path in paths}
     assert written - {"profiles/README"} == set(PAGES)
 
 
@@ -124,16 +128,14 @@ def test_items_are_found_in_a_claim():
     assert named_items("classical (Stein 1981)") == set()
 
 
-def test_a_missing_profile_is_explained():
-    with pytest.raises(
-        contents.BuildError, match=r"expected one of ci, paper, smoke, found 'huge'"
+def test_what_is_not_there_is_explained():
+    (chapter, *_) = [name for name in CHAPTERS if cells(name, "parameters")]
+    for words, call, *arguments in (
+        ("expected one of ci, paper, smoke, found 'huge'", contents.load_profile, "huge"),
+        ("expected one of index.*found 'oism/nowhere'", contents.page_path, "oism/nowhere"),
+        ("nonsense", run_chapter.read_chapter, chapter, {"nonsense": 1}),
     ):
-        contents.load_profile("huge")
-
-
-def test_a_missing_chapter_is_explained():
-    with pytest.raises(contents.BuildError, match=r"expected one of index.*found 'oism/nowhere'"):
-        contents.page_path("oism/nowhere")
+        refused(words, call, *arguments, error=contents.BuildError)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +151,6 @@ def test_the_command_line_explains(arguments, words):
     assert done.returncode != 0
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_an_unknown_parameter_is_explained():
-    (chapter, *_) = [name for name in CHAPTERS if cells(name, "parameters")]
-    with pytest.raises(contents.BuildError, match="nonsense"):
-        run_chapter.read_chapter(chapter, {"nonsense": 1})
 
 
 @pytest.mark.parametrize("profile", ["ci", "paper"])
@@ -188,8 +184,8 @@ def test_sockets_go_where_their_path_is_short_enough(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     assert run_chapter.sockets_parent() == str(short)
     monkeypatch.setattr(run_chapter.os, "access", lambda *_: False)
-    with pytest.raises(contents.BuildError, match=r"TMPDIR: expected .* at most 80 bytes"):
-        run_chapter.sockets_parent()
+    words = "TMPDIR: expected .* at most 80 bytes"
+    refused(words, run_chapter.sockets_parent, error=contents.BuildError)
 
 
 def downloaded(chapter, path):
@@ -198,11 +194,7 @@ def downloaded(chapter, path):
     return notebook
 
 
-def read(chapter):
-    return jupytext.read(contents.page_path(chapter), fmt="md:myst")
-
-
-@pytest.mark.parametrize("chapter", CHAPTERS)
+@each_chapter
 def test_a_download_has_every_file_that_its_chapter_reads(chapter):
     """Found by the syntax tree, not by the pattern that puts them in: every string that is the path
     of a file of the tree, or that leads out of the chapter's folder."""
@@ -215,16 +207,15 @@ def test_a_download_has_every_file_that_its_chapter_reads(chapter):
     named -= {"../measurements/bench_gpu.json"}  # a chapter that looks whether it is there
     notebook = downloaded(chapter, None)
     (first,) = [cell for cell in notebook.cells if cell.get("id") == "book-files"]
-    assert first is next(cell for cell in notebook.cells if cell.cell_type == "code")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert first is code[0]
     written = {}
     if named:
         written = json.loads(first.source.rpartition("write_book_files(")[2][:-1])
     assert {f"../{name}" for name in written} == named
     for name, data in written.items():
         assert zlib.decompress(base64.b85decode(data)) == (folder / ".." / name).read_bytes()
-    assert not [
-        cell for cell in notebook.cells if '"../' in cell.source and cell.cell_type == "code"
-    ]
+    assert not any('"../' in cell.source for cell in code)
 
 
 @pytest.mark.parametrize("chapter", ["reproduction/differences"])
@@ -235,10 +226,6 @@ def test_a_download_runs_alone(chapter, smoke, tmp_path, monkeypatch):
     folder = tmp_path / "downloads"
     folder.mkdir()
     nbformat.write(notebook, folder / "alone.ipynb")
-    papermill.execute_notebook(
-        str(folder / "alone.ipynb"),
-        str(tmp_path / "out.ipynb"),
-        cwd=str(folder),
-        progress_bar=False,
-    )
+    paths = str(folder / "alone.ipynb"), str(tmp_path / "out.ipynb")
+    papermill.execute_notebook(*paths, cwd=str(folder), progress_bar=False)
     assert sorted(path.name for path in folder.iterdir()) == ["alone.ipynb", downloads.FOLDER]

@@ -72,12 +72,11 @@ def training_steps() -> dict[str, float]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     mixture = ms.GaussianMixture(CORNERS, 0.8)
-    report(
-        {
-            "simulation, double well": simulation(ms.DoubleWell(2), 2),
-            "simulation, active swimmer": simulation(ms.ActiveSwimmer(), 2),
-            "simulation, mixture prior": simulation(ms.Langevin(mixture, 2.0), 2),
-            "simulation, logistic prior": simulation(ms.Langevin(ms.Logistic(2), 2.0), 2),
-            "training steps": training_steps(),
-        }
-    )
+    processes = {
+        "double well": ms.DoubleWell(2),
+        "active swimmer": ms.ActiveSwimmer(),
+        "mixture prior": ms.Langevin(mixture, 2.0),
+        "logistic prior": ms.Langevin(ms.Logistic(2), 2.0),
+    }
+    rows = {f"simulation, {name}": simulation(process, 2) for name, process in processes.items()}
+    report(rows | {"training steps": training_steps()})

@@ -35,16 +35,15 @@ def fit() -> dict[str, float]:
             "greedy": lambda: ms.fit_spectral(x, TORUS, 200, TIMES, selection="greedy"),
         }
     )
-    both = [m + a for m, a in zip(seconds["moments"], seconds["assembly"], strict=True)]
+    parts = zip(seconds["moments"], seconds["assembly"], strict=True)
+    seconds["both"] = [m + a for m, a in parts]
     return {
         "seconds: moments": median(seconds["moments"]),
         "seconds: assembly of A_t": median(seconds["assembly"]),
         "seconds: batched Cholesky solve": median(seconds["solve"]),
         "seconds: whole fit (target < 1)": median(seconds["fit"]),
         "seconds: whole fit with greedy selection": median(seconds["greedy"]),
-        "(moments + assembly) / solve (target <= 1)": median(
-            [b / s for b, s in zip(both, seconds["solve"], strict=True)]
-        ),
+        "(moments + assembly) / solve (target <= 1)": ratio(seconds, "both", "solve"),
     }
 
 
@@ -71,19 +70,17 @@ def evaluate() -> dict[str, float]:
 
     expected, found = waves(), score.score_and_divergence(x, 0.1)
     assert torch.allclose(found[0], expected[0], atol=1e-9 * float(expected[0].abs().max()))
-    seconds = paired(
-        {
-            "separable": lambda: score.score_and_divergence(x, 0.1),
-            "complex": lambda: products(*wave_products),
-            "real": lambda: products(*real),
-            "waves": waves,
-        }
-    )
+    candidates = {
+        "separable": lambda: score.score_and_divergence(x, 0.1),
+        "complex": lambda: products(*wave_products),
+        "real": lambda: products(*real),
+        "waves": waves,
+    }
+    seconds = paired(candidates)
+    powers = ratio(seconds, "separable", "complex")
     return {
         "seconds: separable": median(seconds["separable"]),
-        "separable / products of complex powers (target <= 2)": ratio(
-            seconds, "separable", "complex"
-        ),
+        "separable / products of complex powers (target <= 2)": powers,
         "separable / its own, real, products": ratio(seconds, "separable", "real"),
         "every wave / separable (target >= 3)": ratio(seconds, "waves", "separable"),
         "MB, whole process, at 1,000,000 points (target < 1000)": memory(),
@@ -92,10 +89,8 @@ def evaluate() -> dict[str, float]:
 
 def memory() -> float:
     """Peak memory of one evaluation at a million points, in a process of its own."""
-    run = subprocess.run(
-        [sys.executable, __file__, "--memory"], capture_output=True, text=True, check=True
-    )
-    return float(run.stdout)
+    command = [sys.executable, __file__, "--memory"]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def _memory() -> None:
@@ -109,13 +104,11 @@ def likelihood() -> dict[str, float]:
     """Log-likelihood of 4,000 points in 400 evaluations, beside the score's own cost."""
     score = ms.fit_spectral(data(), TORUS, 200, LEVELS)
     x = data(4_000)
-    seconds = paired(
-        {
-            "likelihood": lambda: ms.log_likelihood(score, TORUS, x, steps=200),
-            "score": lambda: [score.score_and_divergence(x, 0.1) for _ in range(400)],
-        },
-        rounds=3,
-    )
+    candidates = {
+        "likelihood": lambda: ms.log_likelihood(score, TORUS, x, steps=200),
+        "score": lambda: [score.score_and_divergence(x, 0.1) for _ in range(400)],
+    }
+    seconds = paired(candidates, rounds=3)
     return {
         "seconds (target < 10)": median(seconds["likelihood"]),
         "likelihood / 400 evaluations of the score": ratio(seconds, "likelihood", "score"),

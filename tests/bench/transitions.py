@@ -1,9 +1,9 @@
 """Local transitions against two matrix exponentials; simulation and regression targets."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from kernels.local_transition import textbook
 from lib.timing import median, paired, ratio, report
 
 import markovscore as ms
@@ -32,15 +32,6 @@ class Random(ms.Diffusion):
         return torch.tensor(0.7, dtype=torch.float64)
 
 
-def textbook(J: torch.Tensor, f: torch.Tensor, h: float) -> Callable[[], Any]:
-    """The augmented and the Van Loan matrices, built once; two calls of ``matrix_exp``."""
-    n, d = f.shape
-    A, V = J.new_zeros(n, d + 1, d + 1), J.new_zeros(n, 2 * d, 2 * d)
-    A[:, :d, :d], A[:, :d, d] = J, f
-    V[:, :d, :d], V[:, :d, d:], V[:, d:, d:] = -J, 0.49 * torch.eye(d).double(), J.mT
-    return lambda: (torch.linalg.matrix_exp(A * h), torch.linalg.matrix_exp(V * h))
-
-
 def transitions() -> dict[str, float]:
     """The moments alone, and the whole call with its checks, drift and Jacobian; h = 0.1."""
     rows, h = {}, 0.1
@@ -63,28 +54,23 @@ def targets(process: Any, weight: str | None) -> dict[str, float]:
     """Milliseconds of one batch: 20 Euler steps, local-DSM's target, path-shift's in 20 steps."""
     y, g = torch.randn(BATCH, 2), torch.Generator().manual_seed(0)
     t = 0.2 + 0.8 * torch.rand(BATCH)
-    s = t - 0.1
-    shift = {"generator": g, "weight": weight}
+    window, shift = (y, t - 0.1, t), {"generator": g, "weight": weight}
     candidates = {
         "simulate": lambda: ms.simulate(process, y, t, 20, g),
-        "local_target": lambda: ms.local_target(process, y, s, t, generator=g),
-        "path_shift_target": lambda: ms.path_shift_target(process, y, s, t, generator=g),
-        f"path_shift_target, weight={weight}": lambda: ms.path_shift_target(
-            process, y, s, t, **shift
-        ),
+        "local_target": lambda: ms.local_target(process, *window, generator=g),
+        "path_shift_target": lambda: ms.path_shift_target(process, *window, generator=g),
     }
+    chosen = f"path_shift_target, weight={weight}"
+    candidates[chosen] = lambda: ms.path_shift_target(process, *window, **shift)
     seconds = paired(candidates, rounds=40)
     return {f"milliseconds: {name}": 1e3 * median(values) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    means = torch.tensor([[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]])
+    means = [[2.0, 2.0], [-2.0, 2.0], [2.0, -2.0], [-2.0, -2.0]]
     langevin = ms.Langevin(ms.GaussianMixture(means, 0.8))
-    report(
-        {
-            "local transition": transitions(),
-            "targets, mixture prior": targets(langevin, "adaptive"),
-            "targets, active swimmer": targets(ms.ActiveSwimmer(), None),
-        }
-    )
+    rows = {"local transition": transitions()}
+    rows["targets, mixture prior"] = targets(langevin, "adaptive")
+    rows["targets, active swimmer"] = targets(ms.ActiveSwimmer(), None)
+    report(rows)
