@@ -36,7 +36,7 @@ def lasting(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
-        with ordinary_tensors(), _on_the_cpu(), _without_autocast():
+        with _outside():
             own: Any = [_ordinary(value) for value in args]
             named: Any = {name: _ordinary(value) for name, value in kwargs.items()}
             return function(*own, **named)
@@ -44,9 +44,18 @@ def lasting(function: Callable[P, R]) -> Callable[P, R]:
     return made
 
 
-def _on_the_cpu() -> AbstractContextManager[Any]:
-    """The default device; entered only where it is another: inside, every operation costs more."""
-    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+def _outside() -> AbstractContextManager[Any]:
+    """Outside all contexts: nothing where there are none, since entering costs 10 us."""
+    away = torch.get_default_device().type != "cpu"
+    autocast = torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+    if not (away or autocast or torch.is_inference_mode_enabled()):
+        return nullcontext()
+    stack = ExitStack()
+    stack.enter_context(ordinary_tensors())
+    if away:  # inside, every operation costs more
+        stack.enter_context(torch.device("cpu"))
+    stack.enter_context(_without_autocast())
+    return stack
 
 
 def _ordinary(value: object) -> object:
