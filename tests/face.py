@@ -175,8 +175,8 @@ def rowwise(rows, d):
             generator=source, diffusion=Noun(p))
         yield call(f"linearised_weight {name}",
             lambda **given: ms.linearised_weight(**given)(SHARE).movedim(0, 1), **window)
-    yield call(f"Euler kernel, {size}", lambda x, t: euler_paths(PathDrift.double_well(), x, None,
-        Steps(3, t), seed=1)[1:], "times_only", x=x, t=t)
+    yield call(f"Euler kernel, {size}", lambda x, window: euler_paths(PathDrift.double_well(), x,
+        None, Steps(3, window), seed=1)[1:], "times_only", x=x, window=t)
     if d < 3:
         solved = ms.fokker_planck(walked[2], ms.Gaussian(d, scale=0.5).log_prob,
             0.3 * OWN.flip(0), [(-5, 5)] * d, cells=40, steps=20)
