@@ -28,8 +28,6 @@ NOUN = re.compile(
 )
 UNKNOWN = re.compile(r'types? "(object|Any \| None)"')
 COLUMNS = 79  # what a page's column holds
-# Not brought to that width yet; the last one takes this list with it.
-WIDE = ["reproduction/differences"]
 
 
 def main() -> int:
@@ -37,7 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for chapter in chapters():
             notebook = jupytext.read(page_path(chapter), fmt="md:myst")
-            path = Path(folder) / ("wide" if chapter in WIDE else "text") / f"{chapter}.ipynb"
+            path = Path(folder, "text", f"{chapter}.ipynb")
             path.parent.mkdir(parents=True, exist_ok=True)
             nbformat.write(notebook, path)
             cells = (cell.source for cell in notebook.cells if cell.cell_type == "code")
@@ -46,11 +44,10 @@ def main() -> int:
         ruff = [sys.executable, "-m", "ruff"]
         shutil.copy(ROOT / "pyproject.toml", folder)  # --config expands what looks like $HOME
         status = [check_nouns(Path(folder))]
-        for name, columns in (("text", COLUMNS), ("wide", 100)):
-            width = ["--line-length", str(columns)]
-            for command in (["check", "--extend-ignore", IGNORED], ["format", "--diff"]):
-                done = subprocess.run([*ruff, *command, *width, f"{name}/"], cwd=folder)
-                status.append(done.returncode)
+        width = ["--line-length", str(COLUMNS)]
+        for command in (["check", "--extend-ignore", IGNORED], ["format", "--diff"]):
+            done = subprocess.run([*ruff, *command, *width, "text/"], cwd=folder)
+            status.append(done.returncode)
         return max(*status, reading.main())
 
 

@@ -7,6 +7,7 @@ The book is executed when it is built, so all of it is left out.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ def complete_page(
     """Leave thebe's scripts out of the page's header, and say at its end what build it is of."""
     scripts = context.get("script_files", [])
     context["script_files"] = [script for script in scripts if not _is_thebe(script)]
+    # Accessible names and roles that say what a reader sees: see axe's rules.
+    wrong = r' (role="(list|doc-biblioentry)"|aria-label="Toggle hidden content")'
+    context["body"] = re.sub(wrong, "", context.get("body", ""))
     home = context["pathto"]("index")
     footer = FOOTER.read_text(encoding="utf-8") if FOOTER.is_file() else ""
     context["theme_extra_footer"] = footer.replace("{home}", "" if home == "#" else home)

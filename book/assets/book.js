@@ -68,7 +68,17 @@ function makeFilter(form) {
   apply();
 }
 
+// The theme's buttons get names that say what they show, its title a landmark.
+function nameControls() {
+  for (const button of document.querySelectorAll(".search-button-field"))
+    button.removeAttribute("aria-label");
+  for (const icon of document.querySelectorAll(".theme-switch"))
+    icon.setAttribute("aria-hidden", "true");
+  document.querySelector("#pst-primary-sidebar")?.setAttribute("role", "complementary");
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  nameControls();
   makeFiguresZoomable();
   document.querySelectorAll("form.claims-filter").forEach(makeFilter);
 });
