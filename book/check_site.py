@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import browser
@@ -107,10 +108,14 @@ def problems(profile: str) -> Iterator[str]:
             path = BUILD / profile / f"{chapter}.ipynb"
             yield f"{chapter}: expected the notebook {path}, found none"
         elif chapter in pages:
-            expected = count_figures(notebooks[chapter])
+            pictures = figure_cells(notebooks[chapter])
             found = sum(tag == "img" and "_images/" in a for tag, a in pages[chapter].loaded)
-            if found < expected:
-                yield f"{chapter}: expected {expected} figures, found {found}"
+            if found < len(pictures):
+                yield f"{chapter}: expected {len(pictures)} figures, found {found}"
+            for before, cell in zip([None, *pictures], pictures, strict=False):
+                if cell is before or "figure" not in cell["metadata"].get("mystnb", {}):
+                    source = "".join(cell["source"]).strip()[:60]
+                    yield f"{chapter}: expected one picture with a caption of the cell {source!r}"
     for row in report["claims"]:
         id, chapter = row["claim"]["id"], row["claim"]["chapter"]
         ledger = LEDGERS.get(row["claim"]["paper"], "reproduction/claims")
@@ -120,18 +125,18 @@ def problems(profile: str) -> Iterator[str]:
             yield f"{chapter}: expected the row of the claim {id}, found none"
 
 
-def count_figures(notebook: Path) -> int:
-    """Outputs of an executed notebook that the page must show as a picture file."""
+def figure_cells(notebook: Path) -> list[dict[str, Any]]:
+    """The cell of each output that the page must show as a picture file."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     hidden = {"remove-output", "remove-cell"}
-    return sum(
-        bool(PICTURES & set(output.get("data", {})))
+    return [
+        cell
         for cell in cells
         if not hidden & set(cell["metadata"].get("tags", ()))
         for output in cell.get("outputs", ())
         # a glued value is shown where it is used
-        if not output.get("metadata", {}).get("scrapbook")
-    )
+        if PICTURES & set(output.get("data", {})) and not output["metadata"].get("scrapbook")
+    ]
 
 
 def show(choice: str) -> tuple[list[str], dict[str, float]]:

@@ -144,7 +144,8 @@ def main() -> int:
     parser.add_argument("--profile", default="ci", help="a file of book/profiles")
     parser.add_argument("--output", type=Path, required=True, help="the executed notebook")
     options = parser.parse_args()
-    os.environ.update(environment(BUILD))
+    inline = "module://matplotlib_inline.backend_inline"  # another one shows no figures
+    os.environ.update(environment(BUILD) | {"MPLBACKEND": inline})
     print(f"  {options.chapter}: running", file=sys.stderr, flush=True)
     took = execute(options.chapter, options.profile, options.output)
     wall, cpu = took["seconds"], took["cpu_seconds"]

@@ -74,16 +74,6 @@ def test_figures_have_caption_name_and_alt_text(chapter):
             assert cell.metadata["mystnb"]["image"]["alt"].strip()
 
 
-@each_chapter
-def test_every_picture_is_a_figure(chapter, smoke):
-    for cell in nbformat.read(smoke(chapter), as_version=4).cells:
-        shown = [out for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
-        glued = [out for out in shown if "scrapbook" in out.metadata]
-        if len(shown) > len(glued) and "remove-output" not in cell.metadata.get("tags", []):
-            assert len(shown) - len(glued) == 1, f"one figure a cell: {cell.source[:80]}"
-            assert "figure" in cell.metadata.get("mystnb", {}), f"no caption: {cell.source[:80]}"
-
-
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profiles_name_chapters_and_parameters_that_exist(profile):
     for chapter, overrides in contents.load_profile(profile).items():

@@ -3,11 +3,13 @@
 import json
 import math
 import re
+import subprocess
 from dataclasses import replace
 
 import contents
 import ledger
 import numpy as np
+import pages
 import pytest
 import torch
 from odd_inputs import refused
@@ -275,3 +277,89 @@ def test_the_command_line_reports_a_missing_ledger(tmp_path, capsys):
     arguments = ["verify", "--claims", str(tmp_path / "no.yml"), "--notebooks", str(tmp_path)]
     assert ledger.main(arguments) == 2
     assert "no.yml" in capsys.readouterr().err
+
+
+def row(status, verdict="reproduced"):
+    return ledger.Row(replace(CLAIM, verdict=verdict), None, status)
+
+
+HOLDS, REFUTED = row("pass"), row("pass", "not-reproduced")
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        ([], "shown"),
+        ([row("skipped"), row("not-judged")], "not-measured"),
+        ([HOLDS, row("skipped")], "reproduced"),
+        ([REFUTED], "not-reproduced"),
+        ([row("fail"), row("missing")], "not-reproduced"),
+        ([row("fail", "not-reproduced")], "not-reproduced"),
+        ([REFUTED, HOLDS], "partly"),
+        ([HOLDS, row("fail")], "partly"),
+    ],
+)
+def test_an_item_has_one_verdict(rows, verdict):
+    assert pages.item_verdict(rows) == verdict
+
+
+def test_the_items_table_names_the_claim_that_decides(monkeypatch):
+    item = {"paper": "A", "item": "Figure 1", "title": "A picture", "where": ["fig-a"]}
+    monkeypatch.setattr(pages, "load_items", lambda: [item, item | {"item": "Figure 2"}])
+    against = replace(CLAIM, id="part.chapter.against", sentence="It does not.")
+    ours = replace(CLAIM, paper="ours", id="part.chapter.ours", verdict="beyond")
+    rows = (HOLDS, replace(REFUTED, claim=replace(against, verdict="not-reproduced")))
+    report = ledger.Report("ci", (*rows, ledger.Row(ours, None, "fail")), ())
+    text = pages.paper_items(report)
+    assert "It does not." in text and "Of 2 claims 1 go against the paper." in text
+    assert "part.chapter.ours" not in text and "{numref}`fig-a`" in text
+    assert "Of the 2 numbered items of the two papers: 1 partly, 1 shown." in pages.summary(report)
+    shown = set(
+        re.findall(r'<span class="verdict [^>]*>([^<]*)<', text + pages.ledger(report, "A"))
+    )
+    buttons = re.findall(r'<button type="button" aria-pressed="false" value="([^"]*)">\1<', text)
+    assert sorted(shown) == buttons, "book.js compares the words of a row and of a button"
+    assert "<form" in text and " hidden>" in text, "without scripts there is no filter"
+
+
+def test_a_box_shows_the_outcome_and_folds_the_rest(tmp_path):
+    import nbformat
+
+    claim = replace(CLAIM, sentence="For $t < 1$ & $s$ it is small.")
+    report = check(tmp_path, stored(0.05, stderr=0.01) | {"note": "a <note>"}, declared=[claim])
+    executed = nbformat.read(tmp_path / "part" / "chapter.ipynb", as_version=4)
+    pages.show_verdicts(executed, report, "part/chapter")
+    shown, folded = executed.cells[1].outputs[0]["data"]["text/html"].split("<details>")
+    assert "reproduced" in shown and "0.05 ± 0.01" in shown
+    assert r'nohighlight">\(t &lt; 1\)</span> &amp; <span' in shown
+    assert not {"relative error", "0.1", claim.id} & set(re.findall(r"[\w. ]+(?=[<;])", shown))
+    for words in ("relative error", "&lt; 0.1", "a &lt;note&gt;", f"claims.html#{claim.id}"):
+        assert words in folded
+
+
+def test_the_footer_names_the_build(tmp_path, monkeypatch):
+    from datetime import UTC, datetime
+
+    from markovscore import __version__
+
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    text = pages.footer("smoke")
+    for words in ("smoke profile", __version__, "MIT licence", "{home}#cite", "commit unknown"):
+        assert words in text
+    assert f"{datetime.now(UTC):%Y-%m}" in text
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    (tmp_path / "file").write_text("one")
+    for command in (["init", "-q"], ["add", "file"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    assert re.search(r"commit [0-9a-f]{10}\.", pages.footer("ci"))
+    (tmp_path / "file").write_text("two")
+    assert re.search(r"commit [0-9a-f]{10}, with local changes\.", pages.footer("ci"))
+
+
+def test_what_did_not_come_out_is_in_the_first_table_of_differences():
+    text = contents.page_path("reproduction/differences").read_text()
+    first = text.split("\n## ")[1]
+    assert first.startswith("What did not come out\n\n| item |")
+    for claim in ledger.load_claims(contents.BOOK / "claims.yml"):
+        if claim.verdict == "not-reproduced" and claim.paper != "ours":
+            assert f"../{claim.chapter}`" in first, claim.id
