@@ -103,6 +103,7 @@ def use_style() -> None:
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
+        plt.switch_backend(mpl.get_backend())  # which sets a formatter of its own, once
         formatters = shell.display_formatter.formatters
         for formatter in formatters.values():
             formatter.pop(Figure, None)
