@@ -115,6 +115,7 @@ def test_items_are_found_in_a_claim():
     assert named_items("Examples 3, 4 and 7") == {"Example 3", "Example 4", "Example 7"}
     assert named_items("Figure 1 (OISM I)") == {"Figure 1"}
     assert named_items("Appendix (linear processes)") == {"Appendix"}
+    assert named_items("abstract (faster training)") == {"Abstract"}
     assert named_items("classical (Stein 1981)") == set()
 
 
