@@ -191,8 +191,8 @@ def others():
         [[0.0, 1.0]], 0.5)(x, t), x=Points(draw(5)), t=When(0.3, 5), diffusion=ou)
     yield call("mixture_1d", lambda x, t, diffusion: ms.mixture_1d(diffusion).log_prob(x, t),
         x=Points(draw(5, 1)), t=When(0.3, 5), diffusion=Noun(ms.OrnsteinUhlenbeck(1)))
-    yield call("Langevin", lambda prior, y: ms.Langevin(prior).drift(y, 0.1), "by_rows",
-        y=Points(draw(5)), prior=Noun(LANGEVIN.prior))
+    yield call("Langevin", lambda prior, x0: ms.simulate(ms.Langevin(prior), x0, 0.5, 4, rng()),
+        x0=Points(draw(5)), prior=Noun(LANGEVIN.prior))
     for prior in (ms.Gaussian(2), LANGEVIN.prior, ms.Logistic(2), ms.UniformTorus(2)):
         name = type(prior).__name__
         yield call(f"{name} density", prior.log_prob, "by_rows", x=Points(draw(5)))
@@ -200,8 +200,8 @@ def others():
             generator=Source(1))
     yield call("drift", partial(processes(2)[0][4].drift, t=0.1), "by_rows", y=Points(draw(5)))
     yield call("law's score", LANGEVIN.prior.score, "by_rows", x=Points(draw(5)))
-    yield call("clock_window", partial(ms.clock_window, t=0.5), diffusion=Noun(LANGEVIN),
-        width=Positive(0.2, bound=True))
+    yield call("clock_window", partial(ms.clock_window, t=0.5 * SHARE[1:]),
+        width=Positive(0.2, bound=True), diffusion=Noun(LANGEVIN))
     yield call("fixed_window", partial(ms.fixed_window, 0.5), width=Positive(0.2, bound=True))
     yield call("stein_check", attribute("z", ms.stein_check), "draws", x0=Points(draw(5)),
         t=Positive(0.5), steps=Count(3), paths=Count(64), generator=Source(2), process=Noun(WELL))
@@ -303,6 +303,8 @@ def others():
         log_prob=ms.Gaussian(1, scale=0.5).log_prob, bounds=[(-6.0, 6.0)]), "draws",
         cells=Count(40, each=True), steps=Count(20), times=Vector(TIMES),
         diffusion=Noun(ms.DoubleWell(1)))
+    yield call("fokker_planck in the plane", attribute("values", ms.fokker_planck, times=[0.5],
+        log_prob=ms.Gaussian(2).log_prob, bounds=[(-7, 7)] * 2, cells=12, steps=4), diffusion=ou)
 # fmt: on
 
 

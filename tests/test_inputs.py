@@ -35,6 +35,12 @@ def _no_warnings():
         yield
 
 
+def test_masked_arrays_without_a_mask_and_objects_are_their_numbers():
+    for given in (np.ma.array(BASE, mask=False), BASE.astype(object)):
+        found = check_points(given, 2)
+        assert found.dtype == F64 and torch.equal(found, T)
+
+
 def test_the_dtype_is_kept_and_lists_have_torchs_default():
     assert check_points(BASE.astype(np.float32), 2).dtype == torch.float32
     assert check_points(BASE.astype(">f4"), 2).dtype == torch.float32

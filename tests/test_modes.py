@@ -125,7 +125,7 @@ def test_a_process_made_in_a_mode_serves_derivatives(mode, name):
 
 
 # They ask for tensors of their own on the default device, and so does what makes something new.
-OPEN = r"path_shift|PathShift|linearised|stein_check|elbo|Euler|train|.*\(\)"
+OPEN = r"path_shift|PathShift|linearised|stein_check|elbo|clock_window|Euler|train|.*\(\)"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,22 @@ def test_what_is_done_with_points_does_not_depend_on_the_default_device(call):
     with torch.device("meta"):
         found = call.run(**call.good())
     assert torch.equal(flat(found), expected)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda y: ms.simulate(PROCESSES["clock"](), y, 0.5, 3, rng()),
+        lambda y: ms.simulate(PROCESSES["clock"](), y, 0.3 * y[:, 0].abs(), 3, rng()),
+        lambda y: ms.fit_additive(y, ms.OrnsteinUhlenbeck(2), 3, [0.1, 1.0]).at(0.5),
+    ],
+    ids=["clock by quadrature", "rows", "coefficients"],
+)
+def test_clocks_and_tables_do_not_depend_on_the_default_device(make):
+    y = points(d=2)
+    expected = make(y)
+    with torch.device("meta"):
+        assert torch.equal(make(y), expected)
 
 
 def test_the_matrix_exponential_first_used_in_inference_mode_has_its_derivative():
