@@ -62,6 +62,8 @@ lock: ## resolve pyproject.toml again into requirements.lock
 clean: ## remove everything that was built; the environment stays
 	@rm -rf _build .pytest_cache .mypy_cache .ruff_cache
 
+# The lock is complete, so nothing is resolved; but where torch is a CUDA build, which pip check finds
+# to lack its parts, they are resolved in a second call. Compiled by all cores: pip would use one.
 $(READY): requirements.lock pyproject.toml $(MOVED)
 	@test -w . || { echo "expected a folder to write .venv in, found $$PWD read-only; use a copy of your own" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -69,11 +71,13 @@ $(READY): requirements.lock pyproject.toml $(MOVED)
 	@echo "environment: installing requirements.lock into .venv"
 	@if command -v uv > /dev/null; then \
 	  test -x $(BIN)/python || uv venv --quiet --python "$(PYTHON)" .venv; \
-	  uv pip install --quiet --python $(BIN)/python -r requirements.lock; \
-	  uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .; \
+	  pip() { uv pip "$$@" --quiet --python $(BIN)/python; }; \
 	else \
 	  "$(PYTHON)" -m venv .venv; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; \
-	fi
+	  pip() { $(BIN)/python -m pip "$$@" --quiet --disable-pip-version-check; }; \
+	fi; \
+	pip install --no-deps --no-compile -r requirements.lock; \
+	pip check > /dev/null 2>&1 || pip install -r requirements.lock; \
+	pip install --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true  # some files are templates
 	@pwd -P > $@

@@ -85,6 +85,11 @@ def test_the_three_profiles_exist():
     assert contents.load_profile("ci") == {}
 
 
+def test_the_chapters_that_are_begun_first_exist():
+    (names,) = re.findall(r'LONGEST = """(.*?)"""', (contents.BOOK / "Snakefile").read_text(), re.S)
+    assert names.split() and set(names.split()) <= set(CHAPTERS)
+
+
 def test_every_page_is_listed():
     paths = (path.relative_to(contents.BOOK) for path in contents.BOOK.rglob("*.md"))
     written = {path.with_suffix("").as_posix() for path in paths}
