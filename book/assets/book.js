@@ -73,7 +73,13 @@ function nameControls() {
   for (const button of document.querySelectorAll(".search-button-field"))
     button.removeAttribute("aria-label");
   for (const icon of document.querySelectorAll(".theme-switch"))
-    icon.setAttribute("aria-hidden", "true");
+    icon.removeAttribute("title");
+  const reach = (event) => { // what scrolls can be reached by keyboard, also once it is unfolded
+    for (const box of event.target.querySelectorAll("pre, .output, mjx-container"))
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  };
+  document.addEventListener("toggle", reach, true);
+  reach({ target: document });
   document.querySelector("#pst-primary-sidebar")?.setAttribute("role", "complementary");
 }
 
