@@ -111,8 +111,8 @@ def summary(report: Report) -> str:
 def claims_filter(verdicts: Iterable[str]) -> str:
     """A box for words and a button for each verdict; book.js shows it and makes it work."""
     buttons = "".join(
-        f'<button type="button" aria-pressed="false" value="{word(kind)}">{word(kind)}</button>'
-        for kind in sorted(set(verdicts))
+        f'<button type="button" aria-pressed="false" value="{name}">{name}</button>'
+        for name in sorted({word(kind) for kind in verdicts})
     )
     return (
         '<form class="claims-filter" hidden><label>Show rows with '
