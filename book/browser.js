@@ -29,17 +29,19 @@ window.book = (() => {
     return id ? (id === element ? `#${id.id}` : `${own} in #${id.id}`) : own;
   }
 
-  // Formulas are set, fonts are there.
+  // Formulas are set, fonts are there, and the page's scripts have seen what is laid out.
   async function settled() {
     if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
     await document.fonts.ready;
+    for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
   }
 
   // Folded text counts as well: everything is opened but the code that a reader has to ask for.
-  function unfold() {
+  async function unfold() {
     for (const e of article.querySelectorAll("details")) e.open = true;
     for (const e of article.querySelectorAll(".toggle-hidden"))
       e.classList.remove("toggle-hidden");
+    await settled();
   }
 
   function ink(math) {
@@ -183,12 +185,14 @@ window.book = (() => {
   }
 
   // What makes axe slow and tells it nothing: the glyphs of formulas (hidden from it), and code
-  // in a colour that it has seen before. The page is measured before, not after.
+  // in a colour that it has seen before. A box keeps its longest line, so that it scrolls if it did.
   function thin() {
     for (const math of article.querySelectorAll("mjx-math")) math.replaceChildren();
     const seen = new Set();
     for (const pre of article.querySelectorAll("pre")) {
       const place = pre.closest(".cell_output, .cell_input")?.classList ?? "";
+      const lines = pre.textContent.split("\n");
+      const longest = lines.reduce((a, b) => (b.length > a.length ? b : a), "");
       for (const token of pre.querySelectorAll("span")) {
         const kind = `${place} ${token.className}`;
         if (seen.has(kind) && !token.childElementCount) token.replaceWith(...token.childNodes);
@@ -196,7 +200,8 @@ window.book = (() => {
       }
       pre.normalize();
       for (const node of pre.childNodes)
-        if (node.nodeType === Node.TEXT_NODE) node.data = node.data.trim().slice(0, 20);
+        if (node.nodeType === Node.TEXT_NODE) node.data = `${node.data.trim().slice(0, 20)}\n`;
+      pre.append(longest);
     }
   }
 

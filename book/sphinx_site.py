@@ -47,6 +47,7 @@ def drop_settings(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the hooks, after everyone else's."""
     app.config.html_search_scorer = str(HERE / "assets" / "search.js")
+    app.config.templates_path.append(str(HERE / "assets"))  # theme-switcher.html
     app.connect("html-page-context", complete_page, priority=990)
     app.connect("doctree-resolved", drop_settings, priority=990)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,6 +17,7 @@ import ledger
 import nbformat
 import papermill
 import pytest
+import reading
 import run_chapter
 import summary
 import yaml
@@ -78,6 +79,17 @@ def test_figures_have_caption_name_and_alt_text(chapter):
 def test_profiles_name_chapters_and_parameters_that_exist(profile):
     for chapter, overrides in contents.load_profile(profile).items():
         run_chapter.read_chapter(chapter, overrides)
+
+
+def test_the_cell_of_a_profile_is_folded(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, "ab")))
+    notebook.cells[1].metadata = {"tags": ["injected-parameters"], "papermill": {}}
+    nbformat.write(notebook, tmp_path / "x.ipynb")
+    run_chapter._normalise(tmp_path / "x.ipynb", {"seconds": 1.0})
+    first, second = nbformat.read(tmp_path / "x.ipynb", as_version=4).cells
+    assert first.metadata == {}
+    assert set(second.metadata.tags) & reading.FOLDED
+    assert set(second.metadata) == {"tags"}
 
 
 def test_the_three_profiles_exist():

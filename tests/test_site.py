@@ -29,6 +29,7 @@ IMAGE = '<img src="{}" style="width: 100%" alt="{}">'
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="518pt" height="99pt" viewBox="0 0 518 99">
 <g id="text_1"><!-- one --><g transform="translate(9 9) rotate(-90) scale({scale} -{scale})">
 <use transform="translate(0 1) scale(0.7)"/></g></g></svg>"""
+KINDS = "\n".join(f'<span class="k{i}">name_{i}</span> = 1' for i in range(40))
 # The pages of a site: what each shows, and what the browser must say of it.
 PAGES = {
     "sound": (
@@ -56,8 +57,13 @@ PAGES = {
     ),
     "code": (
         CODE.format(f"short = 1\nlong = {'1 + ' * 80}1"),
-        [r"at 1400 px expected code lines of at most 1400 px, found \d{4} px \(328 characters\)"],
+        [
+            r"at 1400 px expected code lines of at most 1400 px, found \d{4} px \(328 characters\)",
+            "at 1400 px, light expected .*found scrollable-region-focusable: pre",
+            "at 390 px, light expected .*found scrollable-region-focusable: pre",
+        ],
     ),
+    "kinds": (CODE.format(KINDS), []),
     "sideways": (
         '<div id="wide" style="width: 500px">wide</div>',
         [r"at 390 px expected a page no wider than 390 px, found 110 px more: #wide"],

@@ -72,14 +72,12 @@ function makeFilter(form) {
 function nameControls() {
   for (const button of document.querySelectorAll(".search-button-field"))
     button.removeAttribute("aria-label");
-  for (const icon of document.querySelectorAll(".theme-switch"))
-    icon.removeAttribute("title");
-  const reach = (event) => { // what scrolls can be reached by keyboard, also once it is unfolded
-    for (const box of event.target.querySelectorAll("pre, .output, mjx-container"))
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-  };
-  document.addEventListener("toggle", reach, true);
-  reach({ target: document });
+  // What scrolls can be reached by keyboard, also once it is unfolded (MathJax sees to formulas).
+  const reach = new ResizeObserver((entries) => {
+    for (const { target } of entries)
+      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+  });
+  for (const box of document.querySelectorAll("pre, .output")) reach.observe(box);
   document.querySelector("#pst-primary-sidebar")?.setAttribute("role", "complementary");
 }
 
