@@ -129,7 +129,8 @@ def book(tmp_path_factory):
 
 
 def write_pages(root):
-    pages = {"index": "# Home\n\n```{include} /_generated/claims_summary.md\n```\n"}
+    home = "# Home\n\n```{include} /_generated/claims_summary.md\n```\n"
+    pages = {"index": home + "\n(cite)=\n## How to cite\n\nThe footer's link ends here.\n"}
     included = "```{include} /_generated/claims_papers.md\n```\n"
     pages["reproduction/claims"] = f"# Ledger\n\n{BOX}\n{included}"
     pages |= {f"one/{name}": CHAPTER.format(name=name, box=BOX) for name in NAMES}
