@@ -186,7 +186,9 @@ window.book = (() => {
 
   // What makes axe slow and tells it nothing: the glyphs of formulas (hidden from it), and code
   // in a colour that it has seen before. A box keeps its longest line, so that it scrolls if it did.
+  // Colours are asked for where they end, not on the way there.
   function thin() {
+    for (const motion of document.getAnimations()) motion.cancel();
     for (const math of article.querySelectorAll("mjx-math")) math.replaceChildren();
     const seen = new Set();
     for (const pre of article.querySelectorAll("pre")) {
