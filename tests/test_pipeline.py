@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -184,12 +183,10 @@ def test_a_build_from_nothing(book):
 
 def test_nothing_changed_nothing_runs(book):
     before = (book.root / "_build" / "html" / "index.html").stat().st_mtime_ns
-    start = time.perf_counter()
     status, output = book.run()
     assert status == 0, output
     assert ran(output) == set()
     assert (book.root / "_build" / "html" / "index.html").stat().st_mtime_ns == before
-    assert time.perf_counter() - start < 30
 
 
 def test_one_chapter_changed(book):
