@@ -35,7 +35,7 @@ from .modes import full_precision
 
 
 class _Elementwise:
-    """``A z`` is ``value * z``: what numbers and diagonals share."""
+    """``A z`` is ``value * z``: numbers and diagonals; the methods are those of :class:`Dense`."""
 
     is_diagonal: ClassVar[bool] = True
 
@@ -177,16 +177,20 @@ class Dense:
 
     @property
     def T(self) -> "Dense":
+        """``A^T``."""
         return Dense(self.value.mT)
 
     @full_precision
     def gram(self) -> "Dense":
+        """``A A^T``."""
         return Dense(self.value @ self.value.mT)
 
     def times(self, factor: Tensor) -> "Dense":
+        """``factor A`` for a factor 0-dim or ``(B, 1)``."""
         return Dense(self.value * factor[..., None])
 
     def whitened(self, z: Tensor) -> Tensor | None:
+        """``(A A^T)^{-1} A z``, or None where ``A A^T`` has no inverse."""
         factor, silent = self.gram().cholesky()
         if bool(silent.any()):
             return None
@@ -195,28 +199,35 @@ class Dense:
         return torch.linalg.solve_triangular(factor.value.mT, half, upper=True).squeeze(-1)
 
     def add_to(self, y: Tensor, z: Tensor, size: float) -> Tensor:
+        """``y + size A z``, written into ``y``."""
         if self.value.ndim == 2 and self.value.shape[1] == 1:
             return y.addcmul_(z, self.value.mT, value=size)
         return y.add_(self @ z, alpha=size)
 
     def cholesky(self) -> tuple["Dense", Tensor]:
+        """``L`` with ``L L^T = A``, and where ``A`` is not positive definite."""
         d = self.value.shape[-1]
         factor, silent = first_silent(self.value.reshape(-1, d, d))
         return Dense(factor), silent
 
     def trace(self, d: int) -> Tensor:
+        """The trace, 0-dim or ``(B,)``."""
         return self.value.diagonal(dim1=-2, dim2=-1).sum(-1)
 
     def row_norm(self) -> Tensor:
+        """The largest sum of absolute values of a row, 0-dim or ``(B,)``."""
         return self.value.abs().sum(-1).amax(-1)
 
     def columns(self, d: int) -> int:
+        """``m``, if the points have dimension ``d``."""
         return self.value.shape[-1]
 
     def matrix(self, d: int) -> Tensor:
+        """``A`` as ``(d, m)`` or ``(B, d, m)``."""
         return self.value
 
     def first(self, rows: int) -> "Dense":
+        """The maps of the first rows of the batch."""
         return self if self.value.ndim == 2 else Dense(self.value[:rows])
 
 
