@@ -17,7 +17,7 @@ from typing import Any
 import nbformat
 import yaml
 from contents import BOOK, ROOT, BuildError, is_chapter, page_path
-from ledger import Claim, Report, Row
+from ledger import FAILS, HOLDS, Claim, Report, Row
 
 from markovscore import __version__
 from markovscore.claims import MIME, format_value
@@ -31,36 +31,42 @@ SYMBOLS = {"<": "&lt;", "<=": "≤", ">": "&gt;", ">=": "≥"}
 ROLES = dict.fromkeys(("alg", "def", "lem", "prop", "prp", "thm"), "prf:ref")
 ROLES |= {"eq": "eq", "fig": "numref"}
 KINDS = "Definition|Example|Lemma|Theorem|Proposition|Algorithm|Figure|Table"
+AGAINST = (FAILS, "defective", "missing")
 ITEM = re.compile(rf"({KINDS})s? (\d+(?:(?:, | and )\d+)*)")
-WORDS = {"fail": "fails", "not-measured": "not measured here", "skipped": "not measured here"}
+WORDS = {  # an outcome as a reader sees it, by the kind of the claim
+    "paper": {HOLDS: "holds", FAILS: "does not hold"},
+    "aim": {HOLDS: "met", FAILS: "missed"},
+    "check": {HOLDS: "checked", FAILS: "fails"},
+}
 
 
-def badge(kind: str) -> str:
+def badge(word: str) -> str:
     """A verdict as a coloured word."""
-    return f'<span class="verdict verdict-{kind}">{word(kind)}</span>'
-
-
-def word(kind: str) -> str:
-    """A verdict as a reader sees it."""
-    return WORDS.get(kind, kind.replace("-", " "))
+    return f'<span class="verdict verdict-{word.replace(" ", "-")}">{word}</span>'
 
 
 def claim_verdict(row: Row) -> str:
-    """What the book concludes from a claim; of one that does not hold, only that."""
-    return row.claim.verdict if row.status == "pass" else row.status
+    """The outcome of a claim, in the word of its kind."""
+    words = WORDS[row.claim.kind] | {"skipped": "not measured here"}
+    return words.get(row.outcome, row.outcome)
 
 
 def item_verdict(rows: Sequence[Row]) -> str:
-    """One verdict on an item of a paper, from the paper's claims about it.
+    """One verdict on an item of a paper, from the claims about it.
 
-    ``shown`` without a claim; ``not-measured`` if none was judged here; else ``reproduced`` if the
-    paper's statement holds in all that were, ``not-reproduced`` if in none, ``partly`` between.
+    The paper's statements decide: all that were judged hold (``reproduced``), none
+    (``not reproduced``) or some (``partly``). An item without one is ``checked`` if identities were
+    checked, ``shown`` if the book only derives or draws it; a check that fails says so.
     """
-    judged = [row for row in rows if row.status not in ("skipped", "not-judged")]
-    holding = sum(claim_verdict(row) == "reproduced" for row in judged)
-    if not judged:
-        return "not-measured" if rows else "shown"
-    return {len(judged): "reproduced", 0: "not-reproduced"}.get(holding, "partly")
+    judged = [row for row in rows if row.outcome not in ("skipped", "not judged")]
+    if any(row.claim.kind == "check" and row.outcome != HOLDS for row in judged):
+        return "fails"
+    stated = [row.outcome == HOLDS for row in judged if row.claim.kind == "paper"]
+    if stated:
+        return {len(stated): "reproduced", 0: "not reproduced"}.get(sum(stated), "partly")
+    if any(row.claim.kind == "paper" for row in rows) or (rows and not judged):
+        return "not measured here"
+    return "checked" if rows else "shown"
 
 
 def table(
@@ -91,28 +97,31 @@ def claim_link(claim: Claim) -> str:
 
 
 def summary(report: Report) -> str:
-    """Two sentences for the title page: the papers' items by verdict, the claims by outcome."""
+    """Three sentences for the title page: the papers' items by verdict, the claims by kind."""
     verdicts = [item_verdict(rows) for _, rows in items_with_claims(report)]
-    items = ", ".join(f"{count} {word(kind)}" for kind, count in Counter(verdicts).items())
-    failed = report.count("fail") + report.count("missing")
-    text = (
-        f"The book declares **{len(report.rows)} claims**; in this build, of the "
-        f"{report.profile} profile, **{report.count('pass')} hold** and **{failed} fail**"
-    )
-    if count := report.count("not-judged"):
-        text += f"; {count} were recorded and not judged, as this profile's sizes are too small"
-    if count := report.count("skipped"):
-        needed = sorted({str(row.claim.needs) for row in report.rows if row.status == "skipped"})
-        text += f"; {count} could not be measured, for want of optional data ({', '.join(needed)})"
+    items = ", ".join(f"{count} {word}" for word, count in Counter(verdicts).items())
     named = f"Of the {len(verdicts)} numbered items of the two papers: {items}." if verdicts else ""
-    return f"{named}\n{text}.\n"
+    names = {"paper": "statements of the papers", "aim": "aims of our own", "check": "checks"}
+    counted = []
+    for kind, name in names.items():
+        words = Counter(claim_verdict(row) for row in report.rows if row.claim.kind == kind)
+        if words:
+            found = ", ".join(f"{count} {word}" for word, count in words.most_common())
+            counted.append(f"{words.total()} {name} ({found})")
+    text = f"In this build, of the {report.profile} profile, it measures {'; '.join(counted)}."
+    if report.count("not judged"):
+        text += " Nothing was judged, as this profile's sizes are too small."
+    if report.count("skipped"):
+        needed = sorted({str(row.claim.needs) for row in report.rows if row.outcome == "skipped"})
+        text += f" What is not measured lacks optional data ({', '.join(needed)})."
+    return f"{named}\n{text}\n"
 
 
 def claims_filter(verdicts: Iterable[str]) -> str:
     """A box for words and a button for each verdict; book.js shows it and makes it work."""
     buttons = "".join(
         f'<button type="button" aria-pressed="false" value="{name}">{name}</button>'
-        for name in sorted({word(kind) for kind in verdicts})
+        for name in sorted(set(verdicts))
     )
     return (
         '<form class="claims-filter" hidden><label>Show rows with '
@@ -121,37 +130,80 @@ def claims_filter(verdicts: Iterable[str]) -> str:
     )
 
 
-def ledger(report: Report, *papers: str) -> str:
-    """The claims about some papers, a table for each, and what is wrong, if anything is."""
+def order(report: Report) -> str:
+    """What is wrong with the ledger, and what turned out better than it last saw."""
+    boxes = (
+        ("The ledger is not in order", "error", report.problems),
+        ("Better than the ledger last saw", "warning", report.better),
+    )
+    return "\n".join(
+        f":::{{admonition}} {title}\n:class: {name}\n"
+        + "\n".join(f"* `{line}`" for line in lines)
+        + "\n:::\n"
+        for title, name, lines in boxes
+        if lines
+    )
+
+
+def ledger(report: Report, kind: str, *papers: str) -> str:
+    """The claims of one kind about some papers, a table for each paper."""
     parts = []
-    if report.problems:
-        listed = "\n".join(f"* `{problem}`" for problem in report.problems)
-        parts.append(
-            f":::{{admonition}} The ledger is not in order\n:class: error\n{listed}\n:::\n"
-        )
+    header = ("Verdict", "Claim", "Value", "Threshold", "Where")
     for paper in papers:
-        rows = [row for row in report.rows if row.claim.paper == paper]
-        if rows:
-            header = ("Verdict", "Claim", "Value", "Threshold", "Where")
-            parts.append(f"## {PAPER_NAMES[paper]}\n")
-            parts.append(table(header, map(_ledger_row, rows), "ledger", "15 42 16 13 14"))
-    return "\n".join(parts) or "No claim is declared yet.\n"
+        found = [r for r in report.rows if (r.claim.kind, r.claim.paper) == (kind, paper)]
+        if found:
+            parts.append(f"### {PAPER_NAMES[paper]}\n" if len(papers) > 1 else "")
+            parts.append(table(header, map(_ledger_row, found), "ledger", "15 42 16 13 14"))
+    return "\n".join(parts) or "No such claim is declared.\n"
+
+
+def papers_claims(report: Report) -> str:
+    """What is out of order, and the papers' own statements."""
+    return f"{order(report)}\n{ledger(report, 'paper', 'A', 'B')}"
 
 
 def own_claims(report: Report) -> str:
-    """The filter and the ledger of our own claims."""
-    kinds = {claim_verdict(row) for row in report.rows if row.claim.paper == "ours"}
-    return f"{claims_filter(kinds)}\n{ledger(report, 'ours')}"
+    """The filter and our own aims and checks."""
+    words = {claim_verdict(row) for row in report.rows if row.claim.paper == "ours"}
+    aims, checks = (ledger(report, kind, "ours") for kind in ("aim", "check"))
+    return f"{claims_filter(words)}\n## Aims\n\n{aims}\n## Checks\n\n{checks}"
+
+
+def evidence(report: Report) -> str:
+    """Beside each statement of a paper: its control, its repetitions, its numerical constants."""
+    header = ("Claim", "Value", "Control", "Repetitions", "Constants a tenth, ten times")
+    rows = [_evidence_row(row) for row in report.rows if row.claim.kind == "paper"]
+    return table(header, rows, "evidence", "24 20 22 12 22") if rows else "None is declared.\n"
+
+
+def _evidence_row(row: Row) -> tuple[str, ...]:
+    claim, record = row.claim, row.record
+    if record is None or record.value is None:
+        return claim_link(claim), "not measured here", str(claim.control), str(claim.seeds), ""
+    value = f"{format_value(record.value, record.stderr)}; expected {threshold(claim)}"
+    return claim_link(claim), value, *_evidence(row)
+
+
+def _evidence(row: Row) -> tuple[str, str, str]:
+    """Control, repetitions and constants of a measured claim, as words."""
+    claim, record = row.claim, row.record
+    assert record is not None
+    varied = "; ".join(
+        f"{name}: {', '.join(format_value(value) for value in values)}"
+        for name, values in record.constants.items()
+    )
+    return f"{claim.control}: {format_value(record.control)}", str(claim.seeds), varied or "none"
 
 
 def _ledger_row(row: Row) -> tuple[str, ...]:
     claim, record = row.claim, row.record
     value = format_value(record.value, record.stderr) if record else "not recorded"
-    if row.status == "skipped" and record:
+    if row.outcome == "skipped" and record:
         value = record.note
+    source = f" ({claim.source})" if claim.source else ""
     text = (
         f'<span id="{html.escape(claim.id)}"></span>{claim.sentence} '
-        f"*{claim.item}; measured:* {claim.quantity}. {claim_link(claim)}"
+        f"*{claim.item}{source}; measured:* {claim.quantity}. {claim_link(claim)}"
     )
     text += f" *Needs {claim.needs}.*" if claim.needs else ""
     return badge(claim_verdict(row)), text, value, threshold(claim), chapter_link(claim.chapter)
@@ -184,10 +236,10 @@ def _is_about(claim: Claim, item: dict[str, Any]) -> bool:
 def paper_items(report: Report) -> str:
     """The filter, and a row for each numbered item: verdict, one sentence, the place."""
     found = items_with_claims(report)
-    kinds = {item_verdict(rows) for _, rows in found}
-    kinds |= {claim_verdict(row) for row in report.rows if row.claim.paper != "ours"}
+    words = {item_verdict(rows) for _, rows in found}
+    words |= {claim_verdict(row) for row in report.rows if row.claim.paper != "ours"}
     header = ("Item", "Verdict", "What this build found", "Where")
-    parts = [claims_filter(kinds)]
+    parts = [claims_filter(words)]
     for paper in ("A", "B"):
         rows = [_item_row(item, claims) for item, claims in found if item["paper"] == paper]
         parts.append(f"### {PAPER_NAMES[paper]}\n")
@@ -197,15 +249,15 @@ def paper_items(report: Report) -> str:
 
 def _item_row(item: dict[str, Any], rows: Sequence[Row]) -> tuple[str, ...]:
     verdict = item_verdict(rows)
-    against = ("not-reproduced", "fail", "missing")
-    exceptions = [row for row in rows if claim_verdict(row) in against]
+    ranked = sorted(rows, key=lambda row: (row.outcome not in AGAINST, row.claim.kind != "paper"))
     sentence = "Derived or shown; it states nothing to measure."
-    if rows:
-        row = (exceptions or rows)[0]
-        expected = "Expected, and not found: " if row.status in ("fail", "missing") else ""
+    if ranked:
+        row = ranked[0]
+        expected = "Stated, and not found: " if row.outcome in AGAINST else ""
         sentence = f"{expected}{row.claim.sentence} {claim_link(row.claim)}"
     if verdict == "partly":
-        sentence += f" *Of {len(rows)} claims {len(exceptions)} go against the paper.*"
+        stated = [row.outcome in AGAINST for row in rows if row.claim.kind == "paper"]
+        sentence += f" *Of {len(stated)} statements {sum(stated)} did not come out.*"
     where = "; ".join(_target(name) for name in item["where"]) if "where" in item else item["why"]
     return f"**{item['item']}.** {item['title']}", badge(verdict), sentence, where
 
@@ -237,6 +289,11 @@ def show_verdicts(notebook: nbformat.NotebookNode, report: Report, page: str) ->
         if MIME in data and data[MIME]["id"] in rows:
             row, recorded = rows[data[MIME]["id"]], data[MIME]
             claim, note = row.claim, f" {with_mathematics(recorded['note'])}."
+            note = note if recorded["note"] else ""
+            if claim.kind == "paper" and recorded["value"] is not None:
+                words = ("Control: ", " Repetitions: ", " Constants a tenth, ten times: ")
+                parts = zip(words, _evidence(row), strict=True)
+                note += "".join(f" {word}{with_mathematics(part)}." for word, part in parts)
             id = html.escape(claim.id)
             name = "ours" if claim.paper == "ours" else "claims"
             address = f"{'../' * page.count('/')}reproduction/{name}.html#{id}"
@@ -246,7 +303,7 @@ def show_verdicts(notebook: nbformat.NotebookNode, report: Report, page: str) ->
                 f"<strong>{format_value(recorded['value'], recorded['stderr'])}</strong>"
                 "<details><summary>What was measured</summary>"
                 f"{with_mathematics(claim.quantity)}; expected {threshold(claim)}."
-                f'{note if recorded["note"] else ""} <a href="{address}">{id}</a></details></div>'
+                f'{note} <a href="{address}">{id}</a></details></div>'
             )
 
 
@@ -278,7 +335,9 @@ def write_pages(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "claims_summary.md": summary(report),
-        "claims_papers.md": ledger(report, "A", "B"),
+        "claims_papers.md": papers_claims(report),
+        "claims_checks.md": ledger(report, "check", "A", "B"),
+        "claims_evidence.md": evidence(report),
         "claims_ours.md": own_claims(report),
         "paper_items.md": paper_items(report),
         "footer.html": footer(report.profile),

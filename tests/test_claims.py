@@ -18,6 +18,7 @@ from markovscore import claims
 
 CLAIM = ledger.Claim(
     id="part.chapter.error",
+    kind="check",
     paper="A",
     item="Figure 1",
     sentence="The error is small.",
@@ -25,8 +26,10 @@ CLAIM = ledger.Claim(
     comparison="<",
     threshold=0.1,
     chapter="part/chapter",
-    verdict="reproduced",
 )
+AIM = replace(CLAIM, kind="aim", paper="ours", seeds=3, last="holds")
+EXACT = replace(AIM, seeds="exact")
+PAPER = replace(AIM, kind="paper", paper="A", source="caption", control="zero", constants=("eps",))
 
 
 def notebook(path, *records):
@@ -42,8 +45,14 @@ def notebook(path, *records):
     return path
 
 
-def stored(value, id=CLAIM.id, stderr=None):
-    return {"id": id, "value": value, "stderr": stderr, "note": ""}
+def stored(value, id=CLAIM.id, stderr=None, **evidence):
+    return {"id": id, "value": value, "stderr": stderr, "note": "", **evidence}
+
+
+def measured(value, stderr=0.01, control=0.4, constants=(0.06, 0.04), seeds=3):
+    """A record with all that a claim of a paper has to show."""
+    evidence = {"control": control, "seeds": seeds, "constants": {"eps": list(constants)}}
+    return stored(value, stderr=stderr, **evidence)
 
 
 def check(tmp_path, *records, chapter="part/chapter", profile="ci", declared=(CLAIM,)):
@@ -83,9 +92,21 @@ def test_record_stores_plain_numbers(shown, value):
     assert "&lt;why&gt;" in bundle["text/html"]
 
 
+def test_record_stores_the_evidence(shown):
+    evidence = {"control": torch.tensor(1.0), "seeds": 3, "constants": {"eps": (np.float32(1), 2)}}
+    claims.record("a.b", 0.25, 0.5, **evidence)
+    plain = {"control": 1.0, "seeds": 3, "constants": {"eps": [1.0, 2.0]}}
+    assert shown[0][claims.MIME] == stored(0.25, "a.b", 0.5, **plain)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"id": "a.b", "value": 1.0, "control": math.nan}, "control"),
+        ({"id": "a.b", "value": 1.0, "seeds": 0}, "positive integer"),
+        ({"id": "a.b", "value": 1.0, "seeds": True}, "positive integer"),
+        ({"id": "a.b", "value": 1.0, "constants": {"eps": 2.0}}, "eps.*two numbers"),
+        ({"id": "a.b", "value": 1.0, "constants": {"eps": (1.0, math.inf)}}, "another eps"),
         ({"id": "a.b", "value": math.nan}, "finite"),
         ({"id": "a.b", "value": -math.inf}, "finite"),
         ({"id": "a.b", "value": 1.0, "stderr": math.nan}, "stderr"),
@@ -127,38 +148,82 @@ def left_out(id=CLAIM.id):
 
 # What a chapter records, the claim's state, what else differs from one claim in its own chapter in
 # the ci profile, and the words of the one problem (none: there is no problem).
-VERDICTS = [
-    ([stored(0.05, stderr=0.01)], "pass", {}, None),
-    ([stored(0.2, stderr=0.03)], "fail", {}, "relative error < 0.1, found 0.2 ± 0.03"),
-    ([stored(0.2)], "fail", {"declared": [replace(CLAIM, verdict="not-reproduced")]}, ""),
+OUTCOMES = [
+    ([stored(0.05, stderr=0.01)], "holds", {}, None),
+    ([stored(0.2, stderr=0.03)], "does not hold", {}, "error < 0.1 by 2 .*, found 0.2 ± 0.03"),
+    ([stored(0.09, stderr=0.006)], "does not hold", {}, "mend the cause"),
+    ([stored(0.2)], "does not hold", {}, "relative error < 0.1, found 0.2 in"),
     ([], "missing", {}, "never recorded"),
-    ([stored(0.05), stored(1.0, id=OTHER)], "pass", {}, f"{OTHER}.*not declared"),
-    ([stored(0.05), stored(0.04)], "fail", {}, "expected one record, found 2"),
-    ([stored(0.05)], "fail", {"chapter": "part/other"}, "recorded in part/other"),
-    ([stored(9.0)], "not-judged", {"profile": "smoke"}, None),
+    ([stored(0.05), stored(1.0, id=OTHER)], "holds", {}, f"{OTHER}.*not declared"),
+    ([stored(0.05), stored(0.04)], "defective", {}, "expected one record, found 2"),
+    ([stored(0.05)], "defective", {"chapter": "part/other"}, "recorded in part/other"),
+    ([stored(9.0)], "not judged", {"profile": "smoke"}, None),
     ([], "missing", {"profile": "smoke"}, ""),
-    ([stored(9.0), stored(9.0, id="a.b")], "not-judged", {"profile": "smoke"}, ""),
-    ([left_out()], "fail", {}, "only a claim that declares needs"),
-    ([left_out()], "fail", {"profile": "smoke"}, "only a claim that declares needs"),
-    ([stored(0.05)], "pass", {"declared": [OPTIONAL]}, None),
-    ([stored(0.2)], "fail", {"declared": [OPTIONAL]}, ""),
+    ([stored(9.0), stored(9.0, id="a.b")], "not judged", {"profile": "smoke"}, ""),
+    ([left_out()], "defective", {}, "only a claim that declares needs"),
+    ([left_out()], "defective", {"profile": "smoke"}, "only a claim that declares needs"),
+    ([stored(0.05)], "holds", {"declared": [OPTIONAL]}, None),
+    ([stored(0.2)], "does not hold", {"declared": [OPTIONAL]}, ""),
     ([], "missing", {"declared": [OPTIONAL]}, "never recorded"),
-    ([left_out(), stored(0.05)], "fail", {"declared": [OPTIONAL]}, "expected one record, found 2"),
-    ([stored(0.05), left_out()], "fail", {"declared": [OPTIONAL]}, "expected one record, found 2"),
-    ([left_out()], "fail", {"chapter": "part/other", "declared": [OPTIONAL]}, "in part/other"),
-    ([stored(0.05), left_out(OTHER)], "pass", {}, "not declared"),
+    ([left_out(), stored(0.05)], "defective", {"declared": [OPTIONAL]}, "found 2"),
+    ([stored(0.05), left_out()], "defective", {"declared": [OPTIONAL]}, "found 2"),
+    ([left_out()], "defective", {"chapter": "part/other", "declared": [OPTIONAL]}, "in part/other"),
+    ([stored(0.05), left_out(OTHER)], "holds", {}, "not declared"),
+    # what a statement of a paper and an aim have to show
+    ([measured(0.05)], "holds", {"declared": [PAPER]}, None),
+    (
+        [measured(0.05, control=0.0)],
+        "defective",
+        {"declared": [PAPER]},
+        "to miss",
+    ),
+    ([measured(0.05, control=None)], "defective", {"declared": [PAPER]}, "in the same cell"),
+    ([measured(0.05, stderr=None)], "defective", {"declared": [PAPER]}, "standard error over 3"),
+    ([measured(0.05, seeds=2)], "defective", {"declared": [PAPER]}, "declared 3, recorded 2"),
+    ([measured(0.05, seeds=None)], "defective", {"declared": [PAPER]}, "recorded None"),
+    ([measured(0.05, constants=(0.05, 0.2))], "defective", {"declared": [PAPER]}, "hangs on eps"),
+    ([measured(0.2, 0.0, 0.4, (0.2, 0.05))], "defective", {"declared": [PAPER]}, "hangs on eps"),
+    ([measured(9.0, 1.0, 0.0)], "not judged", {"declared": [PAPER], "profile": "smoke"}, None),
+    (
+        [stored(9.0, stderr=1.0)],
+        "defective",
+        {"declared": [AIM], "profile": "smoke"},
+        "seeds: declared 3",
+    ),
+    ([stored(0.05, stderr=0.01, seeds=3)], "holds", {"declared": [AIM]}, None),
+    ([measured(0.05)], "defective", {"declared": [replace(PAPER, constants=())]}, "vary each"),
+    ([stored(0.05)], "holds", {"declared": [EXACT]}, None),
+    (
+        [stored(0.05, stderr=0.01)],
+        "defective",
+        {"declared": [EXACT]},
+        "exact",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("records", "status", "more", "words"), VERDICTS)
-def test_the_verdict(tmp_path, records, status, more, words):
+@pytest.mark.parametrize(("records", "outcome", "more", "words"), OUTCOMES)
+def test_the_outcome(tmp_path, records, outcome, more, words):
     report = check(tmp_path, *records, **more)
-    assert [row.status for row in report.rows] == [status] and report.count(status) == 1
+    assert [row.outcome for row in report.rows] == [outcome] and report.count(outcome) == 1
+    assert report.better == ()
     if words is None:
         assert report.problems == ()
     else:
         (problem,) = report.problems
         assert re.search(words, problem)
+
+
+@pytest.mark.parametrize(("value", "last"), [(0.05, "does not hold"), (0.2, "does not hold")])
+def test_better_than_last_seen_is_said_and_passes(tmp_path, value, last, capsys, built):
+    notebook(built / "part" / "chapter.ipynb", stored(value, stderr=0.01, seeds=3))
+    path = written(tmp_path / "claims.yml", replace(AIM, last=last))
+    assert ledger.main(["verify", "--claims", str(path), "--notebooks", str(built)]) == 0
+    assert ("BETTER: part.chapter.error" in capsys.readouterr().out) == (value < 0.1)
+    report = ledger.verify(
+        {CLAIM.chapter: built / "part" / "chapter.ipynb"}, [replace(AIM, last=last)]
+    )
+    assert ("Better than the ledger" in pages.order(report)) == (value < 0.1)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +234,8 @@ def test_each_comparison(tmp_path, comparison, below, equal, above):
     claim = replace(CLAIM, comparison=comparison)
     found = [not check(tmp_path, stored(v), declared=[claim]).problems for v in (0.05, 0.1, 0.2)]
     assert found == [bool(below), bool(equal), bool(above)]
+    wide = check(tmp_path, stored(0.1, stderr=0.01), declared=[claim])
+    assert wide.problems, "within two standard errors nothing holds"
 
 
 def test_declared_in_a_chapter_that_did_not_run():
@@ -179,11 +246,11 @@ def test_declared_in_a_chapter_that_did_not_run():
 def test_an_optional_claim_may_be_skipped(tmp_path, profile):
     report = check(tmp_path, left_out(), declared=[OPTIONAL], profile=profile)
     assert report.problems == ()
-    assert [row.status for row in report.rows] == ["skipped"]
+    assert [row.outcome for row in report.rows] == ["skipped"]
     assert report.rows[0].record.note == "CIFAR-10 is not here"
     report.write(tmp_path / "claims.json")
     stated = json.loads((tmp_path / "claims.json").read_text())
-    none = dict.fromkeys(("pass", "fail", "missing", "not-judged"), 0)
+    none = dict.fromkeys(ledger.OUTCOMES, 0)
     assert stated["summary"] == none | {"declared": 1, "skipped": 1}
     assert stated["claims"][0]["claim"]["needs"] == "cifar10"
 
@@ -194,10 +261,10 @@ def test_the_ledger_page_gives_the_reason(tmp_path):
     from pages import show_verdicts, summary
 
     report = check(tmp_path, left_out(), declared=[OPTIONAL])
-    text = page(report, CLAIM.paper)
-    assert 'verdict-skipped">not measured here<' in text
+    text = page(report, "check", CLAIM.paper)
+    assert 'verdict-not-measured-here">not measured here<' in text
     assert "CIFAR-10 is not here" in text and "*Needs cifar10.*" in text
-    assert "**0 fail**; 1 could not be measured" in summary(report)
+    assert "1 checks (1 not measured here)" in summary(report)
     assert "(cifar10)" in summary(report)
     executed = nbformat.from_dict(json.loads((tmp_path / "part" / "chapter.ipynb").read_text()))
     show_verdicts(executed, report, "part/chapter")
@@ -206,39 +273,60 @@ def test_the_ledger_page_gives_the_reason(tmp_path):
     assert "not measured" in row and "CIFAR-10 is not here" in row and "None" not in row
 
 
-def written(path, **changes):
+def written(path, claim=CLAIM, **changes):
     import yaml
 
-    block = {name: getattr(CLAIM, name) for name in CLAIM.__dataclass_fields__} | changes
+    block = {name: getattr(claim, name) for name in claim.__dataclass_fields__}
+    block |= {"constants": list(claim.constants) if claim.constants is not None else None} | changes
     block = {name: value for name, value in block.items() if value is not None}
     path.write_text(yaml.safe_dump([block]))
     return path
 
 
-def test_a_ledger_is_read(tmp_path):
-    assert ledger.load_claims(written(tmp_path / "claims.yml")) == (CLAIM,)
-    assert ledger.load_claims(written(tmp_path / "claims.yml", needs="cifar10")) == (OPTIONAL,)
+@pytest.mark.parametrize("claim", [CLAIM, OPTIONAL, AIM, PAPER, EXACT])
+def test_a_ledger_is_read(tmp_path, claim):
+    assert ledger.load_claims(written(tmp_path / "claims.yml", claim)) == (claim,)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("claim", "changes", "words"),
     [
-        ({"comparison": "=="}, "comparison"),
-        ({"verdict": "true"}, "verdict"),
-        ({"paper": "C"}, "paper"),
-        ({"threshold": "small"}, "threshold"),
-        ({"threshold": math.nan}, "threshold"),
-        ({"id": "Bad Id"}, "lower-case"),
-        ({"quantity": None}, "quantity"),
-        ({"extra": 1}, "extra"),
-        ({"needs": "CIFAR 10"}, "needs"),
-        ({"needs": ""}, "needs"),
-        ({"needs": ["cifar10"]}, "needs"),
+        (CLAIM, {"comparison": "=="}, "comparison"),
+        (CLAIM, {"kind": "fact"}, "kind"),
+        (CLAIM, {"paper": "C"}, "paper"),
+        (AIM, {"paper": "A"}, "paper: expected one of ours"),
+        (PAPER, {"paper": "ours"}, "paper: expected one of A, B"),
+        (CLAIM, {"threshold": "small"}, "threshold"),
+        (CLAIM, {"threshold": math.nan}, "threshold"),
+        (CLAIM, {"id": "Bad Id"}, "lower-case"),
+        (CLAIM, {"quantity": None}, "quantity missing"),
+        (CLAIM, {"extra": 1}, "extra unknown"),
+        (CLAIM, {"last": "holds"}, "last unknown"),
+        (CLAIM, {"needs": "CIFAR 10"}, "needs"),
+        (CLAIM, {"needs": ""}, "needs"),
+        (CLAIM, {"needs": ["cifar10"]}, "needs"),
+        (AIM, {"seeds": 2}, "seeds"),
+        (AIM, {"seeds": True}, "seeds"),
+        (AIM, {"seeds": "some"}, "seeds"),
+        (AIM, {"seeds": None}, "seeds missing"),
+        (AIM, {"last": "perhaps"}, "last"),
+        (PAPER, {"control": None}, "control missing"),
+        (PAPER, {"control": " "}, "control: expected words"),
+        (PAPER, {"source": "rumour"}, "source"),
+        (PAPER, {"constants": None}, "constants missing"),
+        (PAPER, {"constants": "eps"}, "list of names"),
     ],
 )
-def test_a_malformed_ledger_is_refused(tmp_path, changes, words):
-    path = written(tmp_path / "claims.yml", **changes)
+def test_a_malformed_ledger_is_refused(tmp_path, claim, changes, words):
+    path = written(tmp_path / "claims.yml", claim, **changes)
     refused(words, ledger.load_claims, path, error=claims.ClaimsError)
+
+
+def test_all_that_is_malformed_is_named_at_once(tmp_path):
+    path = written(tmp_path / "claims.yml", PAPER, source="rumour", seeds=1)
+    path.write_text(path.read_text() + "- {id: a.b, kind: fact}\n- words\n")
+    for words in ("source", "seeds", "a.b: kind", "a block: kind"):
+        refused(words, ledger.load_claims, path, error=claims.ClaimsError)
 
 
 def test_an_id_declared_twice_is_refused(tmp_path):
@@ -257,9 +345,14 @@ def test_a_foreign_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("record", "needs", "status", "words"),
     [
-        (stored(0.05), None, 0, "1 hold, 0 fail"),
-        (stored(0.5), None, 1, "0 hold, 1 fail"),
-        (left_out(), "cifar10", 0, "0 hold, 0 fail, 0 missing, 0 not judged, 1 skipped"),
+        (stored(0.05), None, 0, "1 holds, 0 does not hold"),
+        (stored(0.5), None, 1, "0 holds, 1 does not hold"),
+        (
+            left_out(),
+            "cifar10",
+            0,
+            "0 not judged, 1 skipped",
+        ),
     ],
 )
 def test_the_command_line(built, tmp_path, capsys, record, needs, status, words):
@@ -279,24 +372,30 @@ def test_the_command_line_reports_a_missing_ledger(tmp_path, capsys):
     assert "no.yml" in capsys.readouterr().err
 
 
-def row(status, verdict="reproduced"):
-    return ledger.Row(replace(CLAIM, verdict=verdict), None, status)
+def row(outcome, claim=PAPER):
+    return ledger.Row(claim, None, outcome)
 
 
-HOLDS, REFUTED = row("pass"), row("pass", "not-reproduced")
+HOLDS, REFUTED, CHECKED = row("holds"), row("does not hold"), row("holds", CLAIM)
 
 
 @pytest.mark.parametrize(
     ("rows", "verdict"),
     [
         ([], "shown"),
-        ([row("skipped"), row("not-judged")], "not-measured"),
+        ([row("skipped"), row("not judged")], "not measured here"),
+        ([row("skipped"), CHECKED], "not measured here"),
+        ([row("not judged", CLAIM)], "not measured here"),
+        ([CHECKED], "checked"),
+        ([CHECKED, row("does not hold", CLAIM)], "fails"),
+        ([HOLDS, row("does not hold", CLAIM)], "fails"),
         ([HOLDS, row("skipped")], "reproduced"),
-        ([REFUTED], "not-reproduced"),
-        ([row("fail"), row("missing")], "not-reproduced"),
-        ([row("fail", "not-reproduced")], "not-reproduced"),
+        ([HOLDS, CHECKED], "reproduced"),
+        ([REFUTED], "not reproduced"),
+        ([REFUTED, CHECKED], "not reproduced"),
+        ([row("defective"), row("missing")], "not reproduced"),
         ([REFUTED, HOLDS], "partly"),
-        ([HOLDS, row("fail")], "partly"),
+        ([HOLDS, row("defective")], "partly"),
     ],
 )
 def test_an_item_has_one_verdict(rows, verdict):
@@ -306,17 +405,16 @@ def test_an_item_has_one_verdict(rows, verdict):
 def test_the_items_table_names_the_claim_that_decides(monkeypatch):
     item = {"paper": "A", "item": "Figure 1", "title": "A picture", "where": ["fig-a"]}
     monkeypatch.setattr(pages, "load_items", lambda: [item, item | {"item": "Figure 2"}])
-    against = replace(CLAIM, id="part.chapter.against", sentence="It does not.")
-    ours = replace(CLAIM, paper="ours", id="part.chapter.ours", verdict="beyond")
-    rows = (HOLDS, replace(REFUTED, claim=replace(against, verdict="not-reproduced")))
-    report = ledger.Report("ci", (*rows, ledger.Row(ours, None, "fail")), ())
+    against = replace(PAPER, id="part.chapter.against", sentence="It does not.")
+    ours = replace(AIM, id="part.chapter.ours")
+    rows = (HOLDS, CHECKED, replace(REFUTED, claim=against))
+    report = ledger.Report("ci", (*rows, row("missing", ours)), ())
     text = pages.paper_items(report)
-    assert "It does not." in text and "Of 2 claims 1 go against the paper." in text
+    assert "It does not." in text and "Of 2 statements 1 did not come out." in text
     assert "part.chapter.ours" not in text and "{numref}`fig-a`" in text
     assert "Of the 2 numbered items of the two papers: 1 partly, 1 shown." in pages.summary(report)
-    shown = set(
-        re.findall(r'<span class="verdict [^>]*>([^<]*)<', text + pages.ledger(report, "A"))
-    )
+    text += pages.ledger(report, "paper", "A") + pages.ledger(report, "check", "A")
+    shown = set(re.findall(r'<span class="verdict [^>]*>([^<]*)<', text))
     buttons = re.findall(r'<button type="button" aria-pressed="false" value="([^"]*)">\1<', text)
     assert sorted(shown) == buttons, "book.js compares the words of a row and of a button"
     assert "<form" in text and " hidden>" in text, "without scripts there is no filter"
@@ -325,16 +423,27 @@ def test_the_items_table_names_the_claim_that_decides(monkeypatch):
 def test_a_box_shows_the_outcome_and_folds_the_rest(tmp_path):
     import nbformat
 
-    claim = replace(CLAIM, sentence="For $t < 1$ & $s$ it is small.")
-    report = check(tmp_path, stored(0.05, stderr=0.01) | {"note": "a <note>"}, declared=[claim])
+    claim = replace(PAPER, sentence="For $t < 1$ & $s$ it is small.")
+    report = check(tmp_path, measured(0.05) | {"note": "a <note>"}, declared=[claim])
     executed = nbformat.read(tmp_path / "part" / "chapter.ipynb", as_version=4)
     pages.show_verdicts(executed, report, "part/chapter")
     shown, folded = executed.cells[1].outputs[0]["data"]["text/html"].split("<details>")
-    assert "reproduced" in shown and "0.05 ± 0.01" in shown
+    assert ">holds<" in shown and "0.05 ± 0.01" in shown
     assert r'nohighlight">\(t &lt; 1\)</span> &amp; <span' in shown
     assert not {"relative error", "0.1", claim.id} & set(re.findall(r"[\w. ]+(?=[<;])", shown))
     for words in ("relative error", "&lt; 0.1", "a &lt;note&gt;", f"claims.html#{claim.id}"):
         assert words in folded
+    for text in (folded, pages.evidence(report)):
+        for words in ("zero: 0.4", "eps: 0.06, 0.04"):
+            assert words in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(PAPER, ("holds", "does not hold")), (AIM, ("met", "missed")), (CLAIM, ("checked", "fails"))],
+)
+def test_each_kind_has_its_words(kind, words):
+    assert tuple(pages.claim_verdict(row(o, kind)) for o in ("holds", "does not hold")) == words
 
 
 def test_the_footer_names_the_build(tmp_path, monkeypatch):
@@ -361,5 +470,5 @@ def test_what_did_not_come_out_is_in_the_first_table_of_differences():
     first = text.split("\n## ")[1]
     assert first.startswith("What did not come out\n\n| item |")
     for claim in ledger.load_claims(contents.BOOK / "claims.yml"):
-        if claim.verdict == "not-reproduced" and claim.paper != "ours":
+        if claim.kind == "paper" and claim.last == "does not hold":
             assert f"../{claim.chapter}`" in first, claim.id

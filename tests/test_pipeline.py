@@ -83,7 +83,7 @@ CLAIM = {
     "quantity": "the value",
     "comparison": "<",
     "threshold": 1.0,
-    "verdict": "reproduced",
+    "kind": "check",
 }
 NAMES = ("first", "second")
 FOLDER = "a \"tree\" 'of' $HOME `ls` [x] {y} (é) & 100%; \\"
@@ -130,7 +130,9 @@ def book(tmp_path_factory):
 def write_pages(root):
     home = "# Home\n\n```{include} /_generated/claims_summary.md\n```\n"
     pages = {"index": home + "\n(cite)=\n## How to cite\n\nThe footer's link ends here.\n"}
-    included = "```{include} /_generated/claims_papers.md\n```\n"
+    included = "## Ledger\n\n"
+    for name in ("papers", "checks"):
+        included += f"```{{include}} /_generated/claims_{name}.md\n```\n"
     pages["reproduction/claims"] = f"# Ledger\n\n{BOX}\n{included}"
     pages |= {f"one/{name}": CHAPTER.format(name=name, box=BOX) for name in NAMES}
     for page, text in pages.items():
@@ -160,7 +162,7 @@ def test_a_build_from_nothing(book):
     assert status == 0, output
     assert ran(output) == {"first", "second"}
     assert "2 of 2 executed" in output
-    assert "2 hold, 0 fail, 0 missing, 0 not judged, 2 skipped (ci profile)" in output
+    assert "2 holds, 0 does not hold, 0 defective, 0 missing, 0 not judged, 2 skipped (ci" in output
     assert json.loads((book.root / "_build" / "claims.json").read_text())["ok"]
     page = (book.root / "_build" / "html" / "one" / "first.html").read_text()
     assert 'id="claim-one.first.value"' in page
@@ -172,7 +174,7 @@ def test_a_build_from_nothing(book):
     sources = book.root / "_build" / "html" / "_sources"
     download = (sources / "one" / "first.ipynb").read_text()
     assert "markovscore-book/claims.yml" in download and "../claims.yml" not in download
-    assert "2 hold" in (sources / "index.md").read_text()
+    assert "4 checks (2 checked, 2 not measured here)" in (sources / "index.md").read_text()
     assert "one.first.extra" in (sources / "reproduction" / "claims.md").read_text()
     assert not (book.root / ".snakemake").exists()
     command = [book.python, "book/check_site.py", "--browser", "none"]
@@ -223,7 +225,7 @@ def test_a_claim_that_fails(book):
     assert status != 0
     assert "expected the value < 1, found 5 in one/first" in output
     ledger = (book.root / "_build" / "html" / "reproduction" / "claims.html").read_text()
-    assert "verdict-fail" in ledger
+    assert "verdict-fails" in ledger
     again, _ = book.run("large")
     assert again != 0  # still wrong, although nothing had to run
 
@@ -233,7 +235,7 @@ def test_the_site_is_of_the_profile_asked_for(book):
     assert status == 0, output
     assert ran(output) == set()
     assert (
-        "verdict-fail"
+        "verdict-fails"
         not in (book.root / "_build" / "html" / "reproduction" / "claims.html").read_text()
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["ID", "MIME", "ClaimsError", "finite", "format_value", "record", "skip"]
@@ -25,27 +25,46 @@ class ClaimsError(ValueError):
     """A ledger, a record or a notebook that cannot be read; says expected, found and fix."""
 
 
-def record(id: str, value: Any, stderr: Any = None, note: str = "") -> None:
-    """Show a measured claim as a row and store it in the notebook.
+def record(
+    id: str,
+    value: Any,
+    stderr: Any = None,
+    note: str = "",
+    *,
+    control: Any = None,
+    seeds: int | None = None,
+    constants: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
+    """Show a measured claim as a row and store it, with its evidence, in the notebook.
 
     Args:
         id: the claim's id in ``book/claims.yml``, such as ``"oism.one_dimension.oism1_error"``.
         value: a finite real number (float, NumPy scalar or one-element tensor).
         stderr: its standard error, finite and not negative, or None.
         note: how the number was obtained, or where the threshold comes from.
+        control: the same quantity of the naive or wrong method, which must miss the threshold.
+        seeds: the number of independent repetitions behind ``value`` and ``stderr``.
+        constants: numerical constant -> the value with it at a tenth and at ten times.
 
     Raises:
-        ClaimsError: the id is malformed, or a number is not finite (a NaN must never reach the
-            ledger).
+        ClaimsError: the id is malformed, a number is not finite (a NaN must never reach the
+            ledger), seeds is not a positive integer, or a constant has not two values.
     """
     _check_id(id)
-    number = finite(value, f"value of claim {id}")
+    payload: dict[str, Any] = {"id": id, "value": finite(value, f"value of claim {id}")}
     error = None if stderr is None else finite(stderr, f"stderr of claim {id}")
     if error is not None and error < 0:
         raise ClaimsError(
             f"stderr of claim {id}: expected a number >= 0, found {error}; fix its sign"
         )
-    _show({"id": id, "value": number, "stderr": error, "note": note})
+    payload |= {"stderr": error, "note": note}
+    if control is not None:
+        payload["control"] = finite(control, f"control of claim {id}")
+    if seeds is not None:
+        payload["seeds"] = _count(seeds, id)
+    if constants is not None:
+        payload["constants"] = {name: _pair(two, name, id) for name, two in constants.items()}
+    _show(payload)
 
 
 def skip(id: str, reason: str) -> None:
@@ -80,6 +99,24 @@ def finite(value: Any, name: str) -> float:
             f"{name}: expected a finite number, found {number}; find where it overflowed"
         )
     return number
+
+
+def _count(seeds: Any, id: str) -> int:
+    if type(seeds) is not int or seeds < 1:
+        raise ClaimsError(
+            f"seeds of claim {id}: expected a positive integer, found {seeds!r}; "
+            "give the number of repetitions"
+        )
+    return seeds
+
+
+def _pair(values: Any, name: str, id: str) -> list[float]:
+    if not isinstance(values, Sequence) or len(values) != 2:
+        raise ClaimsError(
+            f"constants of claim {id}: {name}: expected the values at a tenth and at ten times, "
+            f"found {values!r}; give two numbers"
+        )
+    return [finite(value, f"claim {id} with another {name}") for value in values]
 
 
 def format_value(value: float | None, stderr: float | None = None) -> str:
