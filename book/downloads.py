@@ -1,8 +1,9 @@
 """What the site's download buttons give: notebooks that run alone, pages that are complete.
 
 A button gives the source of its page as Sphinx copied it into ``_build/html/_sources``. A chapter
-reads files of the book by paths that start with ``../``; in the copy they are in a folder beside
-the notebook, which its first code cell writes. The pages themselves are not touched.
+reads files of the book by paths that start with ``../``, and the trainings that it names in a
+folder of the build; in the copy they are in a folder beside the notebook, which its first code cell
+writes. The pages themselves are not touched.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import zlib
 from pathlib import Path
 
 import nbformat
-from contents import is_chapter, page_path, toc_pages
+import trainings
+from contents import BUILD, is_chapter, page_path, toc_pages
 
 from markovscore import __version__
 
-FOLDER = "markovscore-book"
+FOLDER, RUNS = "markovscore-book", "_build/runs/ci"
 OUTSIDE = re.compile(r"""(["'])((?:\.\./)+)([^"'\n]+)\1""")
 INCLUDE = re.compile(r"```\{include\} /(_generated/\w+\.md)\n```")
 NEEDS = f"""\
@@ -43,7 +45,7 @@ write_book_files({files})
 MADE = f"% The source of a page of the book of markovscore {__version__}, in MyST Markdown.\n\n"
 
 
-def complete(html: Path, site: Path) -> None:
+def complete(html: Path, site: Path, profile: str) -> None:
     """Complete every download of the built site ``html``; ``site`` has what pages include."""
 
     def included(text: str) -> str:
@@ -53,7 +55,7 @@ def complete(html: Path, site: Path) -> None:
         source = html / "_sources" / page
         if is_chapter(page):
             notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
-            stand_alone(notebook, page_path(page).parent)
+            stand_alone(notebook, page_path(page).parent, profile)
             for cell in notebook.cells:
                 cell.source = included(cell.source)
             nbformat.write(notebook, source.with_suffix(".ipynb"))
@@ -62,18 +64,24 @@ def complete(html: Path, site: Path) -> None:
             source.with_suffix(".md").write_text(MADE + included(text), encoding="utf-8")
 
 
-def stand_alone(notebook: nbformat.NotebookNode, folder: Path) -> None:
+def stand_alone(notebook: nbformat.NotebookNode, folder: Path, profile: str) -> None:
     """Give a notebook of a chapter in ``folder`` the files that it reads there, in place."""
     files: dict[str, str] = {}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    runs = trainings.named("\n".join(cell.source for cell in code), profile)
+
+    def keep(path: Path, name: str) -> None:
+        if path.is_file():
+            files[name] = base64.b85encode(zlib.compress(path.read_bytes(), 9)).decode()
 
     def beside(match: re.Match[str]) -> str:
         quote, up, name = match.groups()
-        path = folder / up / name
-        if path.is_file():
-            files[name] = base64.b85encode(zlib.compress(path.read_bytes(), 9)).decode()
+        keep(folder / up / name, name)
+        if name == RUNS:  # of this site's profile, where the notebook looks for them
+            for file in (f"{run}.{kind}" for run in runs for kind in ("json", "safetensors")):
+                keep(BUILD / "runs" / profile / file, f"{RUNS}/{file}")
         return f"{quote}{FOLDER}/{name}{quote}"
 
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         cell.source = OUTSIDE.sub(beside, cell.source)
     source = NEEDS

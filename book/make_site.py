@@ -74,7 +74,7 @@ def make(profile: str) -> int:
     stage(profile, report)
     status = build_html()
     if not status:
-        complete(HTML, SITE)
+        complete(HTML, SITE, profile)
     return status
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+import trainings
 from contents import BUILD, ROOT, BuildError, explained, load_profile, page_path
 from traitlets.config import Config
 
@@ -55,6 +56,9 @@ def execute(chapter: str, profile: str, output: Path) -> dict[str, float]:
     """
     overrides = load_profile(profile).get(chapter, {})
     notebook = read_chapter(chapter, overrides)
+    trainings.refuse_others(
+        page_path(chapter).read_text("utf-8"), profile, BUILD / "runs" / profile
+    )
     running = BUILD / "errors" / profile / f"{chapter}.ipynb"
     for path in (running, output):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,11 +135,12 @@ def _normalise(path: Path, took: dict[str, float]) -> None:
     nbformat.write(notebook, path)
 
 
-def environment(build: Path) -> dict[str, str]:
+def environment(build: Path, profile: str) -> dict[str, str]:
     """The environment of a kernel: one thread, this virtual environment, no personal settings."""
     threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
     return threads | {
         "PYTHONHASHSEED": "0",
+        "MARKOVSCORE_RUNS": str(build / "runs" / profile),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "IPYTHONDIR": str(build / "ipython"),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
@@ -150,7 +155,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, required=True, help="the executed notebook")
     options = parser.parse_args()
     inline = "module://matplotlib_inline.backend_inline"  # another one shows no figures
-    os.environ.update(environment(BUILD) | {"MPLBACKEND": inline})
+    os.environ.update(environment(BUILD, options.profile) | {"MPLBACKEND": inline})
     print(f"  {options.chapter}: running", file=sys.stderr, flush=True)
     took = execute(options.chapter, options.profile, options.output)
     wall, cpu = took["seconds"], took["cpu_seconds"]

@@ -38,7 +38,10 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smoke(shared_folder: Path) -> Callable[[str], Path]:
     """``smoke(chapter)`` is the chapter's notebook, executed in the smoke profile once a run."""
+    import contents
     import run_chapter
+    import run_training
+    import trainings
 
     def executed(chapter: str) -> Path:
         output = shared_folder / "smoke" / f"{chapter}.ipynb"
@@ -48,11 +51,14 @@ def smoke(shared_folder: Path) -> Callable[[str], Path]:
                 if not (shared_folder / "smoke" / name).is_symlink():
                     (shared_folder / "smoke" / name).symlink_to(ROOT / "book" / name)
         with FileLock(output.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
-            for name, value in run_chapter.environment(shared_folder).items():
+            build = shared_folder / "build"
+            for name, value in run_chapter.environment(build, "smoke").items():
                 patch.setenv(name, value)
-            patch.setattr(run_chapter, "BUILD", shared_folder / "build")
+            patch.setattr(run_chapter, "BUILD", build)
             patch.setattr(run_chapter, "ROOT", shared_folder)
             if not output.exists():
+                for run in trainings.named(contents.page_path(chapter).read_text(), "smoke"):
+                    run_training.make(run, "smoke", build / "runs" / "smoke")
                 run_chapter.execute(chapter, "smoke", output)
         return output
 

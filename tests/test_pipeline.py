@@ -341,3 +341,52 @@ def test_a_tree_that_cannot_be_written(book, command):
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "_build" in done.stderr and "expected a tree that can be read and written" in done.stderr
+
+
+RUN = {"objective": "LocalDSM", "options": {"window": 0.3}, "seeds": [0]}
+
+
+def trained(output):
+    return set(re.findall(r"run (\w+): training", output))
+
+
+def declare(book, **changes):
+    """Two small trainings; the second chapter is to show the first of them."""
+    declared = yaml.safe_load((ROOT / "book" / "runs.yml").read_text())
+    settings = declared["settings"] | declared["profiles"]["smoke"]
+    runs = {"shown": RUN | changes, "unseen": RUN}
+    content = {"settings": settings, "profiles": {}, "runs": runs}
+    (book.book / "runs.yml").write_text(yaml.safe_dump(content))
+
+
+def test_a_long_training_is_a_job_of_the_graph(book):
+    """Made once, before the chapter that names it, and again only when its own settings change."""
+
+    def build(*more):
+        command = [book.python, "book/build.py", "--profile", "ci", "--cores", "2"]
+        command += ["--snakemake=-- ci/one/second.ipynb"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+        done = subprocess.run(
+            command, cwd=book.root, capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return trained(done.stderr), ran(done.stderr)
+
+    declare(book)
+    book.edit("book/one/second.md", "# Chapter second", "# Chapter second, of shown_0")
+    assert build() == ({"shown_0"}, {"second"})
+    book.edit("book/one/second.md", "of shown_0", "with shown_0")
+    assert build() == (set(), {"second"})  # its prose trains nothing
+    with (book.root / "src" / "markovscore" / "claims.py").open("a") as file:
+        file.write("# another line\n")
+    assert build() == (set(), {"second"})  # nor does code that trains nothing
+    declare(book, options={"window": 0.2})
+    assert build() == ({"shown_0"}, {"second"})
+    (book.book / "profiles" / "ci.yml").write_text("{}")
+    log = book.root / "_build" / "runs" / "ci" / "shown_0.json"
+    entry = json.loads(log.read_text())
+    log.write_text(json.dumps(entry | {"inputs": "0" * 64}))
+    command = [book.python, "book/run_chapter.py", "one/second", "--output", "_build/x.ipynb"]
+    done = subprocess.run(command, cwd=book.root, capture_output=True, text=True)
+    assert done.returncode != 0 and "found 000000000000" in done.stderr
+    assert "make it: python book/run_training.py shown_0 --profile ci" in done.stderr
