@@ -122,14 +122,16 @@ def sockets_parent() -> str:
 def _normalise(path: Path, took: dict[str, float]) -> None:
     """Keep the notebook independent of this machine, and fold the overrides.
 
-    Papermill stores paths and dates, and shows the profile's parameters in a cell of its own.
+    Papermill stores paths and dates, and shows the profile's parameters in a cell of its own. Of
+    what it knows about a cell only the seconds stay, for the build's summary.
     """
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("papermill", None)
     notebook.metadata["markovscore"] = took
     for cell in notebook.cells:
-        for name in ("papermill", "execution"):
-            cell.metadata.pop(name, None)
+        cell.metadata.pop("execution", None)
+        if seconds := cell.metadata.pop("papermill", {}).get("duration"):
+            cell.metadata["markovscore"] = {"seconds": round(seconds, 2)}
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
     nbformat.write(notebook, path)

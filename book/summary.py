@@ -7,6 +7,7 @@ import math
 
 from contents import BUILD, ROOT, chapters, executed
 
+SLOWEST = 10  # cells that are listed
 BUDGETS = {"ci": 150}  # seconds of CPU for a chapter; a profile not named here has no budget
 
 
@@ -24,12 +25,16 @@ def show(profile: str, seconds: float) -> None:
 
 
 def show_times(profile: str, names: list[str]) -> None:
-    """Each chapter's seconds when it last ran, the longest first; a warning where over budget."""
-    rows = []
+    """Each chapter's seconds when it last ran, and the slowest cells'; a warning over budget."""
+    rows, cells = [], []
     for name in names:
         notebook = json.loads((BUILD / profile / f"{name}.ipynb").read_text(encoding="utf-8"))
         took = notebook["metadata"]["markovscore"]
         rows.append((took["cpu_seconds"], took["seconds"], name))
+        for cell in notebook["cells"]:
+            if seconds := cell["metadata"].get("markovscore", {}).get("seconds"):
+                first = "".join(cell["source"]).strip().partition("\n")[0]
+                cells.append((seconds, name, first[:60]))
     rows.sort(reverse=True)
     total = sum(cpu for cpu, _, _ in rows)
     print(f"times     {total:.0f} s of CPU in all; each chapter's, and by the clock:")
@@ -39,3 +44,6 @@ def show_times(profile: str, names: list[str]) -> None:
     for cpu, _, name in rows:
         if cpu > budget:
             print(f"WARNING   {name}: expected at most {budget} s of CPU, found {cpu:.0f} s")
+    print(f"slowest   {SLOWEST} cells by the clock, each by its first line:")
+    for seconds, name, line in sorted(cells, reverse=True)[:SLOWEST]:
+        print(f"          {seconds:5.1f} s {name}: {line}")
