@@ -97,7 +97,9 @@ class Scalar(_Elementwise):
         return self.value.abs().sum(-1)
 
     def matrix(self, d: int) -> Tensor:
-        return self.value[..., None] * torch.eye(d).to(self.value)
+        return self.value[..., None] * torch.eye(
+            d, dtype=self.value.dtype, device=self.value.device
+        )
 
     def first(self, rows: int) -> "Scalar":
         return self if self.value.ndim == 0 else Scalar(self.value[:rows])

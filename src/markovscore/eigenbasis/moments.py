@@ -206,7 +206,9 @@ class PolynomialMoments(Moments):
         for axis in range(self.lower.shape[1]):
             root = _triangle(self._diffused(root, axis, times + self.heat))
         if self.mix < 1:
-            uniform = torch.eye(len(self.lower)).to(root).expand_as(root)
+            uniform = torch.eye(len(self.lower), dtype=root.dtype, device=root.device).expand_as(
+                root
+            )
             root = _triangle(torch.cat([self.mix**0.5 * root, (1 - self.mix) ** 0.5 * uniform], 1))
         return _triangle(self._gradients(root)).mT
 

@@ -88,7 +88,7 @@ class PathDrift(Process):
         """Largest sum of moduli in a row of the Jacobian at one point ``(1, d)``."""
         if self.coordinates == 1:
             return float(self.drift_and_vjp(y, 0.0, torch.ones_like(y))[1].abs().max())
-        axes = torch.eye(self.coordinates).to(y)
+        axes = torch.eye(self.coordinates, dtype=y.dtype, device=y.device)
         return float(self.drift_and_vjp(y.expand_as(axes), 0.0, axes)[1].abs().sum(1).max())
 
 

@@ -129,7 +129,9 @@ def elbo(
     for first in range(0, samples, size):
         count = min(size, samples - first)
         start = x.repeat(count, 1)
-        stratum = torch.arange(first, first + count).to(x).repeat_interleave(len(x))
+        stratum = torch.arange(
+            first, first + count, dtype=x.dtype, device=x.device
+        ).repeat_interleave(len(x))
         t, weight = _times(stratum, samples, span, generator)
         integral = weight * rate(start, t)
         end = draw_state(process, start, torch.full_like(t, span[1]), steps, generator)

@@ -235,7 +235,10 @@ def _finest_time(score: SpectralScore, x: Tensor, weights: Tensor | None, varian
     likely = x if weights is None else x[weights > 1e-3 * weights.max()]
     points = likely[:: -(-len(likely) // 256)].detach()
     vjp = pull_back(score, points, 0.0)[1]
-    rows = [vjp(torch.eye(x.shape[1]).to(points)[i].expand_as(points)) for i in range(x.shape[1])]
+    rows = [
+        vjp(torch.eye(x.shape[1], dtype=points.dtype, device=points.device)[i].expand_as(points))
+        for i in range(x.shape[1])
+    ]
     pull = -float(torch.linalg.eigvalsh(torch.stack(rows, 1)).min())
     return min(finest, 0.5 / max(pull, 1e-300))
 

@@ -45,7 +45,10 @@ class Stretch(NamedTuple):
 
 def steps(M: Tensor, count: int) -> Stretch:
     """``count`` steps of ``w -> M w + v``, ``M`` ``(B, d, d)``."""
-    power, whole = Stretch(torch.eye(M.shape[1]).to(M).expand_as(M), M, M.mT @ M), None
+    power, whole = (
+        Stretch(torch.eye(M.shape[1], dtype=M.dtype, device=M.device).expand_as(M), M, M.mT @ M),
+        None,
+    )
     while True:
         if count & 1:
             whole = power if whole is None else whole.then(power)
@@ -62,7 +65,7 @@ def flow(J: Tensor, length: Tensor) -> Stretch:
     doublings = max(0, math.ceil(math.log2(2 * size))) if 0 < size < math.inf else 0
     growth, P = linear_transition(J, torch.ones((), dtype=J.dtype, device=J.device),
                                   length * 2.0**-doublings)  # fmt: skip
-    A = _solve(P, torch.eye(J.shape[1]).to(J).expand_as(J))
+    A = _solve(P, torch.eye(J.shape[1], dtype=J.dtype, device=J.device).expand_as(J))
     power = Stretch(A, A @ growth, growth.mT @ A @ growth)
     for _ in range(doublings):
         power = power.then(power)
@@ -74,7 +77,7 @@ def first_step(M: Tensor, w: Tensor, end: Tensor, count: int) -> Tensor:
     if count == 1:
         return end.expand_as(M)
     rest = steps(M, count - 1)
-    eye = torch.eye(M.shape[1]).to(M)
+    eye = torch.eye(M.shape[1], dtype=M.dtype, device=M.device)
     return _solve(eye + rest.S, M @ w + rest.B.mT @ end)
 
 

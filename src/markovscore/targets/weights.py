@@ -50,8 +50,8 @@ class WeightTable:
                 f"{weight!r}"
             )
         n, d = y.shape
-        share = torch.linspace(0, 1, count, dtype=torch.float64)
-        w = share if weight is None else torch.as_tensor(weight(share))
+        share = torch.linspace(0, 1, count, dtype=torch.float64, device="cpu")
+        w = torch.as_tensor(share if weight is None else weight(share), device=y.device)
         if w.shape not in ((count,), (count, d), (count, d, d), (count, n, d, d)):
             raise ValueError(
                 f"weight: expected shape ({count},), ({count}, {d}), ({count}, {d}, {d}) or "
@@ -59,7 +59,7 @@ class WeightTable:
             )
         self._table, self._kind = w.to(y), _KINDS[w.ndim]
         end = self.at(count - 1).matrix(d)
-        off = self._table[0], end - torch.eye(d).to(end)
+        off = self._table[0], end - torch.eye(d, dtype=end.dtype, device=end.device)
         gap = max(float(part.abs().max()) for part in off)
         if not gap < 1e-5:
             raise ValueError(
@@ -94,7 +94,7 @@ def linearised_weight(diffusion: DiffusionLike, y_s: Tensor, s: Time, t: Time) -
     process, y, start, end = check_request(diffusion, y_s, s, t)
     around, d = linearised(process, y, start, end), y.shape[1]
     J, h = around.J.matrix(d).double(), around.length
-    eye = torch.eye(d).to(J).expand_as(J)
+    eye = torch.eye(d, dtype=J.dtype, device=J.device).expand_as(J)
     root = eye
     if not isinstance(around.Q, Scalar):  # a multiple of the identity cancels
         Q = Dense(around.Q.matrix(d).expand_as(J))
