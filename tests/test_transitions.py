@@ -321,3 +321,42 @@ def test_bad_drifts_and_covariances():
     refused("without walls", ms.local_transition, ms.BoxBrownian(2), y, 0.0, 0.1)
     P, ends = Diagonal([[1.0, 0.0]]), torch.tensor([[0.0], [0.1]])
     refused("positive definite", covariance_factor, P, *ends)
+
+
+def label_bias(curvature, h):
+    """Rms bias of local-DSM's label for ``f = -y + c (1 - cos y)`` from ``N(0, 0.49)``.
+
+    On a grid, without noise: by Lemma 1 the label's conditional mean is the score of the law of the
+    linearised step; the truth is a chain of Gaussian steps, extrapolated in their number.
+    """
+    process = Plain(lambda y, t: -y + curvature * (1 - y.cos()), lambda t: torch.ones((), dtype=F64))
+    x = torch.linspace(-5, 5, 401, dtype=F64)
+    start = torch.exp(-(x**2) / 0.98)
+
+    def step(mean, variance, law):
+        gap = x[:, None] - mean
+        kernel = torch.exp(-0.5 * gap**2 / variance) / variance.sqrt()
+        end = kernel @ law
+        return end, (-gap / variance * kernel) @ law / end
+
+    def chain(steps):
+        law, width = start, torch.full((), h / steps, dtype=F64)
+        for _ in range(steps):
+            law, score = step(x + width * process.drift(x, 0.0), width, law)
+        return score
+
+    m, P = ms.local_transition(process, x[:, None], 0.0, h)
+    law, label = step(m[:, 0], P[:, 0, 0], start)
+    weight = torch.where(law > 1e-8 * law.max(), law, 0.0)
+    error = label - (2 * chain(16) - chain(8))
+    return float(((weight * error**2).sum() / weight.sum()).sqrt())
+
+
+def test_the_windows_bias_is_of_second_order_and_proportional_to_the_curvature():
+    """So doubling the curvature shrinks the admissible window by about the root of two."""
+    windows = np.array([0.1, 0.14, 0.2, 0.28])
+    bias = {c: np.array([label_bias(c, h) for h in windows]) for c in (0.25, 0.5)}
+    assert np.allclose(bias[0.5] / bias[0.25], 2, rtol=0.02)
+    assert 1.6 < slope(windows, bias[0.25]) < 2.1  # not 1, as f'' h / 4 would have it
+    admissible = [np.interp(0.004, bias[c], windows) for c in (0.25, 0.5)]
+    assert 0.63 < admissible[1] / admissible[0] < 0.74  # not a half
