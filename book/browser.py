@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -96,14 +96,29 @@ def served(folder: Path) -> Iterator[str]:
             thread.join()
 
 
-def look(chromium: str, html: Path, pages: Sequence[str], chapters: Sequence[str]) -> Seen:
-    """Load each page of the site in ``html``; of a chapter the place of its first figure counts."""
+def look(
+    chromium: str,
+    html: Path,
+    pages: Sequence[str],
+    chapters: Sequence[str],
+    searches: Mapping[str, str],
+) -> Seen:
+    """Load each page of the site in ``html``; of a chapter the place of its first figure counts.
+
+    ``searches``: a word -> how the address of the first page begins that a search finds (regular
+    expression).
+    """
     with served(html) as address:
-        return asyncio.run(_look(chromium, html, address, pages, set(chapters)))
+        return asyncio.run(_look(chromium, html, address, pages, set(chapters), searches))
 
 
 async def _look(
-    chromium: str, html: Path, address: str, pages: Sequence[str], chapters: set[str]
+    chromium: str,
+    html: Path,
+    address: str,
+    pages: Sequence[str],
+    chapters: set[str],
+    searches: Mapping[str, str],
 ) -> Seen:
     from playwright.async_api import async_playwright
 
@@ -121,6 +136,9 @@ async def _look(
         flags = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
         browser = await playwright.chromium.launch(executable_path=chromium, args=flags)
         await asyncio.gather(*(work(browser) for _ in range(os.cpu_count() or 1)))
+        for word, start in searches.items():
+            visit = Visit(html, address, f"search.html?q={word}", False, seen)
+            await visit.search(browser, start)
         await browser.close()
     return seen
 
@@ -146,6 +164,7 @@ class Visit:
         if self.is_chapter and tops and min(tops) > FIRST_FIGURE:
             found = f"the first figure within {FIRST_FIGURE} px, found it {min(tops):.0f} px down"
             self._report("1400 px", [found])
+        await self._zoom(page)
         await page.evaluate("book.unfold()")
         self._report("1400 px", await page.evaluate("[...book.equations(false), ...book.inline()]"))
         await page.set_viewport_size(dict(zip(("width", "height"), WIDE, strict=True)))
@@ -168,6 +187,33 @@ class Visit:
         await self._accessible(page, "390 px, light", AXE)
         await context.close()
 
+    async def search(self, browser: Any, start: str) -> None:
+        """Whether the first page found has an address that begins with ``start``."""
+        from playwright.async_api import TimeoutError
+
+        context, page = await self._open(browser, DESKTOP)
+        links = page.locator("#search-results li a")
+        with suppress(TimeoutError):
+            await links.first.wait_for(timeout=PATIENCE / 6)
+        found = [await link.get_attribute("href") for link in await links.all()]
+        if not found or not re.match(start, found[0]):
+            self._report("", [f"a page that begins with {start} first, found {found[:3]}"])
+        await context.close()
+
+    async def _zoom(self, page: Any) -> None:
+        """A click on a figure shows it larger, Escape closes it."""
+        figure = page.locator(".zoomable").first
+        if not await figure.count():
+            return
+        small = await figure.locator("img").bounding_box()
+        await figure.locator("button").click()
+        large = await page.locator("dialog.zoom img").bounding_box()
+        if large is None or large["width"] <= small["width"]:
+            self._report("1400 px", [f"a figure larger than {small}, found {large}"])
+        await page.keyboard.press("Escape")
+        if await page.locator("dialog.zoom").is_visible():
+            self._report("1400 px", ["a figure that Escape closes, found it open"])
+
     async def _open(self, browser: Any, size: tuple[int, int]) -> tuple[Any, Any]:
         width, height = size
         context = await browser.new_context(
@@ -180,7 +226,8 @@ class Visit:
         page.on("request", lambda request: self._requested(request.url))
         page.on("console", lambda message: self._logged(message))
         page.on("pageerror", lambda error: self._report("", [f"no error, found {error}"]))
-        await page.goto(f"{self.address}/{self.name}.html")
+        name = self.name if "?" in self.name else f"{self.name}.html"
+        await page.goto(f"{self.address}/{name}")
         await page.evaluate(Path(__file__).with_suffix(".js").read_text(encoding="utf-8"))
         await page.evaluate("book.settled()")
         return context, page

@@ -23,6 +23,7 @@ import reading
 from contents import BUILD, chapters, executed, toc_pages
 
 PICTURES = {"image/png", "image/svg+xml", "image/jpeg"}
+SEARCHES = {"install": "index", "eigenfunction": r"\w+/"}  # a word: the first page; a chapter
 LEDGERS = {"ours": "reproduction/ours"}
 LOADING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 ONLY_NAMED = {"canonical", "next", "prev", "search", "index"}  # links that load nothing
@@ -150,7 +151,7 @@ def show(choice: str) -> tuple[list[str], dict[str, float]]:
         return [], {}
     start, html = time.perf_counter(), BUILD / "html"
     names = Site(html).names
-    seen = browser.look(chromium, html, names, chapters())
+    seen = browser.look(chromium, html, names, chapters(), SEARCHES)
     print(f"site: {len(names)} pages in a browser, {time.perf_counter() - start:.0f} s")
     return seen.problems(), seen.share
 

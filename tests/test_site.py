@@ -29,6 +29,15 @@ IMAGE = '<img src="{}" style="width: 100%" alt="{}">'
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" width="518pt" height="99pt" viewBox="0 0 518 99">
 <g id="text_1"><!-- one --><g transform="translate(9 9) rotate(-90) scale({scale} -{scale})">
 <use transform="translate(0 1) scale(0.7)"/></g></g></svg>"""
+ZOOM = """<style>dialog {{ max-width: none }}</style>
+<span class="zoomable"><img src="large.svg" alt="a line" style="width: 95%">
+<button onclick="enlarge()">Enlarge</button></span>
+<dialog class="zoom" aria-label="a line"></dialog>
+<script>function enlarge() {{
+  const dialog = document.querySelector("dialog");
+  dialog.innerHTML = '<img src="large.svg" alt="a line" style="width: {width}px">';
+  dialog.{show}();
+}}</script>"""
 KINDS = "\n".join(f'<span class="k{i}">name_{i}</span> = 1' for i in range(40))
 # The pages of a site: what each shows, and what the browser must say of it.
 PAGES = {
@@ -107,7 +116,21 @@ PAGES = {
         f'<div style="height: 2000px"></div><figure>{IMAGE.format("large.svg", "a line")}</figure>',
         [r"at 1400 px expected the first figure within 1300 px, found it 20\d\d px down"],
     ),
+    "zoom": (
+        "<button>before</button>" + ZOOM.format(show="showModal", width=9),
+        [r"at 1400 px expected a figure larger than .*found .*'width': 9"],
+    ),
+    "escape": (
+        ZOOM.format(show="show", width=1390),
+        ["at 1400 px expected a figure that Escape closes, found it open"],
+    ),
+    "enlarged": (ZOOM.format(show="showModal", width=1390), []),
 }
+SEARCH = """<ul id="search-results"></ul><script>
+const found = {"sound": "sound.html", "code": "kinds.html"}[location.search.slice(3)];
+const item = `<li><a href="${found}">found</a></li>`;
+if (found) setTimeout(() => document.querySelector("ul").innerHTML = item, 50);
+</script>"""
 needs_browser = pytest.mark.skipif(
     browser.find_chromium() is None, reason="no Chromium found (apt install chromium)"
 )
@@ -120,7 +143,11 @@ def seen(tmp_path_factory):
         (html / f"{name}.html").write_text(PAGE.format(body))
     for name, scale in (("small", 0.08), ("large", 0.105)):
         (html / f"{name}.svg").write_text(SVG.format(scale=scale))
-    return browser.look(browser.find_chromium(), html, list(PAGES), list(PAGES))
+    (html / "search.html").write_text(PAGE.format(SEARCH))
+    searches = {"sound": "sound", "code": r"(?!kinds)", "nothing": "sound"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(browser, "PATIENCE", 30_000)
+        return browser.look(browser.find_chromium(), html, list(PAGES), list(PAGES), searches)
 
 
 @needs_browser
@@ -132,6 +159,17 @@ def test_the_browser_finds(name, seen):
         assert any(re.match(pattern, sentence) for sentence in said), said
     if not expected:
         assert said == []
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("word", "found"), [("sound", None), ("code", "kinds.html"), ("nothing", r"\[\]")]
+)
+def test_a_search_has_to_find(word, found, seen):
+    said = [s for s, pages in seen.faults.items() if f"search.html?q={word}" in pages]
+    assert len(said) == (found is not None)
+    for sentence in said:
+        assert re.search(f"expected a page that begins with .* first, found .*{found}", sentence)
 
 
 @needs_browser
