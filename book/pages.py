@@ -209,6 +209,32 @@ def _ledger_row(row: Row) -> tuple[str, ...]:
     return badge(claim_verdict(row)), text, value, threshold(claim), chapter_link(claim.chapter)
 
 
+def missed(report: Report) -> str:
+    """What did not come out: statements of the papers that do not hold, and our missed aims."""
+    titles = {
+        "paper": "Statement of a paper that does not hold here",
+        "aim": "Aim of our own that is missed",
+    }
+    parts = []
+    for kind, title in titles.items():
+        rows = [r for r in report.rows if r.claim.kind == kind and r.outcome == FAILS]
+        header = ("Item", title, "Found", "Where")
+        if rows:
+            parts.append(table(header, map(_missed_row, rows), "missed", "16 46 18 20"))
+    if not parts and report.count("not judged"):
+        return "Nothing was judged in this build, whose sizes are too small.\n"
+    return "\n".join(parts) or "In this build everything came out.\n"
+
+
+def _missed_row(row: Row) -> tuple[str, ...]:
+    claim, record = row.claim, row.record
+    assert record is not None  # it has an outcome
+    whose = f"{claim.paper}, {claim.item}" if claim.kind == "paper" else claim.item
+    found = f"{format_value(record.value, record.stderr)} (expected {threshold(claim)})"
+    sentence = f"{claim.sentence} *Measured:* {claim.quantity}. {claim_link(claim)}"
+    return whose, sentence, found, chapter_link(claim.chapter)
+
+
 def load_items() -> list[dict[str, Any]]:
     """``book/reproduction/items.yml``: every numbered item of both papers; each is checked."""
     path = BOOK / "reproduction" / "items.yml"
@@ -339,6 +365,7 @@ def write_pages(report: Report, folder: Path) -> None:
         "claims_checks.md": ledger(report, "check", "A", "B"),
         "claims_evidence.md": evidence(report),
         "claims_ours.md": own_claims(report),
+        "claims_missed.md": missed(report),
         "paper_items.md": paper_items(report),
         "footer.html": footer(report.profile),
     }

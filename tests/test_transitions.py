@@ -329,7 +329,8 @@ def label_bias(curvature, h):
     On a grid, without noise: by Lemma 1 the label's conditional mean is the score of the law of the
     linearised step; the truth is a chain of Gaussian steps, extrapolated in their number.
     """
-    process = Plain(lambda y, t: -y + curvature * (1 - y.cos()), lambda t: torch.ones((), dtype=F64))
+    one = torch.ones((), dtype=F64)
+    process = Plain(lambda y, t: -y + curvature * (1 - y.cos()), lambda t: one)
     x = torch.linspace(-5, 5, 401, dtype=F64)
     start = torch.exp(-(x**2) / 0.98)
 
