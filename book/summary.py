@@ -18,10 +18,21 @@ def show(profile: str, seconds: float) -> None:
     print(f"\nprofile   {profile}, {seconds:.0f} s")
     print(f"chapters  {len(done)} of {len(done) + len(missing)} executed", end="")
     print(f"; failed: {', '.join(missing)}" if missing else "")
+    show_runs(profile)
     show_times(profile, list(done))
     built = not missing and (BUILD / "site.done").is_file()
     where = (BUILD / "html" / "index.html").relative_to(ROOT)
     print(f"site      {where if built else 'not built (what is in _build/html is older)'}")
+
+
+def show_runs(profile: str) -> None:
+    """How many long trainings there are, and the CPU time of making them."""
+    logs = [
+        json.loads(path.read_text("utf-8")) for path in (BUILD / "runs" / profile).glob("*.json")
+    ]
+    if logs:
+        total = sum(log["cpu_seconds"] for log in logs)
+        print(f"runs      {len(logs)} long trainings, {total:.0f} s of CPU when they were made")
 
 
 def show_times(profile: str, names: list[str]) -> None:
