@@ -17,8 +17,9 @@ of the scheme. With ``J`` frozen at ``y_s`` and :func:`linearised_weight` it is 
 triangular with unit diagonal. ``weight="adaptive"`` uses it to steer at the least cost.
 
 The continuous formula is an integration by parts of Driver (1997, J. Math. Pures Appl. 76) that
-Wang (2014, arXiv:1203.4023) derives by the same shift. The exact discrete form as a regression
-target on a window, and the weights, are ours as far as we know.
+Wang (2014, arXiv:1203.4023) derives by the same shift; Ni (2025, arXiv:2507.04035) has a formula
+that is exact in discrete time. The use as a regression target on a window, and the weight that
+follows the path, are ours as far as we know.
 """
 
 from typing import Any
