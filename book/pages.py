@@ -299,7 +299,7 @@ def _target(name: str) -> str:
 
 def named_items(text: str) -> set[str]:
     """The items that a claim's ``item`` names: "Examples 3, 4 and 7" is three of them."""
-    found = {word.capitalize() for word in re.findall(r"^(?:Appendix|abstract)", text)}
+    found = {word.capitalize() for word in re.findall(r"^(?:Appendix|abstract|summary)", text)}
     for kind, numbers in ITEM.findall(text):
         found |= {f"{kind} {number}" for number in re.findall(r"\d+", numbers)}
     return found

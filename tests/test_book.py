@@ -133,6 +133,7 @@ def test_items_are_found_in_a_claim():
     assert named_items("Figure 1 (OISM I)") == {"Figure 1"}
     assert named_items("Appendix (linear processes)") == {"Appendix"}
     assert named_items("abstract (faster training)") == {"Abstract"}
+    assert named_items("summary (faster training)") == {"Summary"}
     assert named_items("classical (Stein 1981)") == set()
 
 
