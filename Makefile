@@ -24,7 +24,7 @@ book: $(READY) ## run the chapters, check the claims, build _build/html (PROFILE
 	@$(BIN)/python book/build.py --profile $(PROFILE) --cores $(CORES) --snakemake="$(SNAKEMAKE)"
 
 test: $(READY) ## run every test (ARGS="-k name" for some)
-	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)
 
 test-gpu: $(READY) ## run the kernels' tests on the GPU, compiled (fails without one)
 	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
