@@ -311,7 +311,7 @@ def _defects(claim: Claim, found: Sequence[Record], ran: bool, judged: bool) -> 
     if item.chapter != claim.chapter:
         yield f"{claim.id}: declared for {claim.chapter}, recorded in {item.chapter}"
     if item.value is not None:
-        yield from _evidence(claim, item)
+        yield from _evidence(claim, item, judged)
         if judged:
             yield from _hollow(claim, item)
     elif claim.needs is None:
@@ -321,15 +321,15 @@ def _defects(claim: Claim, found: Sequence[Record], ran: bool, judged: bool) -> 
         )
 
 
-def _evidence(claim: Claim, item: Record) -> Iterator[str]:
-    """What goes with the value is what the claim declares."""
+def _evidence(claim: Claim, item: Record, judged: bool) -> Iterator[str]:
+    """What goes with the value is what the claim declares, up to the size where none is judged."""
     if (claim.control is None) != (item.control is None):
         yield (
             f"{claim.id}: control: declared {claim.control}, recorded {item.control}; "
             "measure it in the same cell: record(..., control=value)"
         )
     seeds = claim.seeds if isinstance(claim.seeds, int) else None
-    if item.seeds != seeds:
+    if item.seeds != seeds and (judged or None in (item.seeds, seeds)):
         yield f"{claim.id}: seeds: declared {claim.seeds}, recorded {item.seeds}; correct one"
     if seeds is not None and item.stderr is None:
         yield f"{claim.id}: expected a standard error over {seeds} seeds, found none; record it"

@@ -31,6 +31,7 @@ SYMBOLS = {"<": "&lt;", "<=": "≤", ">": "&gt;", ">=": "≥"}
 ROLES = dict.fromkeys(("alg", "def", "lem", "prop", "prp", "thm"), "prf:ref")
 ROLES |= {"eq": "eq", "fig": "numref"}
 KINDS = "Definition|Example|Lemma|Theorem|Proposition|Algorithm|Figure|Table"
+PLURAL = {"holds": "hold", "does not hold": "do not hold", "fails": "fail"}
 AGAINST = (FAILS, "defective", "missing")
 ITEM = re.compile(rf"({KINDS})s? (\d+(?:(?:, | and )\d+)*)")
 WORDS = {  # an outcome as a reader sees it, by the kind of the claim
@@ -106,7 +107,7 @@ def summary(report: Report) -> str:
     for kind, name in names.items():
         words = Counter(claim_verdict(row) for row in report.rows if row.claim.kind == kind)
         if words:
-            found = ", ".join(f"{count} {word}" for word, count in words.most_common())
+            found = ", ".join(f"{count} {PLURAL.get(w, w)}" for w, count in words.most_common())
             counted.append(f"{words.total()} {name} ({found})")
     text = f"In this build, of the {report.profile} profile, it measures {'; '.join(counted)}."
     if report.count("not judged"):
@@ -240,9 +241,11 @@ def load_items() -> list[dict[str, Any]]:
     path = BOOK / "reproduction" / "items.yml"
     items = yaml.safe_load(path.read_text(encoding="utf-8"))
     for item in items:
-        if set(item) not in ({"paper", "item", "title", key} for key in ("where", "why")):
+        keys = set(item) - {"note"}
+        if keys not in ({"paper", "item", "title", key} for key in ("where", "why")):
             raise BuildError(
-                f"{path.name}: expected the keys paper, item, title and either where or why, "
+                f"{path.name}: expected the keys paper, item, title, either where or why, and "
+                "perhaps note, "
                 f"found {sorted(item)}; correct the block"
             )
     return items
@@ -276,7 +279,7 @@ def paper_items(report: Report) -> str:
 def _item_row(item: dict[str, Any], rows: Sequence[Row]) -> tuple[str, ...]:
     verdict = item_verdict(rows)
     ranked = sorted(rows, key=lambda row: (row.outcome not in AGAINST, row.claim.kind != "paper"))
-    sentence = "Derived or shown; it states nothing to measure."
+    sentence = item.get("note", "Derived or shown; it states nothing to measure.")
     if ranked:
         row = ranked[0]
         expected = "Stated, and not found: " if row.outcome in AGAINST else ""
@@ -300,6 +303,7 @@ def _target(name: str) -> str:
 def named_items(text: str) -> set[str]:
     """The items that a claim's ``item`` names: "Examples 3, 4 and 7" is three of them."""
     found = {word.capitalize() for word in re.findall(r"^(?:Appendix|abstract|summary)", text)}
+    found |= {text} & {"Figure (ISM only)"}
     for kind, numbers in ITEM.findall(text):
         found |= {f"{kind} {number}" for number in re.findall(r"\d+", numbers)}
     return found

@@ -190,6 +190,7 @@ OUTCOMES = [
         {"declared": [AIM], "profile": "smoke"},
         "seeds: declared 3",
     ),
+    ([measured(9.0, seeds=2)], "not judged", {"declared": [PAPER], "profile": "smoke"}, None),
     ([stored(0.05, stderr=0.01, seeds=3)], "holds", {"declared": [AIM]}, None),
     ([measured(0.05)], "defective", {"declared": [replace(PAPER, constants=())]}, "vary each"),
     ([stored(0.05)], "holds", {"declared": [EXACT]}, None),
