@@ -56,6 +56,8 @@ class Claim:
         no randomness enters; ``standardised`` if the quantity is itself in standard errors.
     last: ``paper`` and ``aim``: the outcome last seen. Worse fails the build, better is said aloud.
     needs: names data without which it may be skipped, such as ``cifar10``; optional.
+    timed: the quantity is seconds, or a ratio of them, so that another machine may have another
+        outcome: a worse one is said aloud and does not fail the build; optional.
     """
 
     id: str
@@ -73,8 +75,10 @@ class Claim:
     constants: tuple[str, ...] | None = None
     last: str | None = None
     needs: str | None = None
+    timed: bool = False
 
 
+OPTIONAL = {"needs", "timed"}
 COMMON = tuple(field.name for field in fields(Claim) if field.default is MISSING)
 KEYS = {
     "paper": (*COMMON, "source", "control", "seeds", "constants", "last"),
@@ -110,13 +114,15 @@ class Row:
 class Report:
     """What :func:`verify` found; ``problems`` is empty exactly when the ledger is in order.
 
-    ``better`` names the claims that hold although the ledger last saw that they do not.
+    ``better`` names the claims that hold although the ledger last saw that they do not, ``slower``
+    those about seconds that last held.
     """
 
     profile: str
     rows: tuple[Row, ...]
     problems: tuple[str, ...]
     better: tuple[str, ...] = ()
+    slower: tuple[str, ...] = ()
 
     def count(self, outcome: str) -> int:
         """Number of declared claims with this outcome."""
@@ -126,7 +132,7 @@ class Report:
         """The report as JSON (``_build/claims.json``)."""
         summary = {"declared": len(self.rows)} | {name: self.count(name) for name in OUTCOMES}
         content = {"profile": self.profile, "ok": not self.problems, "summary": summary}
-        content |= {"problems": self.problems, "better": self.better}
+        content |= {"problems": self.problems, "better": self.better, "slower": self.slower}
         content |= {"claims": [asdict(row) for row in self.rows]}
         write_whole(output_path(path, "--json"), json.dumps(content, indent=1) + "\n")
 
@@ -157,8 +163,7 @@ def _claim(block: Mapping[str, Any]) -> Claim:
     kept = {"threshold": float(block["threshold"])}
     if "constants" in block:
         kept["constants"] = tuple(block["constants"])
-    if "seeds" in block:
-        kept["seeds"] = block["seeds"]
+    kept |= {name: block[name] for name in ("seeds", "timed") if name in block}
     return Claim(**{name: str(value).strip() for name, value in block.items()} | kept)
 
 
@@ -170,12 +175,12 @@ def _faults(block: Any) -> Iterator[str]:
         yield f"{name}: kind: expected one of {', '.join(KINDS)}, found {found!r}; correct it"
         return
     where, keys = f"claim {block.get('id')}", set(KEYS[block["kind"]])
-    if set(block) - {"needs"} != keys:
-        missing, unknown = sorted(keys - set(block)), sorted(set(block) - keys - {"needs"})
+    if set(block) - OPTIONAL != keys:
+        missing, unknown = sorted(keys - set(block)), sorted(set(block) - keys - OPTIONAL)
         yield (
             f"{where}: expected the keys of a claim of kind {block['kind']}, found "
             f"{', '.join(missing) or 'none'} missing and {', '.join(unknown) or 'none'} unknown; "
-            "declare each key once, needs if the claim is optional"
+            "declare each key once, needs if the claim is optional, timed if it is about seconds"
         )
         return
     papers = {"paper": ("A", "B"), "aim": ("ours",), "check": PAPERS}[block["kind"]]
@@ -213,6 +218,8 @@ def _odd_values(block: Mapping[str, Any], where: str) -> Iterator[str]:
             f"{where}: constants: expected a list of names, [] if no numerical constant enters, "
             f"found {names!r}; correct it"
         )
+    if not isinstance(block.get("timed", False), bool):
+        yield f"{where}: timed: expected true or false, found {block['timed']!r}; correct it"
     if "needs" in block and not re.fullmatch(r"[a-z0-9_]+", str(block["needs"])):
         yield (
             f"{where}: needs: expected one lower-case word, such as cifar10, "
@@ -263,7 +270,7 @@ def verify(notebooks: Mapping[str, Path], declared: Iterable[Claim], profile: st
         for id, items in by_id.items()
         if id not in {claim.id for claim in declared}
     ]
-    rows, better = [], []
+    rows, better, slower = [], [], []
     for claim in declared:
         found, judged = by_id.get(claim.id, []), profile not in UNJUDGED_PROFILES
         defects = list(_defects(claim, found, claim.chapter in notebooks, judged))
@@ -271,10 +278,10 @@ def verify(notebooks: Mapping[str, Path], declared: Iterable[Claim], profile: st
         rows.append(row)
         problems += defects
         if row.outcome == FAILS and claim.last != FAILS:
-            problems.append(_missed(row))
+            (slower if claim.timed else problems).append(_missed(row))
         elif row.outcome == HOLDS and claim.last == FAILS:
             better.append(f"{claim.id}: it holds, the ledger last saw that it does not; set last")
-    return Report(profile, tuple(rows), tuple(problems), tuple(better))
+    return Report(profile, tuple(rows), tuple(problems), tuple(better), tuple(slower))
 
 
 def _outcome(claim: Claim, found: Sequence[Record], defects: Sequence[str], judged: bool) -> str:
@@ -382,6 +389,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"claims: {problem}", file=sys.stderr)
     for better in report.better:
         print(f"claims: BETTER: {better}")
+    for slower in report.slower:
+        print(f"claims: SLOWER here: {slower}")
     counts = [f"{report.count(name)} {name}" for name in OUTCOMES]
     print(f"claims: {', '.join(counts)} ({options.profile} profile)")
     return int(bool(report.problems))

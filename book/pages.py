@@ -136,6 +136,7 @@ def order(report: Report) -> str:
     boxes = (
         ("The ledger is not in order", "error", report.problems),
         ("Better than the ledger last saw", "warning", report.better),
+        ("Slower than on the machine that the ledger last saw", "warning", report.slower),
     )
     return "\n".join(
         f":::{{admonition}} {title}\n:class: {name}\n"

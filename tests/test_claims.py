@@ -215,6 +215,20 @@ def test_the_outcome(tmp_path, records, outcome, more, words):
         assert re.search(words, problem)
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_seconds_of_another_machine_do_not_fail_the_build(tmp_path, timed, capsys, built):
+    notebook(built / "part" / "chapter.ipynb", stored(0.2, stderr=0.01, seeds=3))
+    path = written(tmp_path / "claims.yml", replace(AIM, timed=timed))
+    status = ledger.main(["verify", "--claims", str(path), "--notebooks", str(built)])
+    assert status == (not timed)
+    assert ("SLOWER here: part.chapter.error" in capsys.readouterr().out) == timed
+    report = ledger.verify(
+        {CLAIM.chapter: built / "part" / "chapter.ipynb"}, ledger.load_claims(path)
+    )
+    assert [row.outcome for row in report.rows] == ["does not hold"]
+    assert ("Slower than on" in pages.order(report)) == timed
+
+
 @pytest.mark.parametrize(("value", "last"), [(0.05, "does not hold"), (0.2, "does not hold")])
 def test_better_than_last_seen_is_said_and_passes(tmp_path, value, last, capsys, built):
     notebook(built / "part" / "chapter.ipynb", stored(value, stderr=0.01, seeds=3))
@@ -305,6 +319,7 @@ def test_a_ledger_is_read(tmp_path, claim):
         (CLAIM, {"last": "holds"}, "last unknown"),
         (CLAIM, {"needs": "CIFAR 10"}, "needs"),
         (CLAIM, {"needs": ""}, "needs"),
+        (AIM, {"timed": "yes"}, "timed"),
         (CLAIM, {"needs": ["cifar10"]}, "needs"),
         (AIM, {"seeds": 2}, "seeds"),
         (AIM, {"seeds": True}, "seeds"),
