@@ -60,6 +60,7 @@ from .linear import (
 )
 from .linear_maps import Dense, Diagonal, LinearMap, Scalar, read_jacobian
 from .modes import Constants, full_precision, lasting, ordinary_tensors, recorded, remembered
+from .progress import bar, check_progress
 from .times import (
     check_from_start,
     check_time,
