@@ -220,4 +220,4 @@ def test_refuses_another_version(finished):
     named = safetensors.torch.load_file(finished)
     metadata["format"] = "markovscore-training-1"
     safetensors.torch.save_file(named, finished, metadata)
-    refused(r"training-2, found markovscore-training-1 .*move it away", run, checkpoint=finished)
+    refused(r"training-3, found markovscore-training-1 .*move it away", run, checkpoint=finished)

@@ -10,6 +10,8 @@ from runs import broken_off
 from statistical import F64, agrees, points, rng, sigmas
 
 import markovscore as ms
+from markovscore.core import as_diffusion
+from markovscore.targets import law_draw, local_draw, small_laws
 
 N = 20_000
 T = 0.7
@@ -206,6 +208,19 @@ def test_swimmer_is_weighed_by_its_noise():
         assert one.isfinite().all()
         assert torch.equal(one, other)
         assert not torch.allclose(one, third)
+
+
+@pytest.mark.parametrize("process", [ms.ActiveSwimmer(), ms.LinearSDE(F, FULL)])
+def test_a_law_that_is_kept_gives_the_same_draws(process):
+    y, s, t = points(50, 2), torch.linspace(0, 0.6, 50).double(), torch.tensor([0.7]).double()
+    process = as_diffusion(process)
+    law = small_laws(process, y, s, t.expand(50))
+    kept, fresh = law_draw(*law, y, rng()), local_draw(process, y, s, t.expand(50), rng())
+    for a, b in zip((*kept[:2], kept.factor.value, kept.noise),
+                    (*fresh[:2], fresh.factor.value, fresh.noise), strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    assert small_laws(as_diffusion(ms.DoubleWell(2)), y, s, t.expand(50)) == ()
+    assert small_laws(as_diffusion(ms.OrnsteinUhlenbeck(9)), points(50, 9), s, t.expand(50)) == ()
 
 
 CUBIC = Plain(well, lambda t: 1.0, dim=2, horizon=1.0)

@@ -21,6 +21,7 @@ from runs import (
     weights,
 )
 from statistical import F64, rng
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import markovscore as ms
 from markovscore.metrics import relative_fisher_divergence
@@ -50,6 +51,41 @@ def test_equals_a_loop_written_by_hand(schedule):
     torch.testing.assert_close(result.losses, torch.tensor(losses, dtype=F64))
     for a, b in zip(weights(result.score), average, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_average_is_that_of_torch():
+    """Weights of two kinds, a parameter of integers, and the buffers of a batch normalisation."""
+
+    class Mixed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.norm = torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)
+            self.two = torch.nn.Linear(3, 2, dtype=F64)
+            self.mask = torch.nn.Parameter(torch.ones(2, dtype=torch.int64), requires_grad=False)
+
+        def forward(self, x, t):
+            return (self.two(self.norm(self.one(x)).double()) * self.mask).float()
+
+    class Fitting:
+        def loss(self, score, x0, generator):
+            return (score(x0, 0.0) - 2 * x0).square().mean()
+
+    net = Mixed()
+    expected = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    expected.update_parameters(Mixed())  # the next is then not the first, which is a copy
+
+    def follow(step, score):
+        if step == 1:
+            expected.module.load_state_dict(net.state_dict())
+        else:
+            expected.update_parameters(net)
+        assert not score.training
+
+    result = ms.train(net, Fitting(), data(), 6, ema=0.9, progress=False, callback=follow)
+    wanted = expected.module.state_dict()
+    for name, value in result.score.state_dict().items():
+        torch.testing.assert_close(value, wanted[name])
+    assert result.score.norm.num_batches_tracked == 6
 
 
 def test_deterministic_given_the_seed():

@@ -9,6 +9,7 @@ looks at each :class:`Step` before it is taken, and may give it the drift that w
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from .fields import Time, drift_at, jacobian_at, noise_at
 from .linear_maps import LinearMap
 from .modes import remembered
-from .types import Process
+from .types import Clock, Process
 
 # Growth in two steps in a row that only an unstable scheme shows, whatever the units.
 _EXPLOSION = 1e3
@@ -25,21 +26,37 @@ _EXPLOSION = 1e3
 
 @dataclass(frozen=True)
 class Grid:
-    """``N`` steps of equal clock from ``s`` to ``t``, one column or one for each row of the batch.
+    """``count`` steps of equal clock from ``start`` to ``end``, float64 ``(n,)``: one row of the
+    batch for all, or one for each.
 
-    ``times`` ``(N + 1, n)``; ``middle`` ``(N, n)``, where the coefficients are read; ``step``
-    ``(N, n)``, the clock's advance over its rate there: the length that drift and noise see.
     ``autonomous``: in the clock, drift and noise do not depend on time.
     """
 
-    times: Tensor
-    middle: Tensor
-    step: Tensor
+    clock: Clock
+    start: Tensor
+    end: Tensor
+    count: int
     autonomous: bool = False
+
+    @cached_property
+    def times(self) -> Tensor:
+        """Ends of the steps, ``(N + 1, n)``."""
+        return torch.cat([self.start[None], self._between(1, 2), self.end[None]])
+
+    @cached_property
+    def middle(self) -> Tensor:
+        """Times at which the coefficients are read, ``(N, n)``."""
+        return self._between(0, 2)
+
+    @cached_property
+    def step(self) -> Tensor:
+        """The clock's advance over its rate in the middle, ``(N, n)``: the length that drift and
+        noise see."""
+        return self._lengths(self.middle)
 
     def place(self, i: int, row: int) -> tuple[float, float]:
         """Time and length of step ``i`` for a row of the batch."""
-        column = row if self.middle.shape[1] > 1 else 0
+        column = row if len(self.start) > 1 else 0
         return float(self.middle[i, column]), float(self.step[i, column])
 
     def steps(self, y: Tensor) -> list[tuple[Tensor, Time]]:
@@ -47,24 +64,35 @@ class Grid:
         ``(B, 1)`` both; times with dtype and device of ``y``. For an autonomous process one pair,
         repeated: drift times length is the same at all of them, and what depends on time is
         computed once."""
-        middle, step, count = self.middle, self.step, self.middle.shape[0]
         if self.autonomous:
-            middle, step = (part[count // 2 : count // 2 + 1] for part in (middle, step))
+            middle = self._between(self.count // 2 * 2, 2 * self.count)
+            step = self._lengths(middle)
+        else:
+            middle, step = self.middle, self.step
         if middle.shape[1] == 1:
             pairs: Any = zip(middle[:, 0].to(y).unbind(), step[:, 0].tolist(), strict=True)
         else:
             pairs = zip(middle.to(y)[:, :, None], step.to(y)[:, :, None], strict=True)
-        return list(pairs) * (count if self.autonomous else 1)
+        return list(pairs) * (self.count if self.autonomous else 1)
+
+    @cached_property
+    def _length(self) -> Tensor:
+        return self.clock.between(self.start, self.end)
+
+    def _between(self, first: int, every: int) -> Tensor:
+        """Times of the middles and ends in order, without the first and last end: of some."""
+        shares = _shares(self.count)[first::every]
+        return self.clock.inverse(
+            torch.addcmul(self.clock.elapsed(self.start), shares, self._length)
+        )
+
+    def _lengths(self, middle: Tensor) -> Tensor:
+        return self._length / self.count / self.clock.rate(middle)
 
 
 def make_grid(process: Process, s: Tensor, t: Tensor, steps: int) -> Grid:
-    """The grid between ``s`` and ``t``, float64 ``(n,)``."""
-    clock = process.clock
-    start, length = clock.elapsed(s), clock.between(s, t)
-    inner = clock.inverse(torch.addcmul(start, _shares(steps), length))
-    times = torch.cat([s[None], inner, t[None]])
-    middle = times[1::2]
-    return Grid(times[::2], middle, length / steps / clock.rate(middle), process.autonomous)
+    """The grid of a process between ``s`` and ``t``, float64 ``(n,)``."""
+    return Grid(process.clock, s, t, steps, process.autonomous)
 
 
 @remembered
@@ -127,7 +155,7 @@ class Watch:
 
     def _diverged(self, i: int, y_next: Tensor) -> None:
         size = torch.nan_to_num(y_next.abs(), nan=math.inf, posinf=math.inf).amax(1)
-        row, steps = int(size.argmax()), len(self._grid.step)
+        row, steps = int(size.argmax()), self._grid.count
         time, h = self._grid.place(i, row)
         start = self._start[row : row + 1]
         J = jacobian_at(self._process, start, start.new_full((1,), time))

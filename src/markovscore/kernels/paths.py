@@ -21,7 +21,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..core import Grid, LinearMap, Walk, check_finite, check_points, check_steps, check_time
+from ..core import (
+    Grid,
+    IdentityClock,
+    LinearMap,
+    Walk,
+    check_finite,
+    check_points,
+    check_steps,
+    check_time,
+)
 from .dispatch import unsupported, use_triton
 from .path_drift import PathDrift
 from .philox import four_normals, seed_tensor
@@ -102,22 +111,21 @@ def _check_start(drift: PathDrift, y0: Tensor) -> Tensor:
 
 
 def _grid(drift: PathDrift, steps: Steps | None, y0: Tensor, name: str) -> Grid | None:
-    """The checked steps; their times are left at zero, for the process has none."""
+    """The checked steps, in the clock: the process has no other time."""
     if steps is None:
         return None
     count = check_steps(steps.count)
-    h = check_time(steps.length, len(y0), name).reshape(1, -1)
+    h = check_time(steps.length, len(y0), name).reshape(-1).cpu()
     shift = name == "window"
     if not bool(((h > 0) if shift else (h >= 0)).all() & torch.isfinite(h).all()):
         bound = "positive" if shift else "non-negative"
-        raise ValueError(f"{name}: expected finite {bound} lengths, found {h[0].tolist()[:3]}")
+        raise ValueError(f"{name}: expected finite {bound} lengths, found {h.tolist()[:3]}")
     if shift and drift.kind == "swimmer" and count < 2:
         raise ValueError(
             f"steps: expected at least 2 for the swimmer's window, found {count}: the noise needs "
             "two steps to reach x"
         )
-    times = torch.zeros_like(h).expand(count + 1, -1)
-    return Grid(times, times[1:], h.expand(count, -1), autonomous=True)
+    return Grid(IdentityClock(), torch.zeros_like(h), count * h, count, autonomous=True)
 
 
 def _lengths(drift: PathDrift, grid: Grid | None, y0: Tensor) -> tuple[int, Tensor] | None:
@@ -125,7 +133,7 @@ def _lengths(drift: PathDrift, grid: Grid | None, y0: Tensor) -> tuple[int, Tens
     if grid is None:
         return None
     h = grid.step[0]
-    return len(grid.step), torch.stack([h, drift.noise * h.sqrt()], 1).to(y0)
+    return grid.count, torch.stack([h, drift.noise * h.sqrt()], 1).to(y0)
 
 
 # The twin
@@ -183,13 +191,13 @@ def _linear_target(drift: PathDrift, walk: Walk) -> tuple[Tensor, Tensor]:
     for step in walk:
         step.drift, product = drift.drift_and_vjp(step.y, step.time, step.z)
         total = total + step.z - step.h * step.i * product
-    return walk.y, -total / (len(walk.grid.step) * drift.noise * h.sqrt())
+    return walk.y, -total / (walk.grid.count * drift.noise * h.sqrt())
 
 
 def _swimmer_target(drift: PathDrift, walk: Walk) -> tuple[Tensor, Tensor]:
     """The end, and ``ActiveSwimmer.shift_target``, as the steps go by: the sum by nodes, for
     ``u_i`` meets the noise that led there and that which follows."""
-    rest, gamma = len(walk.grid.step) - 1, float(drift.table)
+    rest, gamma = walk.grid.count - 1, float(drift.table)
     along_v, along_x, last = 3 * [torch.zeros_like(walk.y[:, :1])]
     for step in walk:
         (b, a), (b_next, a_next) = (_shift(i, rest) for i in (step.i, step.i + 1))
@@ -218,9 +226,10 @@ def _diverged(
     for stream, grid in enumerate((before, window)):
         if grid is None:
             continue
-        if grid.step.shape[1] > 1:
-            grid = replace(grid, middle=grid.middle[:, :1], step=grid.step[:, row : row + 1])
-        count, h = len(grid.step), float(grid.step[0])
+        if len(grid.end) > 1:
+            one = slice(row, row + 1)
+            grid = replace(grid, start=grid.start[one], end=grid.end[one])
+        count, h = grid.count, float(grid.step[0])
         walk = _walk(drift, y, grid, seed, torch.tensor([row], device=y0.device), stream)
         for i, y in enumerate(_points(walk), 1):
             if bool(drift.diverged(y, _column(grid, y)).any()):

@@ -37,8 +37,10 @@ from ..targets import (
     check_score,
     check_walls,
     kept_ends,
+    law_draw,
     local_draw,
     shifted_path,
+    small_laws,
     window_ends,
     wrapped,
 )
@@ -155,7 +157,8 @@ class LocalDSM(_PathObjective):
     (Singhal, Goldstein and Ranganath 2024, lemma 1 and algorithms 1 and 2). By the lemma the
     minimiser is the score; the linearisation biases it, by an amount that shrinks with the window
     (:func:`local_transition`), and not at all for a linear process with constant ``G``.
-    ``y_s`` comes from the buffer; the noise of the window is drawn anew at each use.
+    ``y_s`` comes from the buffer, with the transition that starts there unless that is diagonal or
+    in more than 8 dimensions; the noise of the window is drawn anew at each use.
 
     Args:
         diffusion: has ``drift`` and ``dispersion``; a singular ``G`` will do where it reaches every
@@ -211,13 +214,17 @@ class LocalDSM(_PathObjective):
         y_s = self._start(x0, start, generator)
         if self.check_derivative:
             check_drift(self._process, y_s, start, end, _CHECK_STEPS, jacobian=True)
-        return y_s, start.to(t), t, importance
+        return y_s, start.to(t), t, importance, *small_laws(self._process, y_s, start, end)
 
     def _terms(self, score: Score, generator: torch.Generator, *rows: Tensor) -> Tensor:
         """Algorithm 2, linearise and draw ``y_t``; and the rest of algorithm 1, the loss."""
-        y_s, s, t, importance = rows
-        ends = kept_ends(self._process, s, t)
-        y_t, target, C, z = local_draw(self._process, y_s, *ends, generator)
+        y_s, s, t, importance, *law = rows
+        if law:
+            m, factor = law
+            y_t, target, C, z = law_draw(m, factor, y_s, generator)
+        else:
+            ends = kept_ends(self._process, s, t)
+            y_t, target, C, z = local_draw(self._process, y_s, *ends, generator)
         y_t = wrapped(self._process, y_t, t)
         prediction = check_field(score(y_t, t), y_t, "score")
         if self.weighting == "perceptual":

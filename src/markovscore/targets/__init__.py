@@ -5,6 +5,7 @@ from .local import (
     Linearised,
     LocalDraw,
     covariance_factor,
+    law_draw,
     linearised,
     local_draw,
     local_moments,
@@ -12,6 +13,7 @@ from .local import (
     local_transition,
     phi1,
     phi2,
+    small_laws,
 )
 from .path_shift import path_shift_target, shifted_path
 from .steering import first_step, first_step_diagonal

@@ -42,6 +42,9 @@ from ..kernels import TOO_LONG, SingularCovarianceError
 from ..kernels import local_transition as window_law
 from .walls import check_walls
 
+# Coordinates up to which a buffer keeps covariance factors, 64 numbers a row at most.
+_SMALL = 8
+
 
 def local_transition(
     diffusion: DiffusionLike, y_s: Tensor, s: Time, t: Time
@@ -144,6 +147,32 @@ def local_draw(
         raise _no_noise(error.row, error.axis, s, t) from None
     assert factor is not None and sample is not None and target is not None
     return LocalDraw(sample, target, Dense(factor), z)
+
+
+@torch.no_grad()
+@full_precision
+def small_laws(
+    process: Process, y: Tensor, s: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor] | tuple[()]:
+    """``m`` and ``C`` of :func:`local_draw`, float64, to draw from again and again; nothing where
+    ``C`` is diagonal, hence cheap, or so large that a buffer of them would be."""
+    if process.elementwise or not 1 < y.shape[1] <= _SMALL:
+        return ()
+    around = linearised(process, y, s, t)
+    if around.is_diagonal:
+        return ()
+    m, P = window_law(*around.matrices(), y)[:2]
+    return m, covariance_factor(Dense(P), s, t).value
+
+
+@torch.no_grad()
+@full_precision
+def law_draw(m: Tensor, C: Tensor, like: Tensor, generator: torch.Generator | None) -> LocalDraw:
+    """The same draw from a law that :func:`small_laws` gave, for points ``like`` these."""
+    z = torch.randn(m.shape, generator=generator, dtype=m.dtype, device=m.device)
+    factor = Dense(C)
+    back = torch.linalg.solve_triangular(C.mT, z.unsqueeze(-1), upper=True).squeeze(-1)
+    return LocalDraw((m + factor @ z).to(like), -back.to(like), factor, z)
 
 
 @torch.no_grad()

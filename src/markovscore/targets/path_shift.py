@@ -192,7 +192,7 @@ def _by_weight(
     weight: WeightPath | None,
 ) -> tuple[Tensor, Tensor]:
     """Path shift by a deterministic ``w``."""
-    w, target = WeightTable(weight, len(grid.times), y), torch.zeros_like(y)
+    w, target = WeightTable(weight, grid.count + 1, y), torch.zeros_like(y)
     walk = Walk(process, y, grid, generator)
     for step in walk:
         push = _noise_score(step)
@@ -217,7 +217,7 @@ def _adaptive(
     for step in walk:
         step.drift = drift_at(process, step.y, step.time)
         J, push = jacobian_at(process, step.y, step.time), _noise_score(step)
-        w, v = steered(J, step.G, step.h, w, len(grid.step) - step.i)
+        w, v = steered(J, step.G, step.h, w, grid.count - step.i)
         target -= v.T @ push
     return walk.y, target
 

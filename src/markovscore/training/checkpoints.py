@@ -11,11 +11,11 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from ..core import Criterion, as_score, checksum, named_checksum, write_whole
+from .average import Average
 
-FORMAT = "markovscore-training-2"
+FORMAT = "markovscore-training-3"
 REMEDY = "move it away to start anew, or pass another path"
 
 
@@ -45,12 +45,17 @@ class Run:
     """A run after ``step`` steps; ``shards`` are those this process works on, by number."""
 
     net: nn.Module
-    average: AveragedModel
+    average: Average
     optimizer: torch.optim.Optimizer
     shards: dict[int, Shard]
     losses: Tensor
     seconds: Tensor
     step: int = 0
+
+    def parameters(self) -> list[Tensor]:
+        """The network's, as a list that is there: ``net.parameters()`` walks through its parts."""
+        listed: list[Tensor] = self.optimizer.param_groups[0]["params"]
+        return listed
 
     def shard_tensors(self) -> dict[str, Tensor]:
         """The states of the shards of this process, on the CPU."""
@@ -61,7 +66,7 @@ class Run:
         """Everything else, on the CPU; :meth:`restore` is the inverse of the two together."""
         named = {"losses": self.losses, "seconds": self.seconds}
         named |= {f"net.{k}": v for k, v in self.net.state_dict().items()}
-        named |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        named |= {f"average.{k}": v for k, v in self.average.module.state_dict().items()}
         for i, slots in self.optimizer.state_dict()["state"].items():
             named |= {f"optimizer.{i}.{k}": v for k, v in slots.items()}
         return _on_cpu(named)
@@ -69,7 +74,7 @@ class Run:
     def restore(self, named: Mapping[str, Tensor], step: int) -> None:
         """Continue after ``step`` steps, from all tensors of a checkpoint."""
         self.net.load_state_dict(_part(named, "net."))
-        self.average.load_state_dict(_part(named, "average."))
+        self.average.module.load_state_dict(_part(named, "average."))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in _part(named, "optimizer.").items():
             index, slot = name.split(".", 1)

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..core import (
@@ -28,6 +27,7 @@ from ..core import (
     output_path,
     user_path,
 )
+from .average import Average
 from .checkpoints import Run, Shard, read_checkpoint, write_checkpoint
 from .log import TrainingLog
 from .plan import Plan, check_data, check_network, check_rates, check_shards
@@ -231,12 +231,11 @@ def _start(
 ) -> Run:
     if objective.restore is not None:
         objective.restore({}, device)  # else the run would depend on what was trained before
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(plan.ema))
-    average.module.eval().requires_grad_(False)
     stateful = objective.state is not None
+    net.train()
     return Run(
         net=net,
-        average=average,
+        average=Average(net, plan.ema),
         # fused: one kernel for all parameters, half the time of the default on small networks.
         optimizer=torch.optim.Adam(net.parameters(), lr=plan.lr, fused=True),
         shards={
@@ -301,7 +300,7 @@ def _advance(
     started = time.perf_counter()
     with _advice(run, plan):
         loss = _accumulate(run, plan)
-        sums = [*(p.grad for p in run.net.parameters() if p.grad is not None), loss]
+        sums = [*(p.grad for p in run.parameters() if p.grad is not None), loss]
         raised = world.sum_(sums, flags())
         if plan.shards > 1:
             torch._foreach_div_(sums, plan.shards)
@@ -315,7 +314,7 @@ def _advance(
             )
         run.optimizer.param_groups[0]["lr"] = rate
         run.optimizer.step()
-        run.average.update_parameters(run.net)
+        run.average.update(first=run.step == 0)
     before = float(run.seconds[run.step - 1]) if run.step > 0 else 0.0
     run.losses[run.step] = value
     run.seconds[run.step] = before + time.perf_counter() - started
@@ -325,8 +324,10 @@ def _advance(
 
 def _accumulate(run: Run, plan: Plan) -> Tensor:
     """The sum of the losses of this process's shards, 0-dim, and of their gradients in ``grad``."""
-    run.net.train()
-    run.optimizer.zero_grad()
+    if not run.net.training:  # a callback's or an objective's doing; to set it walks all parts
+        run.net.train()
+    for parameter in run.parameters():
+        parameter.grad = None
     losses = []
     for shard in run.shards.values():
         loss = shard.objective.loss(run.net, plan.batch(shard.generator), shard.generator)
