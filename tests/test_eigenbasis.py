@@ -12,7 +12,7 @@ from odd_inputs import refused
 from statistical import F64, agrees, rng
 
 import markovscore as ms
-from markovscore.eigenbasis import index_set
+from markovscore.eigenbasis import Circle, Interval, index_set, mean_features, products
 
 BASES = [
     ms.Hermite(1, 12),
@@ -105,10 +105,12 @@ def test_blocks_do_not_change_values(basis, monkeypatch):
     x, w = points(basis, 777), torch.full((777,), 1 / 777, dtype=F64)
 
     def both():
-        return basis.contract(basis.jet_tensors(alpha), x), basis.mean_features(x, w, 3)
+        mean = mean_features(basis.axes[0], x, w, 3)
+        return basis.contract(basis.jet_tensors(alpha), x), mean
 
     whole = both()
     monkeypatch.setattr("markovscore.eigenbasis.base.CACHE_ENTRIES", 1)
+    monkeypatch.setattr("markovscore.eigenbasis.averages.CACHE_ENTRIES", 1)
     for a, b in zip(whole, both(), strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-13 * float(a.abs().max()))
 
@@ -117,7 +119,8 @@ def test_blocks_do_not_change_values(basis, monkeypatch):
 @settings(deadline=None, max_examples=40)
 def test_index_sets_are_the_smallest(dim, count, half_plane):
     """Against brute force over a box: distinct, non-zero, sorted, and none left out is smaller."""
-    found = index_set(dim, count, lambda k: k * k, half_plane)
+    axis = Circle() if half_plane else Interval(0.0, math.pi)
+    found = index_set((axis,) * dim, 2 * count if half_plane else count)
     assert len({tuple(k) for k in found.tolist()}) == count == len(found)
     cost = (found**2).sum(1)
     assert (cost.diff() >= 0).all() and cost[0] == 1
@@ -136,7 +139,7 @@ def test_index_sets_are_the_smallest(dim, count, half_plane):
 def test_products_expand_in_the_table(basis, seed):
     """``phi_j phi_k = sum_s c_s phi_{m_s}`` pointwise, with the table's functions evaluated by
     definition."""
-    table = basis.products()
+    table = products(basis.axes, basis.indices)
     x = points(basis, 5, seed)
     if isinstance(basis, ms.Fourier):
         phase = x @ table.table.T.to(F64)
@@ -176,7 +179,8 @@ def test_dtype_follows_the_points(basis, dtype):
     [
         (lambda: ms.Fourier(2, 201), "use 202"),
         (lambda: ms.Cosine(1, 5, 2.0, 1.0), "low < high"),
-        (lambda: ms.Fourier(20, 1000), "use fewer functions or fewer dimensions"),
+        (lambda: ms.Hermite(0, 3), "dim"),
+        (lambda: ms.Fourier(1, 4, period=0.0), "period"),
     ],
 )
 def test_impossible_bases_are_refused(make, message):

@@ -361,7 +361,7 @@ def fit(x=GOOD, process=TORUS, count=6, times=None, **settings):
         ({"weights": torch.ones(len(GOOD))}, "sum of one"),
         ({"shrinkage": "heat", "weights": torch.ones(len(GOOD))}, "no shrinkage"),
         ({"process": ms.LinearSDE(-torch.eye(2), torch.eye(2))}, "no eigenbasis"),
-        ({"selection": "best"}, "'eigenvalue' or 'greedy'"),
+        ({"selection": "best"}, "'cross' or 'greedy'"),
     ],
 )
 def test_bad_input(change, message):

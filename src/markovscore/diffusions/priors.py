@@ -292,20 +292,26 @@ class _Uniform(Sampled):
 
 @takes_arrays
 class UniformTorus(_Uniform):
-    """The uniform law on the torus ``[-pi, pi)^d``; points may be any real numbers."""
+    """The uniform law on the torus ``[-p/2, p/2)^d`` of period ``p``; points may be any real
+    numbers.
 
-    def __init__(self, dim: int) -> None:
+    Raises:
+        ValueError: ``dim < 1``, or a period that is not finite and positive.
+    """
+
+    def __init__(self, dim: int, period: float = 2 * math.pi) -> None:
         self.dim = check_dim(dim)
+        self.period = check_number(period, "period", positive=True)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """``-d log 2 pi`` everywhere, shape ``(B,)``; NaN where ``x`` is not finite."""
-        value = torch.full_like(x[:, 0], -self.dim * LOG_2PI)
+        """``-d log p`` everywhere, shape ``(B,)``; NaN where ``x`` is not finite."""
+        value = torch.full_like(x[:, 0], -self.dim * math.log(self.period))
         return torch.where(torch.isfinite(x).all(1), value, torch.nan)
 
     def _draws(self, n: int, **where: Any) -> Tensor:
-        u = torch.rand(n, self.dim, **where)
-        low, high = inner_bounds(-math.pi, math.pi, u.dtype, half_open=True)
-        return (math.pi * (2 * u - 1)).clamp(low, high)
+        u, half = torch.rand(n, self.dim, **where), self.period / 2
+        low, high = inner_bounds(-half, half, u.dtype, half_open=True)
+        return (half * (2 * u - 1)).clamp(low, high)
 
 
 @takes_arrays

@@ -147,32 +147,43 @@ class OrnsteinUhlenbeck(_Separable):
 
 @takes_arrays
 class TorusBrownian(_Driftless):
-    """``dY = sqrt2 dW`` on the torus ``[-pi, pi)^d``, uniform law, eigenvalues ``-|k|^2``.
+    """``dY = sqrt2 dW`` on the torus ``[-p/2, p/2)^d``, uniform law, eigenvalues
+    ``-(2 pi / p)^2 |k|^2``.
 
-    The transition is the *wrapped* normal of variance ``2t`` on each axis: all images count.
+    The transition is the *wrapped* normal of variance ``2t`` on each axis: all images count. Angles
+    in degrees have the ``period`` 360. By default the period ``p`` is ``2 pi`` and the horizon 4,
+    or as much in the units of the slowest eigenvalue.
     """
 
-    def __init__(self, dim: int, horizon: float = 4.0) -> None:
-        self.prior = UniformTorus(dim)
-        self.dim, self.horizon = self.prior.dim, check_horizon(horizon)
+    def __init__(self, dim: int, horizon: float | None = None, period: float = 2 * math.pi) -> None:
+        self.prior = UniformTorus(dim, period)
+        self.dim, self.period = self.prior.dim, self.prior.period
+        self._speed = 2 * math.pi / self.period
+        self.horizon = check_horizon(4.0 / self._speed**2 if horizon is None else horizon)
 
     def project(self, y: Tensor) -> Tensor:
-        """Wrap to ``[-pi, pi)``; points inside are returned unchanged."""
-        turns = torch.floor((y + math.pi) / (2 * math.pi))
+        """Wrap to ``[-p/2, p/2)``; points inside are returned unchanged."""
+        half = self.period / 2
+        turns = torch.floor((y + half) / self.period)
         # Rounding may land just outside, and so do the numbers nearest to -pi and pi in float32.
-        low, high = inner_bounds(-math.pi, math.pi, y.dtype, half_open=True)
-        return (y - 2 * math.pi * turns).clamp(low, high)
+        low, high = inner_bounds(-half, half, y.dtype, half_open=True)
+        return (y - self.period * turns).clamp(low, high)
 
     def contains(self, x: Tensor) -> Tensor:
-        """True for rows in ``[-pi, pi]^d``, to the rounding of float32; shape ``(B,)``."""
-        return (x.abs() <= with_rounding(-math.pi, math.pi)[1]).all(dim=1)
+        """True for rows in ``[-p/2, p/2]^d``, to the rounding of float32; shape ``(B,)``."""
+        return (x.abs() <= with_rounding(0.0, self.period / 2)[1]).all(dim=1)
 
-    _axis_log_prob = staticmethod(wrapped_normal_log_prob)
-    _axis_score = staticmethod(wrapped_normal_score)
+    def _axis_log_prob(self, y: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        u = self._speed
+        return wrapped_normal_log_prob(u * y, u * mean, u**2 * var) + math.log(u)
+
+    def _axis_score(self, y: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+        u = self._speed
+        return u * wrapped_normal_score(u * y, u * mean, u**2 * var)
 
     def eigenbasis(self, n_functions: int) -> Fourier:
         """The ``n_functions`` slowest non-constant eigenfunctions: real Fourier modes."""
-        return Fourier(self.dim, n_functions)
+        return Fourier(self.dim, n_functions, self.period)
 
 
 @takes_arrays

@@ -1,7 +1,9 @@
 """Eigenfunctions of generators, their index sets and averages."""
 
-from .base import Eigenbasis, index_set, quadrature_weights
-from .hermite import Hermite
+from .averages import mean_features, quadrature_weights
+from .axes import Axis, Circle, Interval, Line
+from .base import Eigenbasis
+from .indices import index_set
 from .moments import (
     JITTER,
     MIN_SCALE,
@@ -11,4 +13,5 @@ from .moments import (
     warn,
     warn_if_flat,
 )
-from .trigonometric import Cosine, Fourier, Trigonometric
+from .products import products
+from .spaces import Cosine, Fourier, Hermite

@@ -1,203 +1,214 @@
-"""Eigenfunctions of the generators of three diffusions, as tensor-product bases.
+"""Eigenfunctions of the generators of diffusions with independent coordinates, as product bases.
 
 A symmetric Markov generator ``L`` with stationary law ``pi`` has eigenpairs
 ``L phi_k = lambda_k phi_k``, ``lambda_k <= 0``, orthonormal in ``L2(pi)``; the semigroup then acts
-by ``P_t phi_k = e^{lambda_k t} phi_k`` (paper A, Definition 1, Examples 3, 4 and 7).  With the
-dispersion ``G = sqrt2 I``:
+by ``P_t phi_k = e^{lambda_k t} phi_k`` (paper A, Definition 1, Examples 3, 4 and 7). Of independent
+coordinates the spectra add and the functions multiply: ``phi_k = prod_i psi_{k_i}(x_i)``,
+``lambda_k = sum_i lambda_{k_i}``, with the functions of each coordinate in
+:mod:`markovscore.eigenbasis.axes`. Where there are waves, the product ``Phi_k`` is complex, and the
+real functions are ``sqrt2 Re Phi_k`` and ``sqrt2 Im Phi_k``.
 
-==================  ============================================  =====================
-process             ``phi_k``                                    ``lambda_k``
-==================  ============================================  =====================
-Ornstein-Uhlenbeck  ``prod_i He_{k_i}(x_i) / sqrt(k_i!)``        ``-|k|_1``
-Brownian, torus     ``sqrt2 cos(k.x)``, ``sqrt2 sin(k.x)``       ``-|k|^2``
-Brownian, box       ``prod_i sqrt2 cos(k_i pi (x_i-a)/(b-a))``   ``-(pi/(b-a))^2 |k|^2``
-==================  ============================================  =====================
-
-A basis holds the ``K`` non-constant functions of smallest ``|lambda_k|``.  Each function is
-written in one-dimensional *features* that are closed under differentiation (``f' = D f``), so a
-combination ``h = sum_k alpha_k phi_k`` is a tensor ``C`` with ``h(x) = sum C[a_1..a_d]
-f_{a_1}(x_1)...f_{a_d}(x_d)``, its derivatives are the same tensor times ``D`` along one axis, and
-evaluation is a short matrix product per axis instead of ``K`` transcendental functions per point.
+Each function is written in one-dimensional *features* that are closed under differentiation
+(``f' = D f``), so a combination ``h = sum_k alpha_k phi_k`` is a tensor ``C`` with ``h(x) = sum
+C[a_1..a_d] f_{a_1}(x_1)...f_{a_d}(x_d)``, its derivatives are the same tensor times ``D`` along one
+axis, and evaluation is a short matrix product per axis instead of ``K`` transcendental functions
+per point. Where that tensor would be large, in many dimensions, the functions are summed one by
+one.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from ..core import as_tensor, check_integer, check_points, check_precision, lasting, recorded
+from ..core import check_integer, check_points, check_precision, lasting, recorded
+from .averages import moments
+from .axes import Axis, Line
+from .indices import index_set
 from .moments import Moments
+from .rows import Rows
 
-_MAX_TENSOR = 2**26  # entries of a coefficient tensor: 512 MiB in double precision
 CACHE_ENTRIES = 2**16  # a working block of 512 KiB in double precision stays in a core's L2 cache
 _DEVICE_ENTRIES = 2**25  # on other devices: 256 MiB, so that launches are few
 _MIN_POINTS = 1024  # whose features are taken at once: fewer leave torch calls the larger cost
+_DENSE = 16  # entries of the tensor for each function, up to which contracting it is the faster way
 
 
-def index_set(dim: int, count: int, cost: Callable[[int], int], half_plane: bool = False) -> Tensor:
-    """The ``count`` non-zero multi-indices ``k`` in ``N^d`` of smallest ``sum_i cost(k_i)``.
+class Eigenbasis:
+    """``K = n_functions`` non-constant eigenfunctions, the slowest ones.
 
-    With ``half_plane`` the indices run over ``Z^d`` up to sign: the first non-zero entry is
-    positive. Ties are in lexicographic order, so the set is deterministic and complete below its
-    last level.
-    Returns ``(count, d)``, int64.
-    """
-    bound = 1
-    while True:
-        k = indices_up_to(dim, bound, cost, half_plane)
-        if len(k) >= count:
-            costs = [sum(cost(abs(entry)) for entry in row) for row in k]
-            order = sorted(range(len(k)), key=lambda i: (costs[i], k[i]))
-            return torch.tensor([k[i] for i in order[:count]], dtype=torch.int64)
-        bound += 1 if len(k) * 4 > count else bound
-
-
-def indices_up_to(
-    dim: int, bound: int, cost: Callable[[int], int], half_plane: bool
-) -> list[tuple[int, ...]]:
-    """All non-zero multi-indices with ``sum cost <= bound``, grown axis by axis."""
-    partial: list[tuple[tuple[int, ...], int]] = [((), 0)]
-    for _ in range(dim):
-        grown = []
-        for k, spent in partial:
-            entry = 0
-            while spent + cost(entry) <= bound:
-                grown.append(((*k, entry), spent + cost(entry)))
-                if half_plane and entry > 0 and any(k):
-                    grown.append(((*k, -entry), spent + cost(entry)))
-                entry += 1
-        partial = grown
-    return [k for k, _ in partial if any(k)]
-
-
-class Eigenbasis(ABC):
-    """The ``K = n_functions`` non-constant eigenfunctions of smallest ``|lambda_k|``.
-
-    Attributes: ``dim``; ``indices`` ``(M, d)`` int64, the multi-indices (``M = K``, or ``K/2``
-    where each carries a cosine and a sine); ``eigenvalues`` ``(K,)`` float64; ``order``, the
+    Attributes: ``axes``, the coordinates' own functions; ``dim``; ``indices`` ``(M, d)`` int64, the
+    multi-indices; ``waves`` ``(M,)``, which of them carry a cosine and a sine: the functions are
+    ``M`` (cosines among them), then the sines; ``eigenvalues`` ``(K,)`` float64; ``order``, the
     largest entry of a multi-index.
 
-    Raises ``ValueError`` for a dimension or function count below one.
+    Raises ``ValueError`` for no axes, or a function count below one.
     """
 
     eigenvalues: Tensor
 
     @lasting
-    def __init__(self, dim: int, n_functions: int):
-        self.dim = dim = check_integer(dim, "dim")
-        self.n_functions = n_functions = check_integer(n_functions, "n_functions")
-        self._set_indices(self._multi_indices())
-        if self.feature_count(self.order) ** dim > _MAX_TENSOR:
-            raise ValueError(
-                f"{n_functions} functions in dimension {dim} need a coefficient tensor of "
-                f"{self.feature_count(self.order)}^{dim} entries, more than {_MAX_TENSOR}: "
-                "use fewer functions or fewer dimensions"
-            )
+    def __init__(self, axes: Sequence[Axis], n_functions: int):
+        self.axes = tuple(axes)
+        self.dim = check_integer(len(self.axes), "dim")
+        n_functions = check_integer(n_functions, "n_functions")
+        self._set_indices(index_set(self.axes, n_functions))
 
     def _set_indices(self, indices: Tensor) -> None:
-        self.indices = indices
-        vars(self).pop("_entries", None)  # of other indices
-        self.order = int(indices.abs().max())
-        self.eigenvalues = self.rates(indices).repeat(self.n_functions // len(indices))
+        for name in ("_entries", "_rows"):  # of other indices
+            vars(self).pop(name, None)
+        self.indices, self.order = indices, int(indices.abs().max())
+        self.waves = indices[:, [axis.wave for axis in self.axes]].any(1)
+        rates = self.rates(indices)
+        self.eigenvalues = torch.cat([rates, rates[self.waves]])
+        self.n_functions = len(self.eigenvalues)
+        largest = indices.abs().amax(0).tolist()
+        self.orders = [  # equal axes have as many features, so that they are taken at once
+            max(o for o, other in zip(largest, self.axes, strict=True) if other == axis)
+            for axis in self.axes
+        ]
+        self.widths = [a.count(o) for a, o in zip(self.axes, self.orders, strict=True)]
 
     @lasting
     def with_indices(self, indices: Tensor) -> Self:
         """The basis of the same kind on other multi-indices ``(M, d)``."""
         other = copy.copy(self)
-        other.n_functions = self.n_functions // len(self.indices) * len(indices)
         other._set_indices(indices)
         return other
 
-    @abstractmethod
-    def _multi_indices(self) -> Tensor:
-        """``(M, d)`` multi-indices, ordered by eigenvalue."""
+    def cross(self) -> Self:
+        """As many functions of the same axes, of a hyperbolic cross (:func:`index_set`)."""
+        return self.with_indices(index_set(self.axes, self.n_functions, cross=True))
 
-    @abstractmethod
     def rates(self, indices: Tensor) -> Tensor:
         """``lambda`` of multi-indices ``(M, d)``: ``(M,)`` float64."""
+        columns = indices.unbind(-1)
+        return torch.stack([a.rates(k) for a, k in zip(self.axes, columns, strict=True)]).sum(0)
 
-    # -- one-dimensional features ------------------------------------------------------------------
-    @abstractmethod
-    def features(self, x: Tensor, order: int, out: Tensor | None = None) -> Tensor:
-        """One-dimensional features ``f_a`` up to ``order``: ``(...)`` -> ``(F, ...)``.
+    @property
+    def lines(self) -> list[int]:
+        """The coordinates that are real lines: polynomials, a Gaussian stationary law."""
+        return [i for i, axis in enumerate(self.axes) if isinstance(axis, Line)]
 
-        Written to ``out`` where that is given, which records no gradients.
-        """
-
-    @abstractmethod
-    def feature_count(self, order: int) -> int:
-        """Number ``F`` of one-dimensional features up to ``order``."""
-
-    @abstractmethod
-    def feature_derivative(self, order: int) -> Tensor:
-        """``D`` ``(F, F)`` with ``f' = D f``."""
-
-    @abstractmethod
-    def tensor(self, coefficients: Tensor) -> Tensor:
-        """Coefficients ``(..., K)`` -> their tensor ``C`` ``(..., F, ..., F)``."""
+    @property
+    def degree(self) -> int:
+        """The highest total degree of a polynomial; up to two the score is linear along lines."""
+        return int(self.indices[:, self.lines].sum(1).max())
 
     # -- the functions, by definition --------------------------------------------------------------
-    @abstractmethod
-    def _jet(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each function's factor on each axis and its two derivatives: three ``(d, M, B)``."""
+    def _jet(self, x: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Each coordinate's factor of each function and its two derivatives, three ``(M, B)``."""
+        columns = zip(self.axes, x.unbind(1), self.indices.unbind(1), strict=True)
+        return [axis.jet(column, k) for axis, column, k in columns]
 
-    def _functions(self, product: Tensor) -> Tensor:
-        """Products over the axes ``(M, B)`` -> real functions ``(B, K)``."""
-        return product.T
+    def _functions(self, factors: Iterable[Tensor]) -> Tensor:
+        """Products of factors ``(M, B)`` -> real functions ``(B, K)``."""
+        product = math.prod(factors)
+        assert isinstance(product, Tensor)
+        scale = self._norms.to(product.real)[:, None]
+        real = scale * product.real
+        if not product.is_complex():
+            return real.T
+        return torch.cat([real, (scale * product.imag)[self.waves]]).T
+
+    @property
+    def _norms(self) -> Tensor:
+        """Of each row's real functions: ``sqrt2`` where it has a wave, ``(M,)``."""
+        return math.sqrt(2) ** self.waves.double()
 
     def _points(self, x: Tensor) -> Tensor:
         return check_precision(check_points(x, self.dim))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``phi_k(x)``: ``(B, d)`` -> ``(B, K)``, by definition; the fast path is ``contract``."""
-        values, _, _ = self._jet(self._points(x))
-        return self._functions(values.prod(0))
+        """``phi_k(x)``: ``(B, d)`` -> ``(B, K)``, by definition; the fast path is
+        :meth:`derivatives`."""
+        return self._functions(values for values, _, _ in self._jet(self._points(x)))
 
     def gradient(self, x: Tensor) -> Tensor:
         """``grad phi_k(x)``: ``(B, d)`` -> ``(B, K, d)``."""
-        values, first, _ = self._jet(self._points(x))
-        parts = [self._functions(_swap(values, first, i).prod(0)) for i in range(self.dim)]
-        return torch.stack(parts, dim=-1)
+        return torch.stack(self._with_derivative(x, 1), dim=-1)
 
     def laplacian(self, x: Tensor) -> Tensor:
         """``Laplacian phi_k(x)``: ``(B, d)`` -> ``(B, K)``."""
-        values, _, second = self._jet(self._points(x))
-        parts = [self._functions(_swap(values, second, i).prod(0)) for i in range(self.dim)]
-        return torch.stack(parts).sum(0)
+        return torch.stack(self._with_derivative(x, 2)).sum(0)
+
+    def _with_derivative(self, x: Tensor, order: int) -> list[Tensor]:
+        """Each coordinate's derivative of the functions, ``(B, K)`` each."""
+        jet = self._jet(self._points(x))
+        return [
+            self._functions(part[order if i == j else 0] for j, part in enumerate(jet))
+            for i in range(self.dim)
+        ]
 
     def generator(self, x: Tensor) -> Tensor:
         """``L phi_k(x)``: ``(B, d)`` -> ``(B, K)``; equals ``lambda_k phi_k(x)``."""
-        return self.laplacian(x)
+        lines = self.lines
+        pull = torch.einsum("bki,bi->bk", self.gradient(x)[..., lines], x[:, lines])
+        return self.laplacian(x) - pull
 
     # -- data averages -----------------------------------------------------------------------------
-    @abstractmethod
     def moments(self, x: Tensor, weights: Tensor | None = None) -> Moments:
         """Averages over points ``(N, d)`` with weights ``(N,)``, by default ``1/N``."""
+        return moments(self.axes, self.indices, x.double(), weights)
 
-    def mean_features(self, x: Tensor, weights: Tensor, order: int, power: int = 1) -> Tensor:
-        """``sum_n w_n prod_i f_{a_i}(x_{n,i})^power``, ``(F, ..., F)``; bounded memory.
-
-        ``power=2`` gives the second moments that the standard errors of the averages need.
-        """
-        width = self.feature_count(order)
-        chunk = max(256, 16 * CACHE_ENTRIES // width ** max(1, self.dim - 1))
-        total = x.new_zeros(width ** max(0, self.dim - 1), width)
-        for points, w in zip(x.split(chunk), weights.split(chunk), strict=True):
-            f = self.features(points.T, order) ** power
-            left = w[None]
-            for i in range(self.dim - 1):
-                left = (left[:, None] * f[None, :, i]).flatten(0, 1)
-            total.addmm_(left, f[:, -1].T)
-        return total.reshape((width,) * self.dim)
+    # -- features of all coordinates ---------------------------------------------------------------
+    def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Features of coordinates ``(d, B)``: ``(F, d, B)``, of which coordinate ``i`` has the
+        first ``widths[i]``; written to ``out`` where that is given."""
+        runs = [list(run) for _, run in groupby(range(self.dim), key=lambda i: self.axes[i])]
+        if out is None and len(runs) == 1:
+            return self.axes[0].features(x, self.orders[0])
+        if out is None:
+            parts = [self.axes[r[0]].features(x[r], self.orders[r[0]]) for r in runs]
+            padded = [pad_rows(part, max(self.widths)) for part in parts]
+            return torch.cat(padded, 1)
+        for run in runs:
+            i, j = run[0], run[-1] + 1
+            self.axes[i].features(x[i:j], self.orders[i], out[: self.widths[i], i:j])
+        return out
 
     # -- the fast path -----------------------------------------------------------------------------
+    def derivatives(self, coefficients: Tensor, x: Tensor, laplacian: bool = False) -> Tensor:
+        """``grad h(x)``, and ``Laplacian h(x)`` where asked for, of ``h = sum_k alpha_k phi_k``.
+
+        Coefficients ``(K,)``, or a row for each point ``(B, K)``; points ``(B, d)``.
+        Returns ``(d, B)``, or ``(d+1, B)``.
+        """
+        if math.prod(self.widths) > _DENSE * self.n_functions:
+            return self._rows.derivatives(coefficients.to(x), x, laplacian)
+        tensors = self.jet_tensors if laplacian else self.gradient_tensors
+        contract = self.contract if coefficients.ndim == 1 else self.contract_each
+        return contract(tensors(coefficients).to(x), x)
+
+    @cached_property
+    @lasting
+    def _rows(self) -> Rows:
+        return Rows.of(self.axes, self.indices)
+
+    def tensor(self, coefficients: Tensor) -> Tensor:
+        """Coefficients ``(..., K)`` -> their tensor ``C`` ``(..., F_1, ..., F_d)``."""
+        real, rows = coefficients[..., : len(self.indices)], self.indices
+        grid = self._norms.to(real) * real
+        if bool(self.waves.any()):  # a cos + b sin = Re (a - i b) e^{i k.x}
+            imaginary = torch.zeros_like(grid)
+            imaginary[..., self.waves] = math.sqrt(2) * coefficients[..., len(rows) :]
+            grid = torch.complex(grid, -imaginary)
+        shifts = torch.tensor(
+            [o if a.wave else 0 for a, o in zip(self.axes, self.orders, strict=True)]
+        )
+        changes = [a.functions(o) for a, o in zip(self.axes, self.orders, strict=True)]
+        grid = scatter(grid, rows + shifts, [len(change) for change in changes])
+        for i, change in enumerate(changes):
+            grid = along(grid, change.to(grid), i - self.dim)
+        return grid.real.contiguous()
+
     def gradient_tensors(self, coefficients: Tensor) -> Tensor:
         """Coefficients ``(..., K)`` -> the tensors of the gradient ``(d, ..., F, ..., F)``."""
         return self._expand(coefficients, self.dim)
@@ -236,14 +247,11 @@ class Eigenbasis(ABC):
 
     def _differentiated(self, coefficients: Tensor) -> Tensor:
         """:meth:`jet_tensors` by its definition."""
-        tensor, derivative = self._differentiable(coefficients)
-        first = [along(tensor, derivative, i - self.dim) for i in range(self.dim)]
-        second = [along(first[i], derivative, i - self.dim) for i in range(self.dim)]
-        return torch.stack([*first, torch.stack(second).sum(0)])
-
-    def _differentiable(self, coefficients: Tensor) -> tuple[Tensor, Tensor]:
         tensor = self.tensor(coefficients)
-        return tensor, self.feature_derivative(self.order).to(tensor)
+        changes = [a.derivative(o).to(tensor) for a, o in zip(self.axes, self.orders, strict=True)]
+        first = [along(tensor, change, i - self.dim) for i, change in enumerate(changes)]
+        second = [along(first[i], change, i - self.dim) for i, change in enumerate(changes)]
+        return torch.stack([*first, torch.stack(second).sum(0)])
 
     def contract(self, tensors: Tensor, x: Tensor) -> Tensor:
         """Evaluate ``Q`` tensors ``(Q, F, ..., F)`` at ``x`` ``(B, d)``: ``(Q, B)``.
@@ -252,22 +260,22 @@ class Eigenbasis(ABC):
         sized so that the intermediate ``(Q F^{d-1}, block)`` stays in cache, and, unless gradients
         are recorded, it is the same memory for all of them.
         """
-        width, count = tensors.shape[-1], tensors.shape[0]
+        matrix = tensors.reshape(-1, tensors.shape[-1])
+        count = tensors.shape[0]
         entries = CACHE_ENTRIES if x.device.type == "cpu" else _DEVICE_ENTRIES
         entries = entries * 8 // x.element_size()
-        block = max(64, entries // (count * width ** (self.dim - 1)) // 64 * 64)
-        matrix = tensors.reshape(-1, width)
+        block = max(64, entries // len(matrix) // 64 * 64)
         if recorded(tensors, x):
-            features = (self.features(points.T, self.order) for points in x.split(block))
+            features = (self.features(points.T) for points in x.split(block))
             return torch.cat([self._contract(matrix, f) for f in features], 1)
         wide = block * max(1, _MIN_POINTS // block)
         out = x.new_empty(count, len(x))
-        f = x.new_empty(width, self.dim, min(wide, len(x)))
+        f = x.new_empty(max(self.widths), self.dim, min(wide, len(x)))
         product = x.new_empty(len(matrix), min(block, len(x)))
         for points, piece in zip(x.split(wide), out.split(wide, 1), strict=True):
             if len(points) < f.shape[2]:
                 f = f[..., : len(points)]
-            self.features(points.T.contiguous(), self.order, f)
+            self.features(points.T.contiguous(), f)
             parts = [(f, piece)]
             if wide > block:
                 parts = list(zip(f.split(block, 2), piece.split(block, 1), strict=True))
@@ -281,28 +289,21 @@ class Eigenbasis(ABC):
         self, matrix: Tensor, f: Tensor, product: Tensor | None = None, out: Tensor | None = None
     ) -> Tensor:
         """One block: ``(Q F^{d-1}, F)`` on features ``(F, d, B)`` -> ``(Q, B)``."""
-        value = torch.mm(matrix, f.select(1, -1), out=out if self.dim == 1 else product)
+        last = f[: self.widths[-1], -1]
+        value = torch.mm(matrix, last, out=out if self.dim == 1 else product)
         for i in range(self.dim - 2, -1, -1):
-            factor = f.select(1, i)
+            factor = f[: self.widths[i], i]
             terms = value.view(-1, *factor.shape).mul_(factor)
             value = torch.sum(terms, 1, out=out if i == 0 else None)
         return value
 
     def contract_each(self, tensors: Tensor, x: Tensor) -> Tensor:
         """As :meth:`contract`, a tensor for each point: ``(Q, B, F, ..., F)`` -> ``(Q, B)``."""
-        width = tensors.shape[-1]
-        f = self.features(x.T, self.order)
+        f = self.features(x.T)
         for i in range(self.dim - 1, -1, -1):
-            shape = (1, len(x)) + (1,) * i + (width,)
-            tensors = (tensors * f[:, i].T.reshape(shape)).sum(-1)
+            shape = (1, len(x)) + (1,) * i + (-1,)
+            tensors = (tensors * f[: self.widths[i], i].T.reshape(shape)).sum(-1)
         return tensors
-
-
-def _swap(values: Tensor, replacement: Tensor, axis: int) -> Tensor:
-    """``values`` with the factor of one axis replaced by its derivative."""
-    swapped = values.clone()
-    swapped[axis] = replacement[axis]
-    return swapped
 
 
 def along(tensor: Tensor, derivative: Tensor, axis: int) -> Tensor:
@@ -318,29 +319,14 @@ def _flat(indices: Tensor, shape: torch.Size) -> Tensor:
     return place
 
 
-def scatter(coefficients: Tensor, indices: Tensor, width: int) -> Tensor:
-    """Zeros ``(..., width, ..., width)`` with ``(..., K)`` placed at multi-indices ``(K, d)``."""
-    dim = indices.shape[1]
-    flat = (indices * width ** torch.arange(dim - 1, -1, -1)).sum(1).to(coefficients.device)
-    out = coefficients.new_zeros(*coefficients.shape[:-1], width**dim)
+def scatter(coefficients: Tensor, indices: Tensor, shape: list[int]) -> Tensor:
+    """Zeros ``(..., *shape)`` with ``(..., M)`` placed at multi-indices ``(M, d)``."""
+    flat = _flat(indices.T, torch.Size(shape)).to(coefficients.device)
+    out = coefficients.new_zeros(*coefficients.shape[:-1], math.prod(shape))
     out[..., flat] = coefficients
-    return out.reshape(*coefficients.shape[:-1], *(width,) * dim)
+    return out.reshape(*coefficients.shape[:-1], *shape)
 
 
-def select(factors: Tensor, indices: Tensor) -> Tensor:
-    """``(d, F, B)`` factors -> ``(d, K, B)``: the factor of each function on each axis."""
-    return torch.stack([factors[i, indices[:, i]] for i in range(indices.shape[1])])
-
-
-def quadrature_weights(x: Tensor, weights: Tensor | None) -> Tensor:
-    """Quadrature weights, uniform where none are given."""
-    if weights is None:
-        return x.new_full((len(x),), 1 / len(x), dtype=torch.float64)
-    return as_tensor(weights, "weights", torch.float64).to(x.device)
-
-
-def squared_errors(mean: Tensor, squares: Tensor, weights: Tensor | None, n: int) -> Tensor:
-    """Squared standard error of each average; zero for quadrature weights (exact expectations)."""
-    if weights is not None:
-        return torch.zeros_like(mean)
-    return (squares - mean**2).clamp(min=0) / max(1, n - 1)
+def pad_rows(values: Tensor, count: int) -> Tensor:
+    """``(n, ...)`` with zeros up to ``count`` rows."""
+    return torch.cat([values, values.new_zeros(count - len(values), *values.shape[1:])])

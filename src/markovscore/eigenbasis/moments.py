@@ -18,12 +18,13 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
 from torch import Tensor
+
+from .indices import places
 
 # A share of the stationary law's energy E_pi Gamma(phi_j, phi_k) = -lambda_k delta_jk is added to
 # A_t, so that its factor exists where the data leave part of the space empty.  The Cholesky factor
@@ -155,11 +156,15 @@ class ProductMoments(Moments):
         return out
 
     def factor(self, times: Tensor) -> Tensor:
-        energy = self.energy(times)
-        lower, failed = torch.linalg.cholesky_ex(energy)
-        for index in failed.nonzero()[:, 0].tolist():
-            lower[index] = _clipped_factor(energy[index])
-        return lower
+        return cholesky(self.energy(times))
+
+
+def cholesky(energy: Tensor) -> Tensor:
+    """Lower triangular factors of ``(T, K, K)``."""
+    lower, failed = torch.linalg.cholesky_ex(energy)
+    for index in failed.nonzero()[:, 0].tolist():
+        lower[index] = _clipped_factor(energy[index])
+    return lower
 
 
 def _clipped_factor(energy: Tensor) -> Tensor:
@@ -216,7 +221,7 @@ class PolynomialMoments(Moments):
         """The stacked ``R S_l^T`` along one axis, ``(T, (n+1) K', K')``."""
         degree = self.lower[:, axis]
         a, b = torch.exp(-times)[:, None], torch.sqrt(-torch.expm1(-2 * times))[:, None]
-        place = _positions(self.lower)
+        place = places(self.lower)
         blocks = []
         for shift in range(int(degree.max()) + 1):
             target = (degree >= shift).nonzero()[:, 0]
@@ -236,7 +241,7 @@ class PolynomialMoments(Moments):
 
     def _gradients(self, root: Tensor) -> Tensor:
         """Roots of ``E d_i phi d_i phi^T``, stacked; ``d_i phi_k = sqrt(k_i) phi_{k-e_i}``."""
-        place = _positions(self.lower)
+        place = places(self.lower)
         blocks = [
             torch.diag_embed((-POLYNOMIAL_JITTER * self.rates).sqrt()).expand(len(root), -1, -1)
         ]
@@ -254,14 +259,3 @@ class PolynomialMoments(Moments):
 def _triangle(stacked: Tensor) -> Tensor:
     """``R`` of the QR factorisation of ``(T, M, K)``, ``(T, min(M, K), K)``."""
     return torch.linalg.qr(stacked, mode="r").R
-
-
-def _positions(indices: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from multi-indices ``(M, d)`` to their rows in ``indices``."""
-    where = {tuple(row): i for i, row in enumerate(indices.tolist())}
-
-    def place(wanted: Tensor) -> Tensor:
-        rows = [where[tuple(row)] for row in wanted.tolist()]
-        return torch.tensor(rows, dtype=torch.int64)
-
-    return place

@@ -24,7 +24,7 @@ from ..core import (
     pull_back,
 )
 from ..diffusions import LONGEST_STEP, graded_times, log_clock
-from ..eigenbasis import MIN_SCALE, Hermite, quadrature_weights, warn, warn_if_flat
+from ..eigenbasis import MIN_SCALE, Eigenbasis, quadrature_weights, warn, warn_if_flat
 from .additive import AdditiveScore
 from .additive_moments import AdditiveMoments, Covariance, check_order, solve_additive
 from .fitted import placement
@@ -92,7 +92,8 @@ def fit_spectral(
             the data (ours); order 2 is then the score of a Gaussian with the data's mean and
             covariance.
         shrinkage: how the moments are shrunk: ``"none"``, ``"james-stein"`` or ``"heat"``.
-        selection: ``"eigenvalue"`` takes the slowest functions; ``"greedy"`` (ours) picks among
+        selection: ``"eigenvalue"`` takes the slowest functions; ``"cross"`` a hyperbolic cross of
+            them, few coordinates at a time, for many dimensions; ``"greedy"`` (ours) picks among
             three times as many those that lower the loss most
             (:func:`markovscore.spectral.greedy`).
         weights: quadrature weights ``(N,)`` of nodes ``x``, with sum one: exact expectations
@@ -150,18 +151,23 @@ def _fit_product(
     weights = _check_weights(weights, x, shrinkage)
     _check_scatter(x, shrinkage)
     basis = process.eigenbasis(n_functions)
-    variances, axes, floor = _principal(x, weights, isinstance(basis, Hermite))
+    variances, axes, floor = _principal(x, weights, len(basis.lines) == basis.dim)
     least = float(variances.min())
     times = check_times(_log_times(process, least) if times is None else times)
-    if selection == "greedy":
+    if selection == "cross":
+        basis = basis.cross()
+    elif selection == "greedy":
         pool = process.eigenbasis(_POOL * n_functions)
         basis = greedy(pool, shrink(pool.moments(x, weights), shrinkage), n_functions, times)
     elif selection != "eigenvalue":
-        raise ValueError(f"selection: expected 'eigenvalue' or 'greedy'; found {selection!r}")
+        raise ValueError(
+            f"selection: expected 'eigenvalue', 'cross' or 'greedy'; found {selection!r}"
+        )
     moments = shrink(basis.moments(x, weights), shrinkage).shrunk(heat=floor)
     levels, table = times.cpu().contiguous(), solve(moments, times)
     score = SpectralScore(diffusion, basis, levels, table, **placement(x))
-    if isinstance(basis, Hermite) and basis.degree > 2:
+    if basis.lines and basis.degree > 2:
+        axes, variances = _line_axes(x, weights, basis, axes, variances)
         score = replace(score, reach=Reach.of(x, weights, axes, variances, moments))
     return replace(score, finest_time=_finest_time(score, x, weights, least))
 
@@ -181,9 +187,17 @@ def _check_data(x: Any, process: Process, wrap: bool) -> Tensor:
         raise ValueError(
             f"x: expected points in the state space of {name_of(process)}; found "
             f"{int(outside.sum())} of {len(x)} outside, the first in row {row}: {x[row].tolist()}; "
-            "scale the data, or pass wrap=True"
+            f"scale the data, or pass wrap=True{_hint_of_degrees(x, process)}"
         )
     return x
+
+
+def _hint_of_degrees(x: Tensor, process: Process) -> str:
+    """What to say where data on the torus look like angles in degrees."""
+    torus = getattr(process, "period", None) == 2 * math.pi
+    if not torus or float(x.abs().max()) > 360 or float(x.abs().max()) < 30:
+        return ""
+    return "; these look like degrees: pass torch.deg2rad(x), or TorusBrownian(dim, period=360)"
 
 
 def _check_weights(weights: Any, x: Tensor, shrinkage: str) -> Tensor | None:
@@ -226,6 +240,22 @@ def _principal(
     return variances.clamp(min=scale**2), axes, 0.5 * scale**2 * bool(flat.any())
 
 
+def _line_axes(
+    x: Tensor, weights: Tensor | None, basis: Eigenbasis, axes: Tensor, variances: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Principal axes ``(d, d)`` of the coordinates that are lines alone, and the variances along
+    them; the others stay what they are, their variance infinite."""
+    lines = basis.lines
+    if len(lines) == basis.dim:
+        return axes, variances
+    own_variances, own_axes, _ = _principal(x[:, lines], weights, True)
+    axes = torch.eye(basis.dim, dtype=torch.float64, device=x.device)
+    axes[torch.tensor(lines)[:, None], torch.tensor(lines)] = own_axes
+    variances = torch.full_like(axes[0], torch.inf)
+    variances[lines] = own_variances
+    return axes, variances
+
+
 def _finest_time(score: SpectralScore, x: Tensor, weights: Tensor | None, variance: float) -> float:
     """Half the least variance, or half the reciprocal of the strongest pull at some of the points,
     whichever is less; the pull only where the score reaches back to t = 0."""
@@ -244,10 +274,11 @@ def _finest_time(score: SpectralScore, x: Tensor, weights: Tensor | None, varian
 
 
 def _log_times(process: Process, variance: float) -> Tensor:
-    """160 log-spaced times from 0.002, or as dense from where the noise adds 1% to the least
-    standard deviation of the data."""
-    first = min(0.002, 0.01 * variance)
-    count = round(160 * math.log(process.horizon / first) / math.log(process.horizon / 0.002))
+    """160 log-spaced times from 0.002 (of a long horizon 1e-5), or as dense from where the noise
+    adds 1% to the least standard deviation of the data."""
+    usual = max(0.002, 1e-5 * process.horizon)
+    first = min(usual, 0.01 * variance)
+    count = round(160 * math.log(process.horizon / first) / math.log(process.horizon / usual))
     ends = math.log10(first), math.log10(process.horizon)
     return torch.logspace(*ends, count, dtype=torch.float64)
 

@@ -24,9 +24,15 @@ from ..core import (
     user_path,
     write_whole,
 )
-from ..diffusions import BoxBrownian, OrnsteinUhlenbeck, TorusBrownian, VariancePreserving
+from ..diffusions import (
+    BoxBrownian,
+    OrnsteinUhlenbeck,
+    Product,
+    TorusBrownian,
+    VariancePreserving,
+)
 
-_CLASSES = (OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian)
+_CLASSES = (OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian, Product)
 _SLACK = 1e-6  # of the last level: a time that went through float32 may miss an end by its rounding
 
 
@@ -224,11 +230,12 @@ def _settings(process: Process) -> dict[str, Any]:
     settings: dict[str, Any] = {"class": made.__qualname__, "dim": process.dim}
     if _known(made.__name__) is not made:
         return settings | {"foreign": True}
-    if process.settings is not None:
-        return settings | process.settings
-    return settings | {
-        name: getattr(diffusion, name) for name in inspect.signature(made).parameters
-    }
+    names = inspect.signature(made).parameters
+    found = process.settings or {name: getattr(diffusion, name) for name in names}
+    if "factors" in found:
+        found["factors"] = [_settings(as_diffusion(factor)) for factor in found["factors"]]
+        settings |= {"foreign": True} if any("foreign" in f for f in found["factors"]) else {}
+    return settings | found
 
 
 def _read(path: Any, kind: str, given: Any) -> tuple[Any, dict[str, Tensor], dict[str, str]]:
@@ -253,7 +260,7 @@ def _read(path: Any, kind: str, given: Any) -> tuple[Any, dict[str, Tensor], dic
 
 
 def _diffusion(path: Any, kind: str, settings: dict[str, Any], given: Any) -> Any:
-    name = settings.pop("class")
+    name = settings["class"]
     if given is not None:
         wanted = (name, settings["dim"])
         found = (type(given).__qualname__, as_diffusion(given).dim)
@@ -263,13 +270,22 @@ def _diffusion(path: Any, kind: str, settings: dict[str, Any], given: Any) -> An
                 f"{path} was fitted, found {found[0]} of dimension {found[1]}: pass that one"
             )
         return given
-    known = None if settings.get("foreign") else _known(name)
-    if known is None:
+    if settings.get("foreign") or _known(name) is None:
         raise ValueError(
             f"{path}: expected a score of one of the package's diffusions, found one of {name}, a "
             f"class of your own: pass {kind}.load(path, diffusion=...), built as it was"
         )
-    return known(**settings)
+    return _built(settings)
+
+
+def _built(settings: dict[str, Any]) -> Any:
+    """The diffusion that :func:`_settings` describes."""
+    made = _known(settings["class"])
+    names = inspect.signature(made).parameters
+    arguments = {name: value for name, value in settings.items() if name in names}
+    if "factors" in arguments:
+        arguments["factors"] = [_built(factor) for factor in arguments["factors"]]
+    return made(**arguments)
 
 
 def _device_here(name: str) -> torch.device:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core import as_tensor, check_points, check_time, check_times, drift_at, drift_divergence
 from ..diffusions import Diffusion
-from ..eigenbasis import Eigenbasis, Fourier, Moments, Trigonometric, warn
+from ..eigenbasis import Circle, Eigenbasis, Moments, warn
 from ..kernels import kernel_applies, torus_score
 from .fitted import FittedScore, one_time
 from .reach import NAMES, Reach
@@ -25,15 +25,24 @@ from .shrinkage import shrink
 
 _MAX_ENERGY_RATIO = 4.0
 _MIN_NOISE_SHARE = 0.1  # of an excess of energy that may be noise
+_FACTOR_ENTRIES = 2**20  # of the factors that are held at once: 8 MiB stay in cache
+_DEVICE_FACTORS = 2**25  # on other devices: 256 MiB, so that launches are few
 _CHUNK = 4096  # points with a time of their own that are evaluated at once
 
 
 def solve(moments: Moments, times) -> Tensor:
     """``alpha_t = A_t^{-1} b_t`` ``(T, K)``, float64, at increasing times ``(T,)``."""
     times = check_times(times).to(moments.mean.device)
-    factor = moments.factor(times)
-    _warn_if_noisy(factor[0], moments, times)
-    return torch.cholesky_solve(moments.slope(times)[..., None], factor)[..., 0]
+    slope = moments.slope(times)
+    tables: list[Tensor] = []
+    held = _FACTOR_ENTRIES if slope.device.type == "cpu" else _DEVICE_FACTORS
+    block = max(1, held // slope.shape[1] ** 2)
+    for levels, right in zip(times.split(block), slope.split(block), strict=True):
+        factor = moments.factor(levels)
+        if not tables:
+            _warn_if_noisy(factor[0], moments, times)
+        tables.append(torch.cholesky_solve(right[..., None], factor)[..., 0])
+    return torch.cat(tables)
 
 
 def _warn_if_noisy(factor: Tensor, moments: Moments, times: Tensor) -> None:
@@ -105,7 +114,7 @@ class SpectralScore(FittedScore):
 
     def _has_kernel(self, x: Tensor) -> bool:
         """Whether the torus has a kernel for ``x``: on a GPU, or forced."""
-        on_torus = isinstance(self.basis, Fourier)
+        on_torus = all(axis == Circle() for axis in self.basis.axes)
         return on_torus and kernel_applies(x, self.basis.indices, self.coefficients)
 
     def evaluate(self, x: Tensor, t: Tensor, divergence: bool) -> tuple[Tensor, Tensor | None]:
@@ -135,7 +144,7 @@ class SpectralScore(FittedScore):
         parts = self._contract(x, t, divergence)
         gradient = parts[: x.shape[1]].T.contiguous()
         laplacian = parts[-1] if divergence else None
-        if isinstance(self.basis, Trigonometric):  # whose stationary law is uniform
+        if not self.basis.lines:  # whose stationary law is uniform
             return gradient, laplacian
         # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
         score = drift_at(self.process, x, 0.0) + gradient
@@ -147,11 +156,10 @@ class SpectralScore(FittedScore):
         """Gradient ``(d, B)``, or with the Laplacian ``(d+1, B)``: one contraction for a shared
         time, else one for each point, in chunks."""
         t = one_time(t)
-        tensors = self.basis.jet_tensors if divergence else self.basis.gradient_tensors
         if t.ndim == 0:
-            return self.basis.contract(tensors(self.interpolated(t)).to(x), x)
+            return self.basis.derivatives(self.interpolated(t), x, divergence)
         parts = [
-            self.basis.contract_each(tensors(self.interpolated(times)).to(x), points)
+            self.basis.derivatives(self.interpolated(times), points, divergence)
             for points, times in zip(x.split(_CHUNK), t.split(_CHUNK), strict=True)
         ]
         return torch.cat(parts, 1)

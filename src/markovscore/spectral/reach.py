@@ -35,7 +35,8 @@ NAMES = ("axes", "centre", "variance", "low", "high")
 @dataclass(frozen=True, eq=False)
 class Reach:
     """``axes`` ``(d, d)``, one a column; ``centre``, ``variance``, ``low``, ``high`` ``(d,)`` of
-    the data along them, float64; ``heat``, the time that shrinkage has diffused their law for."""
+    the data along them, float64, the variance infinite where the space is bounded; ``heat``, the
+    time that shrinkage has diffused their law for."""
 
     axes: Tensor
     centre: Tensor
@@ -54,6 +55,7 @@ class Reach:
         centre = p.mean(0) if weights is None else weights.double() @ p
         heavy = p if weights is None else p[weights > _LIGHT * weights.max()]
         low, high = heavy.aminmax(dim=0)
+        low[variance.isinf()], high[variance.isinf()] = -torch.inf, torch.inf
         if mix < 1:
             low, high = low.clamp(max=-REACH), high.clamp(min=REACH)
             variance = mix * variance + 1 - mix + mix * (1 - mix) * centre.square()
@@ -67,9 +69,12 @@ class Reach:
         a, noise = torch.exp(-t).to(x), -torch.expm1(-2 * t).to(x)
         p = x @ axes
         near = p.clamp(a * low - REACH * noise.sqrt(), a * high + REACH * noise.sqrt())
+        slope = 1 / (a.square() * variance + noise)
+        bounded = variance.isinf()  # not a line: no reach, no Gaussian
+        near, slope = torch.where(bounded, p, near), torch.where(bounded, 0.0, slope)
         if not bool((p != near).any()):
             return None
-        return Beyond(x, axes, p, near, a * centre, 1 / (a.square() * variance + noise))
+        return Beyond(x, axes, p, near, a * centre, slope)
 
 
 class Beyond:

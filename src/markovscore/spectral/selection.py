@@ -33,16 +33,21 @@ def greedy(pool: Eigenbasis, moments: Moments, n_functions: int, times: Tensor) 
     energy, slope = moments.energy(t), moments.slope(t)
     diagonal = energy.diagonal(dim1=1, dim2=2) - _RIDGE * pool.eigenvalues.to(energy)
     rows = len(pool.indices)
-    together = pool.n_functions // rows  # a cosine and a sine share their multi-index
+    # A cosine and a sine share their multi-index.
+    row_of = torch.cat([torch.arange(rows), pool.waves.nonzero()[:, 0]]).to(energy.device)
+    made = torch.bincount(row_of, minlength=rows)
     factor = energy.new_zeros(*slope.shape, n_functions)
-    chosen: list[int] = []
-    for step in range(0, n_functions, together):
-        gain = (t[:, None] * slope.square() / diagonal).sum(0).view(together, rows).sum(0)
-        gain[chosen] = -1
-        chosen.append(int(gain.argmax()))
-        for part in range(together):
-            column = step + part
-            pivot = chosen[-1] + part * rows
+    free = torch.ones_like(made, dtype=torch.bool)
+    column = 0
+    while column < n_functions:
+        gain = (t[:, None] * slope.square() / diagonal).sum(0)
+        gain = torch.zeros_like(gain[:rows]).index_add_(0, row_of, gain)
+        fits = free & (made <= n_functions - column)
+        if not bool(fits.any()):  # one function is left, and pairs alone
+            break
+        row = int(torch.where(fits, gain, -1).argmax())
+        free[row] = False
+        for pivot in (row_of == row).nonzero()[:, 0].tolist():
             done = factor[:, :, :column]
             new = energy[:, :, pivot] - (done @ done[:, pivot, :, None])[..., 0]
             new[:, pivot] = diagonal[:, pivot]
@@ -50,7 +55,8 @@ def greedy(pool: Eigenbasis, moments: Moments, n_functions: int, times: Tensor) 
             slope = slope - new * (slope[:, pivot] / new[:, pivot])[:, None]
             factor[:, :, column] = new
             diagonal = (diagonal - new.square()).clamp(min=torch.finfo(new.dtype).tiny)
-    return pool.with_indices(pool.indices[sorted(chosen)])
+            column += 1
+    return pool.with_indices(pool.indices[~free.cpu()])
 
 
 def _judged_times(times: Tensor, slowest: float) -> Tensor:
