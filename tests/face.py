@@ -266,6 +266,11 @@ def others():
         yield call(f"{name} functions", attribute("eigenvalues", type(basis)), dim=Count(2),
             n_functions=Count(6))
 
+    yield call("Affine", lambda process, y: ms.Affine(process, [2.0, 0.5], 1.0).drift(y, 0.1),
+        "by_rows", y=Points(draw(5)), process=ou)
+    yield call("whitened", attribute("matrix", ms.whitened), x=Points(DATA, least_rows=2),
+        how=Name("axes"), process=ou)
+
     # Distances, data, constructors, the solver.
     x, y = Points(draw(30), least_rows=2), Points(draw(20, seed=9), least_rows=2)
     yield call("metrics.mmd", ms.metrics.mmd, x=x, y=y, bandwidth=Positive(1.0))
@@ -280,7 +285,7 @@ def others():
     dim, horizon, scale = Count(2), Positive(2.0), Positive(1.0)
     for make, arguments in (
         (ms.OrnsteinUhlenbeck, {"dim": dim, "horizon": horizon}),
-        (ms.TorusBrownian, {"dim": dim, "horizon": horizon}),
+        (ms.TorusBrownian, {"dim": dim, "horizon": horizon, "period": Positive(6.0)}),
         (ms.BoxBrownian, {"dim": dim, "horizon": horizon}),
         (ms.DoubleWell, {"dim": dim, "horizon": horizon}),
         (ms.VariancePreserving, {"dim": dim, "beta": Positive(3.0), "horizon": horizon}),

@@ -43,6 +43,7 @@ MIXED = ["evolve_gaussian", "log_kernel", "kernel_score"]
 FINAL = ["prior", "horizon"]
 NEEDS = {
     "DenoisingSM": ["sample_transition", "transition_score"],
+    "Affine": ["dim"], "whitened": ["dim", "eigenbasis"],
     "DiffusedMixture": MIXED, "mixture_1d": MIXED,
     "fit_spectral": ["eigenbasis", "ou_time", "dim"], "fit_additive": ["ou_time", "dim"],
     "elbo": FINAL, "log_likelihood": FINAL, "sample_ode": FINAL, "sample_sde from the prior": FINAL,

@@ -8,6 +8,7 @@ from .core import Diagonal
 from .datasets import DiffusedMixture, Images, mixture_1d, toy
 from .diffusions import (
     ActiveSwimmer,
+    Affine,
     BoxBrownian,
     Diffusion,
     DoubleWell,
@@ -26,6 +27,7 @@ from .diffusions import (
     UniformTorus,
     VariancePreserving,
     simulate,
+    whitened,
 )
 from .eigenbasis import Cosine, Fourier, Hermite, SpectralWarning
 from .networks import ResidualScore, ScoreMLP, ScoreUNet
@@ -51,6 +53,7 @@ __all__ = [
     "ActiveSwimmer",
     "AdditiveMoments",
     "AdditiveScore",
+    "Affine",
     "BoxBrownian",
     "Cosine",
     "DenoisingSM",
@@ -109,6 +112,7 @@ __all__ = [
     "stein_check",
     "toy",
     "train",
+    "whitened",
 ]
 
 # For the book alone, with libraries of their own (matplotlib, IPython): imported when first used.

@@ -104,6 +104,8 @@ class Process:
         euler_kernel: ``() ->`` the drift as the GPU program of whole paths knows it, or None.
         eigenbasis: ``(n_functions) ->`` the slowest eigenfunctions of the generator.
         ou_time: ``(t) ->`` the time of the unit Ornstein-Uhlenbeck process that this one is.
+        chart: of an affine image of another process, ``inner``, the map between their coordinates:
+            fits, samples and likelihoods are made in those of ``inner``.
         settings: arguments that build the process again, for a file; None: those of its class.
     """
 
@@ -127,6 +129,7 @@ class Process:
     euler_kernel: Method = None
     eigenbasis: Method = None
     ou_time: Method = None
+    chart: Any = None
     settings: Any = None
 
     def drift(self, y: Tensor, t: Any) -> Tensor:
@@ -189,6 +192,7 @@ class ScoreModel:
         probe_divergence: ``(x, t, probe) -> s``, and ``div s`` estimated with random signs.
         unchecked: ``(x) ->`` the same score for a flow from the points ``x``, which it checks there
             and then, once: its calls have no checks, and the flow answers for state and times.
+        in_chart: ``(chart) ->`` the same score in the coordinates of ``chart.inner``.
         checksum: a string that names what it is built on, for checkpoints.
         dtype: of the points it was made from, and of samples where nothing else says.
         device: likewise.
@@ -201,6 +205,7 @@ class ScoreModel:
     divergence: Method = None
     probe_divergence: Method = None
     unchecked: Method = None
+    in_chart: Method = None
     checksum: str | None = None
     dtype: torch.dtype | None = None
     device: Any = None
@@ -332,6 +337,7 @@ _PROCESS: dict[str, Test] = {
     "shift_target": function(3, "(states, noise, step) -> (B, d)"),
     "euler_kernel": function(0, "()"),
     "eigenbasis": function(1, "(n_functions)"),
+    "chart": (lambda value: value is None or hasattr(value, "to_inner"), "a chart or None"),
     "ou_time": function(1, "(t)"),
 }
 _SCORE: dict[str, Test] = {
@@ -339,6 +345,7 @@ _SCORE: dict[str, Test] = {
     "divergence": function(2, "(x, t) -> (B,)"),
     "probe_divergence": function(3, "(x, t, probe) -> s, div s"),
     "unchecked": function(1, "(x) -> score"),
+    "in_chart": function(1, "(chart) -> score"),
     "finest_time": (lambda value: value is None or is_number(value), "a number or None"),
     "dtype": (lambda value: isinstance(value, torch.dtype | None), "a torch.dtype or None"),
 }

@@ -1,6 +1,7 @@
 """Forward processes, their clocks and priors, and their simulation."""
 
 from . import axis_laws
+from .affine import Affine, Chart, whitened
 from .base import Diffusion
 from .clock import (
     LONGEST_STEP,

@@ -66,6 +66,7 @@ from ..core import (
 )
 from ..diffusions import LONGEST_STEP, graded_times, log_clock, refined_times
 from ..eigenbasis import warn
+from .charts import densities_in_chart, draws_in_chart
 from .solvers import check_state, solver
 
 T_MIN = 1e-3
@@ -75,6 +76,7 @@ _WIDEST_GAP = 1.0  # between fitted levels, on the scale of log_clock
 _FEWER_POINTS = "ask for a smaller n, several times with the same generator"
 
 
+@draws_in_chart
 @explain_memory(_FEWER_POINTS)
 @torch.no_grad()
 def sample_ode(
@@ -126,6 +128,7 @@ def sample_ode(
     return solve(rates, x, times.flip(0).tolist(), process.project)[0]
 
 
+@draws_in_chart
 @explain_memory(_FEWER_POINTS)
 @torch.no_grad()
 def sample_sde(
@@ -156,6 +159,7 @@ def sample_sde(
     return x
 
 
+@densities_in_chart
 @explain_memory("pass fewer rows of x a call, or fewer probes")
 @torch.no_grad()
 def log_likelihood(

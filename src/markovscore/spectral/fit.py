@@ -21,6 +21,7 @@ from ..core import (
     check_times,
     lasting,
     name_of,
+    original,
     pull_back,
 )
 from ..diffusions import LONGEST_STEP, graded_times, log_clock
@@ -147,6 +148,12 @@ def _fit_product(
         raise ValueError("n_functions: expected a number of eigenfunctions, found None")
     n_functions = check_integer(n_functions, "n_functions")
     process = as_diffusion(diffusion)
+    if process.chart is not None:
+        inner, points = original(process.chart.inner), check_points(x, process.dim, "x").detach()
+        rest = n_functions, times, shrinkage, selection, weights, wrap
+        return replace(
+            _fit_product(process.chart.to_inner(points), inner, *rest), diffusion=diffusion
+        )
     x = _check_data(x, process, wrap)
     weights = _check_weights(weights, x, shrinkage)
     _check_scatter(x, shrinkage)

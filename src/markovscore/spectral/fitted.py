@@ -3,6 +3,7 @@
 import inspect
 import json
 from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -19,12 +20,15 @@ from ..core import (
     checksum,
     full_precision,
     lasting,
+    name_of,
     original,
     output_path,
     user_path,
+    value_and_divergence,
     write_whole,
 )
 from ..diffusions import (
+    Affine,
     BoxBrownian,
     OrnsteinUhlenbeck,
     Product,
@@ -32,7 +36,7 @@ from ..diffusions import (
     VariancePreserving,
 )
 
-_CLASSES = (OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian, Product)
+_CLASSES = (OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian, Product, Affine)
 _SLACK = 1e-6  # of the last level: a time that went through float32 may miss an end by its rounding
 
 
@@ -100,7 +104,14 @@ class FittedScore(ScoreModel):
         Raises:
             TypeError, ValueError: malformed points, a time outside the fitted range.
         """
-        return self.evaluate(*self._checked(x, t), divergence=False)[0]
+        return self._in_units(*self._checked(x, t))
+
+    def _in_units(self, x: Tensor, t: Tensor) -> Tensor:
+        """The score at checked points in the user's units."""
+        chart = self.process.chart
+        if chart is None:
+            return self.evaluate(x, t, divergence=False)[0]
+        return chart.slope(self.evaluate(chart.to_inner(x), t, divergence=False)[0])
 
     def divergence(self, x: Tensor, t: float | Tensor) -> Tensor:
         """``div s(x, t)`` ``(B,)``."""
@@ -109,14 +120,28 @@ class FittedScore(ScoreModel):
     @full_precision
     def score_and_divergence(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """``s(x, t)`` ``(B, d)`` and ``div s(x, t)`` ``(B,)``, sharing the work; errors as of a
-        call."""
-        return _both(*self.evaluate(*self._checked(x, t), divergence=True))
+        call. Of an affine image of a process ``div s`` is taken by autograd: flows are made in the
+        coordinates of the process, and do not need it."""
+        x, t = self._checked(x, t)
+        if self.process.chart is None:
+            return _both(*self.evaluate(x, t, divergence=True))
+        return value_and_divergence(self, x, t)
 
     def unchecked(self, x: Tensor) -> ScoreModel:
         """The same score for a flow that starts at ``x`` ``(B, d)``, which is checked here, and
         only here; its solver looks at the state, and its grid is within the fitted range."""
         self.check(x)
         return Unchecked(self)
+
+    def in_chart(self, chart: Any) -> ScoreModel:
+        """The same score in the coordinates of ``chart.inner``."""
+        own = self.process.chart
+        if own is None or not own.same_map(chart):
+            raise ValueError(
+                f"diffusion: expected the {name_of(self.process)} that the score was fitted to, "
+                "found another affine image: pass score.diffusion"
+            )
+        return replace(self, diffusion=original(chart.inner))  # type: ignore[type-var]
 
     def _checked(self, x: Any, t: Any) -> tuple[Tensor, Tensor]:
         x = self.check(x)
@@ -133,6 +158,12 @@ class FittedScore(ScoreModel):
     def process(self) -> Process:
         """The diffusion, with every attribute."""
         return as_diffusion(self.diffusion)
+
+    @cached_property
+    def canonical(self) -> Process:
+        """The process in whose coordinates the coefficients are: of an affine image the inner
+        one."""
+        return self.process if self.process.chart is None else self.process.chart.inner
 
     @cached_property
     def checksum(self) -> str:  # type: ignore[override]
@@ -232,10 +263,20 @@ def _settings(process: Process) -> dict[str, Any]:
         return settings | {"foreign": True}
     names = inspect.signature(made).parameters
     found = process.settings or {name: getattr(diffusion, name) for name in names}
-    if "factors" in found:
-        found["factors"] = [_settings(as_diffusion(factor)) for factor in found["factors"]]
-        settings |= {"foreign": True} if any("foreign" in f for f in found["factors"]) else {}
+    for name in ("factors", "process"):
+        if name in found:
+            found[name], foreign = _nested(found[name])
+            settings |= {"foreign": True} if foreign else {}
     return settings | found
+
+
+def _nested(parts: Any) -> tuple[Any, bool]:
+    """The settings of one process or of several, and whether one of them is foreign."""
+    if not isinstance(parts, list):
+        found = _settings(as_diffusion(parts))
+        return found, "foreign" in found
+    each = [_settings(as_diffusion(part)) for part in parts]
+    return each, any("foreign" in found for found in each)
 
 
 def _read(path: Any, kind: str, given: Any) -> tuple[Any, dict[str, Tensor], dict[str, str]]:
@@ -285,6 +326,8 @@ def _built(settings: dict[str, Any]) -> Any:
     arguments = {name: value for name, value in settings.items() if name in names}
     if "factors" in arguments:
         arguments["factors"] = [_built(factor) for factor in arguments["factors"]]
+    if "process" in arguments:
+        arguments["process"] = _built(arguments["process"])
     return made(**arguments)
 
 

@@ -15,7 +15,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..core import as_tensor, check_points, check_time, check_times, drift_at, drift_divergence
+from ..core import (
+    as_diffusion,
+    as_tensor,
+    check_points,
+    check_time,
+    check_times,
+    drift_at,
+    drift_divergence,
+)
 from ..diffusions import Diffusion
 from ..eigenbasis import Circle, Eigenbasis, Moments, warn
 from ..kernels import kernel_applies, torus_score
@@ -147,10 +155,10 @@ class SpectralScore(FittedScore):
         if not self.basis.lines:  # whose stationary law is uniform
             return gradient, laplacian
         # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
-        score = drift_at(self.process, x, 0.0) + gradient
+        score = drift_at(self.canonical, x, 0.0) + gradient
         if laplacian is None:
             return score, None
-        return score, drift_divergence(self.process, x, 0.0) + laplacian
+        return score, drift_divergence(self.canonical, x, 0.0) + laplacian
 
     def _contract(self, x: Tensor, t: Tensor, divergence: bool) -> Tensor:
         """Gradient ``(d, B)``, or with the Laplacian ``(d+1, B)``: one contraction for a shared
@@ -193,7 +201,9 @@ class SpectralScore(FittedScore):
         cls, diffusion: Any, tensors: dict[str, Tensor], **placement: Any
     ) -> SpectralScore:
         """The inverse of :meth:`tensors`."""
-        basis = diffusion.eigenbasis(tensors["coefficients"].shape[1])
+        chart = as_diffusion(diffusion).chart
+        canonical = diffusion if chart is None else chart.inner
+        basis = canonical.eigenbasis(tensors["coefficients"].shape[1])
         basis = basis.with_indices(tensors["indices"])
         finest = float(tensors["finest_time"]) if "finest_time" in tensors else None
         reach = None
