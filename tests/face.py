@@ -270,6 +270,8 @@ def others():
         "by_rows", y=Points(draw(5)), process=ou)
     yield call("whitened", attribute("matrix", ms.whitened), x=Points(DATA, least_rows=2),
         how=Name("axes"), process=ou)
+    yield call("whitened with weights", attribute("matrix", ms.whitened, process=OU),
+        x=Points(DATA, True), weights=Vector(torch.linspace(0.1, 1.0, 400, dtype=F64)))
 
     # Distances, data, constructors, the solver.
     x, y = Points(draw(30), least_rows=2), Points(draw(20, seed=9), least_rows=2)

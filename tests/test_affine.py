@@ -102,6 +102,17 @@ def test_whitened_data_have_unit_scale(how):
     assert torch.isfinite(ms.log_likelihood(score, image, x[:20])).all()
 
 
+def test_weights_are_those_of_repeated_points():
+    x = draws(6)
+    weights = torch.tensor([2.0, 0.0, 1.0, 1.0, 3.0, 1.0])
+    repeated = x.repeat_interleave(weights.long(), 0)
+    a, b = ms.whitened(OU, x, weights=weights), ms.whitened(OU, repeated)
+    assert torch.allclose(a.matrix.abs(), b.matrix.abs())  # an axis has two directions
+    assert torch.allclose(a.shift, b.shift)
+    for wrong in (-weights, 0 * weights, weights[1:], math.nan * weights):
+        refused("none negative, not all zero", ms.whitened, OU, x, weights=wrong)
+
+
 def test_density_in_the_units_of_the_data():
     """Of a Gaussian far from the origin and of another scale: its entropy."""
     C = 100 * M @ M.T

@@ -1,7 +1,7 @@
 """Scores of Markov diffusions: in closed form from the generator's spectrum, or by regression."""
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from . import datasets, metrics
 from .core import Diagonal
@@ -80,6 +80,7 @@ __all__ = [
     "ResidualScore",
     "ScoreMLP",
     "ScoreUNet",
+    "SpectralDensity",
     "SpectralScore",
     "SpectralWarning",
     "SteinCheck",
@@ -115,8 +116,10 @@ __all__ = [
     "whitened",
 ]
 
-# For the book alone, with libraries of their own (matplotlib, IPython): imported when first used.
+# With libraries of their own (matplotlib, IPython, scikit-learn): imported when first used. The
+# first two are for the book alone.
 _LAZY = ("claims", "figures")
+_LAZY_NAMES = {"SpectralDensity": "estimator"}
 
 for _name in __all__:  # one address for every public name, wherever it is defined
     if hasattr(_thing := globals().get(_name), "__module__"):
@@ -124,9 +127,13 @@ for _name in __all__:  # one address for every public name, wherever it is defin
 del _name, _thing
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _LAZY_NAMES:
+        thing = getattr(importlib.import_module(f"{__name__}.{_LAZY_NAMES[name]}"), name)
+        thing.__module__ = __name__
+        return thing
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -186,17 +186,18 @@ class _AffineLaw(Sampled):
 
 
 @lasting
-def whitened(process: DiffusionLike, x: Any, how: str = "axes") -> Affine:
+def whitened(process: DiffusionLike, x: Any, how: str = "axes", weights: Any = None) -> Affine:
     """``process`` in the units of the data ``x`` ``(N, d)``: where it is a real line, the data have
     mean 0 and covariance ``I`` in its coordinates; angles and boxes stay what they are.
 
     ``how="axes"`` turns the lines to the principal axes of the data and scales those; ``"columns"``
     scales each column by its standard deviation. A density that is then fitted is that of ``x``, in
-    its units.
+    its units. With ``weights`` ``(N,)``, of any positive sum, mean and covariance are weighted.
 
     Raises:
         TypeError: a process without eigenbasis.
-        ValueError: fewer than two points, or directions in which they do not vary; another word.
+        ValueError: fewer than two points, or directions in which they do not vary; another word;
+            weights that are negative, or all zero.
     """
     inner = as_diffusion(process)
     if inner.eigenbasis is None:
@@ -207,8 +208,10 @@ def whitened(process: DiffusionLike, x: Any, how: str = "axes") -> Affine:
         raise ValueError(f"how: expected 'axes' or 'columns', found {how!r}")
     if len(x) < 2:
         raise ValueError(f"x: expected two or more points, which have a scale, found {len(x)}")
-    centred = x[:, lines] - x[:, lines].mean(0)
-    covariance = centred.T @ centred / len(x)
+    w = _shares(weights, len(x))
+    mean = w @ x[:, lines]
+    centred = x[:, lines] - mean
+    covariance = (w[:, None] * centred).T @ centred
     if how == "columns":
         covariance = torch.diag(covariance.diagonal())
     variances, axes = torch.linalg.eigh(covariance)
@@ -225,8 +228,20 @@ def whitened(process: DiffusionLike, x: Any, how: str = "axes") -> Affine:
     if lines:
         place = torch.tensor(lines)
         matrix[place[:, None], place] = axes * variances.sqrt()
-        shift[place] = x[:, lines].mean(0)
+        shift[place] = mean
     return Affine(process, matrix, shift)
+
+
+def _shares(weights: Any, n: int) -> Tensor:
+    """Weights ``(n,)`` of sum one."""
+    w = torch.ones(n) if weights is None else as_tensor(weights, "weights", torch.float64).cpu()
+    right = w.shape == (n,) and bool((w >= 0).all()) and 0 < float(w.sum()) < torch.inf
+    if not right:
+        raise ValueError(
+            f"weights: expected {n} numbers, none negative, not all zero, found shape "
+            f"{tuple(w.shape)} with sum {float(w.sum()):g}"
+        )
+    return w.double() / w.double().sum()
 
 
 def _flat(variances: Tensor) -> Tensor:
