@@ -459,3 +459,16 @@ def test_the_design_measured_thinner_spirals_than_it_defines(shared):
         values.append(float(ms.log_likelihood(score, TORUS, x[10_000:]).mean()))
     mean, stderr = np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
     assert (abs(mean + 2.14) < 6 * stderr) if shared else (mean + 6 * stderr < -2.14)
+
+
+def test_functions_whose_averages_have_faded_are_still_needed():
+    """At t = 1 the moments of a point mass have faded below 1e-14 from the sixth frequency on, and
+    yet its score, that of a wrapped normal law, needs them: the logarithm of a density has waves
+    that the density has no more. So no level drops functions by ``e^{lambda t}``."""
+    circle, x = ms.TorusBrownian(1), torch.full((1, 1), 0.3, dtype=F64)
+    times, y = torch.tensor([1.0, 1.5], dtype=F64), torch.linspace(-3.1, 3.1, 200, dtype=F64)
+    exact = circle.transition_score(y[:, None], x.expand(200, 1), 1.0)
+    five, twenty = (ms.fit_spectral(x, circle, 2 * k, times)(y[:, None], 1.0) for k in (5, 20))
+    assert math.exp(-(6**2)) < 1e-14
+    assert (five - exact).abs().max() > 5e-3 * exact.abs().max()
+    assert (twenty - exact).abs().max() < 5e-6 * exact.abs().max()
