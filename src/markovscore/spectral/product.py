@@ -42,15 +42,16 @@ def solve(moments: Moments, times) -> Tensor:
     """``alpha_t = A_t^{-1} b_t`` ``(T, K)``, float64, at increasing times ``(T,)``."""
     times = check_times(times).to(moments.mean.device)
     slope = moments.slope(times)
-    tables: list[Tensor] = []
+    out = torch.empty_like(slope)  # before the factors, whose memory is then free to be reused
     held = _FACTOR_ENTRIES if slope.device.type == "cpu" else _DEVICE_FACTORS
     block = max(1, held // slope.shape[1] ** 2)
-    for levels, right in zip(times.split(block), slope.split(block), strict=True):
+    pieces = zip(times.split(block), slope.split(block), out.split(block), strict=True)
+    for number, (levels, right, piece) in enumerate(pieces):
         factor = moments.factor(levels)
-        if not tables:
+        if number == 0:
             _warn_if_noisy(factor[0], moments, times)
-        tables.append(torch.cholesky_solve(right[..., None], factor)[..., 0])
-    return torch.cat(tables)
+        piece.copy_(torch.cholesky_solve(right[..., None], factor)[..., 0])
+    return out
 
 
 def _warn_if_noisy(factor: Tensor, moments: Moments, times: Tensor) -> None:
