@@ -30,29 +30,23 @@ class SpectralDensity(DensityMixin, BaseEstimator):
 
     with the fitted score of :func:`~markovscore.fit_spectral`. Densities are in the units of ``X``.
 
-    Parameters
-    ----------
-    space : "auto" or a process
-        Where the data live: ``TorusBrownian`` for angles, ``BoxBrownian`` for what has ends,
-        ``OrnsteinUhlenbeck`` for real numbers, :class:`~markovscore.Product` of these. "auto" takes
-        every column for real numbers.
-    n_functions : int or None
-        Number of eigenfunctions; None lets the held-out loss choose.
-    shrinkage : str or None
-        As in :func:`~markovscore.fit_spectral`.
-    whiten : "axes", "columns" or None
-        The scale of real numbers is taken from the data, along their principal axes or column by
-        column (:func:`~markovscore.whitened`); None leaves them as they are.
-    wrap : bool
-        Bring points outside the torus or the box back into it instead of raising.
-    random_state : int, numpy RandomState or None
-        Draws the folds of the choice, and samples.
+    Args:
+        space: where the data live: "auto", every column a real number; or a process:
+            ``TorusBrownian`` for angles, ``BoxBrownian`` for what has ends, ``OrnsteinUhlenbeck``
+            for real numbers, :class:`~markovscore.Product` of these.
+        n_functions: number of eigenfunctions; None lets the held-out loss choose.
+        shrinkage: as in :func:`~markovscore.fit_spectral`.
+        whiten: the scale of real numbers is taken from the data, along their principal axes
+            ("axes") or column by column ("columns"; :func:`~markovscore.whitened`); None leaves
+            them as they are.
+        wrap: bring points outside the torus or the box back into it instead of raising.
+        random_state: an integer, a numpy ``RandomState`` or None: draws the folds of the choice,
+            and samples.
 
-    Attributes
-    ----------
-    space_ : the process in the units of the data.
-    score_ : :class:`~markovscore.SpectralScore`, ``score_(x, t)``.
-    n_features_in_, feature_names_in_ : as everywhere in scikit-learn.
+    Attributes:
+        space_: the process in the units of the data.
+        score_: :class:`~markovscore.SpectralScore`, ``score_(x, t)``.
+        n_features_in_: the number of columns; ``feature_names_in_``, their names if they have any.
     """
 
     def __init__(
