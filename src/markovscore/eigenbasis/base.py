@@ -44,7 +44,8 @@ _DENSE = 16  # entries of the tensor for each function, up to which contracting 
 class Eigenbasis:
     """``K = n_functions`` non-constant eigenfunctions, the slowest ones.
 
-    Attributes: ``axes``, the coordinates' own functions; ``dim``; ``indices`` ``(M, d)`` int64, the
+    Attributes: ``axes``, the coordinates' own functions; ``lines``, the coordinates that are real
+    lines, with polynomials and a Gaussian stationary law; ``dim``; ``indices`` ``(M, d)`` int64, the
     multi-indices; ``waves`` ``(M,)``, which of them carry a cosine and a sine: the functions are
     ``M`` (cosines among them), then the sines; ``eigenvalues`` ``(K,)`` float64; ``order``, the
     largest entry of a multi-index.
@@ -57,6 +58,7 @@ class Eigenbasis:
     @lasting
     def __init__(self, axes: Sequence[Axis], n_functions: int):
         self.axes = tuple(axes)
+        self.lines = [i for i, axis in enumerate(self.axes) if isinstance(axis, Line)]
         self.dim = check_integer(len(self.axes), "dim")
         n_functions = check_integer(n_functions, "n_functions")
         self._set_indices(index_set(self.axes, n_functions))
@@ -75,6 +77,8 @@ class Eigenbasis:
             for axis in self.axes
         ]
         self.widths = [a.count(o) for a, o in zip(self.axes, self.orders, strict=True)]
+        groups = groupby(range(self.dim), key=lambda i: self.axes[i])
+        self._runs = [(axis, list(run)) for axis, run in groups]  # neighbours that are equal
 
     @lasting
     def with_indices(self, indices: Tensor) -> Self:
@@ -91,11 +95,6 @@ class Eigenbasis:
         """``lambda`` of multi-indices ``(M, d)``: ``(M,)`` float64."""
         columns = indices.unbind(-1)
         return torch.stack([a.rates(k) for a, k in zip(self.axes, columns, strict=True)]).sum(0)
-
-    @property
-    def lines(self) -> list[int]:
-        """The coordinates that are real lines: polynomials, a Gaussian stationary law."""
-        return [i for i, axis in enumerate(self.axes) if isinstance(axis, Line)]
 
     @property
     def degree(self) -> int:
@@ -162,16 +161,16 @@ class Eigenbasis:
     def features(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Features of coordinates ``(d, B)``: ``(F, d, B)``, of which coordinate ``i`` has the
         first ``widths[i]``; written to ``out`` where that is given."""
-        runs = [list(run) for _, run in groupby(range(self.dim), key=lambda i: self.axes[i])]
-        if out is None and len(runs) == 1:
+        if out is None and len(self._runs) == 1:
             return self.axes[0].features(x, self.orders[0])
         if out is None:
-            parts = [self.axes[r[0]].features(x[r], self.orders[r[0]]) for r in runs]
-            padded = [pad_rows(part, max(self.widths)) for part in parts]
-            return torch.cat(padded, 1)
-        for run in runs:
+            parts = [axis.features(x[run], self.orders[run[0]]) for axis, run in self._runs]
+            return torch.cat([pad_rows(part, max(self.widths)) for part in parts], 1)
+        if len(self._runs) == 1:
+            return self.axes[0].features(x, self.orders[0], out)
+        for axis, run in self._runs:
             i, j = run[0], run[-1] + 1
-            self.axes[i].features(x[i:j], self.orders[i], out[: self.widths[i], i:j])
+            axis.features(x[i:j], self.orders[i], out[: self.widths[i], i:j])
         return out
 
     # -- the fast path -----------------------------------------------------------------------------

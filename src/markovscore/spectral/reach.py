@@ -18,6 +18,7 @@ deviation. (:class:`~markovscore.AdditiveScore` keeps the difference, coordinate
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -62,6 +63,10 @@ class Reach:
             centre = mix * centre
         return cls(axes.cpu(), centre.cpu(), variance.cpu(), low.cpu(), high.cpu(), moments.heat)
 
+    @cached_property
+    def _somewhere_bounded(self) -> bool:
+        return bool(self.variance.isinf().any())
+
     def beyond(self, x: Tensor, t: Tensor) -> "Beyond | None":
         """Points ``x`` ``(B, d)`` at ``t``, ``()`` or ``(B,)``, if some are out of reach."""
         axes, centre, variance, low, high = (getattr(self, name).to(x) for name in NAMES)
@@ -70,8 +75,9 @@ class Reach:
         p = x @ axes
         near = p.clamp(a * low - REACH * noise.sqrt(), a * high + REACH * noise.sqrt())
         slope = 1 / (a.square() * variance + noise)
-        bounded = variance.isinf()  # not a line: no reach, no Gaussian
-        near, slope = torch.where(bounded, p, near), torch.where(bounded, 0.0, slope)
+        if self._somewhere_bounded:  # not a line: no reach, no Gaussian
+            bounded = variance.isinf()
+            near, slope = torch.where(bounded, p, near), torch.where(bounded, 0.0, slope)
         if not bool((p != near).any()):
             return None
         return Beyond(x, axes, p, near, a * centre, slope)
