@@ -45,9 +45,9 @@ class Eigenbasis:
     """``K = n_functions`` non-constant eigenfunctions, the slowest ones.
 
     Attributes: ``axes``, the coordinates' own functions; ``lines``, the coordinates that are real
-    lines, with polynomials and a Gaussian stationary law; ``dim``; ``indices`` ``(M, d)`` int64, the
-    multi-indices; ``waves`` ``(M,)``, which of them carry a cosine and a sine: the functions are
-    ``M`` (cosines among them), then the sines; ``eigenvalues`` ``(K,)`` float64; ``order``, the
+    lines, with polynomials and a Gaussian stationary law; ``dim``; ``indices`` ``(M, d)`` int64,
+    the multi-indices; ``waves`` ``(M,)``, which of them carry a cosine and a sine: the functions
+    are ``M`` (cosines among them), then the sines; ``eigenvalues`` ``(K,)`` float64; ``order``, the
     largest entry of a multi-index.
 
     Raises ``ValueError`` for no axes, or a function count below one.
