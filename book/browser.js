@@ -212,8 +212,18 @@ window.book = (() => {
     document.documentElement.dataset.theme = theme;
   }
 
-  async function accessible(options) {
-    const { violations } = await axe.run(document, options);
+  // The rules of colours apart, outside of what is named, if anything is.
+  async function violated(options, colours, without) {
+    if (!without) return (await axe.run(document, options)).violations;
+    const off = Object.fromEntries(colours.map((rule) => [rule, { enabled: false }]));
+    const all = await axe.run(document, { ...options, rules: { ...options.rules, ...off } });
+    const own = { ...options, runOnly: { type: "rule", values: colours } };
+    const rest = await axe.run({ exclude: [without] }, own);
+    return [...all.violations, ...rest.violations];
+  }
+
+  async function accessible(options, colours, without) {
+    const violations = await violated(options, colours, without);
     const found = [];
     for (const { id, help, nodes } of violations)
       for (const node of nodes) {

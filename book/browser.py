@@ -1,7 +1,8 @@
 """What only a browser can tell of the built site; called by ``check_site.py``.
 
-Every page is loaded in the system's Chromium, from a server on this machine, at the width of a
-desktop, of a wide screen and of a phone. ``browser.js`` measures; this file says what is wrong.
+Every page is loaded in the system's Chromium, from a server on this machine, and shown at the
+width of a desktop, of a wide screen and of a phone. ``browser.js`` measures; this file says what
+is wrong.
 axe-core, which comes with ``axe-playwright-python``, judges accessibility, and colours in dark too.
 """
 
@@ -38,6 +39,8 @@ AXE = {
     "preload": False,
 }
 COLOURS = {**AXE, "runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+# What has the same colours on a phone as on a desktop, where most of the time goes to colours.
+OUTSIDE = "article.bd-article"
 # Faults of the theme that neither a style sheet nor a hook can mend: rule, selector, reason.
 THEME_FAULTS: tuple[tuple[str, str, str], ...] = ()
 VIEW_BOX = re.compile(r'<svg[^>]*\bviewBox="\S+ \S+ (\S+) \S+"')
@@ -127,9 +130,7 @@ async def _look(
     async def work(browser: Any) -> None:
         while queue:
             page = queue.pop()
-            visit = Visit(html, address, page, page in chapters, seen)
-            await visit.desktop(browser)
-            await visit.phone(browser)
+            await Visit(html, address, page, page in chapters, seen).look(browser)
 
     async with async_playwright() as playwright:
         # No name but the server's is looked up: a request to another host fails at once.
@@ -145,7 +146,7 @@ async def _look(
 
 @dataclass(frozen=True)
 class Visit:
-    """One page of the site in the browser, loaded once for the desktop and once for the phone."""
+    """One page of the site in the browser."""
 
     html: Path
     address: str
@@ -153,9 +154,24 @@ class Visit:
     is_chapter: bool
     seen: Seen
 
-    async def desktop(self, browser: Any) -> None:
-        """What is cut off on a desktop and on a wide screen; the top of the page; colours."""
-        context, page = await self._open(browser, DESKTOP)
+    async def look(self, browser: Any) -> None:
+        """All that is measured in the page at three widths; then how accessible it is."""
+        context, page = await self._open(browser)
+        await self._desktop(page)
+        await self._wide(page)
+        await self._phone(page)
+        await page.evaluate("book.thin()")  # for axe, and it is measured no more
+        await page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
+        await self._accessible(page, "390 px, light", AXE, OUTSIDE)
+        await self._resize(page, DESKTOP)
+        await self._accessible(page, "1400 px, light", AXE)
+        await page.emulate_media(color_scheme="dark")
+        await page.evaluate("book.dress('dark')")
+        await self._accessible(page, "1400 px, dark", COLOURS)
+        await context.close()
+
+    async def _desktop(self, page: Any) -> None:
+        """What is cut off on a desktop, the top of the page, and its figures."""
         self.seen.share[self.name] = await page.evaluate("book.share()")
         self._report("1400 px", await page.evaluate("book.code()"))
         pictures = await page.evaluate("book.pictures()")
@@ -167,31 +183,30 @@ class Visit:
         await self._zoom(page)
         await page.evaluate("book.unfold()")
         self._report("1400 px", await page.evaluate("[...book.equations(false), ...book.inline()]"))
-        await page.set_viewport_size(dict(zip(("width", "height"), WIDE, strict=True)))
+
+    async def _wide(self, page: Any) -> None:
+        """What is cut off on a wide screen."""
+        await self._resize(page, WIDE)
         measured = "[...book.equations(false), ...book.inline(), ...book.code()]"
         self._report("1920 px", await page.evaluate(measured))
-        await page.set_viewport_size(dict(zip(("width", "height"), DESKTOP, strict=True)))
-        await self._accessible(page, "1400 px, light", AXE)
-        await page.emulate_media(color_scheme="dark")
-        await page.evaluate("book.dress('dark')")
-        await self._accessible(page, "1400 px, dark", COLOURS)
-        await context.close()
 
-    async def phone(self, browser: Any) -> None:
+    async def _phone(self, page: Any) -> None:
         """What a phone cannot show, or shows too small."""
-        context, page = await self._open(browser, PHONE)
-        await page.evaluate("book.unfold()")
+        await self._resize(page, PHONE)
         measured = "[...book.equations(true), ...book.inline(), ...book.sideways()]"
         self._report("390 px", await page.evaluate(measured))
         self._report("390 px", self._small(await page.evaluate("book.pictures()")))
-        await self._accessible(page, "390 px, light", AXE)
-        await context.close()
+
+    async def _resize(self, page: Any, size: tuple[int, int]) -> None:
+        """Another size, and the top of the page, as if it were loaded so."""
+        await page.set_viewport_size({"width": size[0], "height": size[1]})
+        await page.evaluate("scrollTo(0, 0); book.settled()")
 
     async def search(self, browser: Any, start: str) -> None:
         """Whether the first page found has an address that begins with ``start``."""
         from playwright.async_api import TimeoutError
 
-        context, page = await self._open(browser, DESKTOP)
+        context, page = await self._open(browser)
         links = page.locator("#search-results li a")
         with suppress(TimeoutError):
             await links.first.wait_for(timeout=PATIENCE / 6)
@@ -214,10 +229,9 @@ class Visit:
         if await page.locator("dialog.zoom").is_visible():
             self._report("1400 px", ["a figure that Escape closes, found it open"])
 
-    async def _open(self, browser: Any, size: tuple[int, int]) -> tuple[Any, Any]:
-        width, height = size
+    async def _open(self, browser: Any) -> tuple[Any, Any]:
         context = await browser.new_context(
-            viewport={"width": width, "height": height},
+            viewport={"width": DESKTOP[0], "height": DESKTOP[1]},
             reduced_motion="reduce",
             color_scheme="light",
         )
@@ -232,11 +246,12 @@ class Visit:
         await page.evaluate("book.settled()")
         return context, page
 
-    async def _accessible(self, page: Any, where: str, options: dict[str, Any]) -> None:
-        """axe-core's rules; the page is thinned for it, and measured no more."""
-        await page.evaluate("book.thin()")
-        await page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
-        for fault in await page.evaluate("options => book.accessible(options)", options):
+    async def _accessible(
+        self, page: Any, where: str, options: dict[str, Any], colours: str | None = None
+    ) -> None:
+        """axe-core's rules; those of ``colours`` apart, where so much of the page is asked."""
+        given = [options, COLOURS["runOnly"]["values"], colours]
+        for fault in await page.evaluate("given => book.accessible(...given)", given):
             rule, target = fault["rule"], fault["target"]
             if not any(rule == r and target == t for r, t, _ in THEME_FAULTS):
                 self._report(where, [f"{fault['help']}, found {rule}: {target}"])
@@ -262,7 +277,8 @@ class Visit:
     def _small(self, pictures: list[dict[str, Any]]) -> Iterator[str]:
         for picture in pictures:
             path = self.html / unquote(urlsplit(picture["source"]).path).lstrip("/")
-            if path.suffix == ".svg" and path.is_file():
+            shown = picture["width"] > 0  # which the picture of a closed dialog is not
+            if shown and path.suffix == ".svg" and path.is_file():
                 size = smallest_text(path.read_text(encoding="utf-8"), picture["width"])
                 if size < SMALLEST_TEXT - 0.05:
                     yield (
