@@ -255,7 +255,7 @@ def test_the_chains_score_converges_to_the_process_at_order_one(process):
 @pytest.mark.parametrize("process", DRIFTS.values(), ids=DRIFTS)
 def test_no_conditional_bias_at_any_window(process, window, weight):
     """In 20 bins of ``y`` the mean target is the mean score of the chain, within 5 s.e."""
-    n, t, steps = 40_000, 1.0, 100
+    n, t, steps = 40_000, 1.0, 40
     y_s, before = 0.7 * points(n, 1), round((1 - window) * steps)
     if before:
         y_s = ms.simulate(process, y_s, t - window, before, rng(1))

@@ -156,7 +156,7 @@ def small_laws(
 ) -> tuple[Tensor, Tensor] | tuple[()]:
     """``m`` and ``C`` of :func:`local_draw`, float64, to draw from again and again; nothing where
     ``C`` is diagonal, hence cheap, or so large that a buffer of them would be."""
-    if process.elementwise or not 1 < y.shape[1] <= _SMALL:
+    if process.elementwise or y.shape[1] > _SMALL:
         return ()
     around = linearised(process, y, s, t)
     if around.is_diagonal:

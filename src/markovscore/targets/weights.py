@@ -116,6 +116,8 @@ def steered(
 ) -> tuple[LinearMap, LinearMap]:
     """``w_{i+1}``, and its distance from ``w_i + h J w_i``, on the cheapest way from ``w_i`` to the
     identity in the ``left`` steps of length ``h`` that remain, for this noise ``G``."""
+    if not J.is_diagonal and J.value.shape[-1] == 1:
+        J = Diagonal.of(J.value[..., 0])
     if J.is_diagonal and G.is_diagonal:
         rate = h * J.value
         free, then = w.value + rate * w.value, first_step_diagonal(rate, w.value, left)
