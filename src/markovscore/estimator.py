@@ -85,7 +85,7 @@ class SpectralDensity(DensityMixin, BaseEstimator):
             x,
             self.space_,
             self.n_functions,
-            shrinkage=self.shrinkage or "none",
+            shrinkage=self.shrinkage,
             weights=weights,
             generator=torch.Generator().manual_seed(seed),
         )

@@ -26,7 +26,7 @@ def moments(
     """Averages over points ``(N, d)``, float64, with weights ``(N,)``, by default ``1/N``: all that
     the functions on ``axes`` with multi-indices ``(M, d)`` need."""
     w = quadrature_weights(x, weights)
-    n = 0 if weights is not None else len(x)
+    n = len(x) if weights is None else 1 / float(w.square().sum())
     lines = [i for i, axis in enumerate(axes) if isinstance(axis, Line)]
     if not lines:
         return _trigonometric(axes, indices, x, w, n)
@@ -55,18 +55,18 @@ def _real(values: Tensor, waves: Tensor) -> Tensor:
     return torch.cat([values.real, values.imag[waves.to(values.device)]])
 
 
-def _variance(mean: Tensor, square: Tensor, waves: Tensor, n: int) -> Tensor:
+def _variance(mean: Tensor, square: Tensor, waves: Tensor, n: float) -> Tensor:
     """Squared standard errors of the averages of the real functions, from averages of ``Phi`` and
-    ``|Phi|^2``: a cosine and its sine share theirs equally. Zero for exact expectations,
-    ``n = 0``."""
+    ``|Phi|^2``: a cosine and its sine share theirs equally. ``n``: the effective number of
+    points, ``1 / sum_n w_n^2``."""
     waves = waves.to(square.device)
     each = (square - mean.abs().square()).clamp(min=0) / (1 + waves.double())
     both = torch.cat([each, each[waves]]) if mean.is_complex() else each
-    return both / max(1, n - 1) if n else torch.zeros_like(both)
+    return both / max(1, n - 1)
 
 
 def _trigonometric(
-    axes: Sequence[Axis], indices: Tensor, x: Tensor, w: Tensor, n: int
+    axes: Sequence[Axis], indices: Tensor, x: Tensor, w: Tensor, n: float
 ) -> ProductMoments:
     found = products(axes, indices)
     mean, square = table_averages(axes, found.table, x, w)
@@ -134,7 +134,7 @@ def mean_features(axis: Axis, x: Tensor, weights: Tensor, order: int, power: int
 
 
 def _polynomial(
-    axes: Sequence[Axis], indices: Tensor, x: Tensor, w: Tensor, n: int
+    axes: Sequence[Axis], indices: Tensor, x: Tensor, w: Tensor, n: float
 ) -> PolynomialMoments:
     mean, square = Rows.of(axes, indices).averages(x, w)
     lower = _lower(indices, list(range(len(axes))))
@@ -167,7 +167,7 @@ def _root(axes: Sequence[Axis], lower: Tensor, x: Tensor, weights: Tensor) -> Te
 
 
 def _mixed(
-    axes: Sequence[Axis], indices: Tensor, x: Tensor, w: Tensor, n: int, lines: list[int]
+    axes: Sequence[Axis], indices: Tensor, x: Tensor, w: Tensor, n: float, lines: list[int]
 ) -> MixedMoments:
     rows = Rows.of(axes, indices)
     mean, square = rows.averages(x, w)

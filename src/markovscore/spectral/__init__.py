@@ -2,7 +2,10 @@
 
 from .additive import AdditiveScore
 from .additive_moments import AdditiveMoments, Covariance
-from .fit import fit_additive, fit_spectral
+from .fit import fit_spectral
+from .fit_additive import fit_additive
+from .held_out import Path, Selection, choose
 from .product import SpectralScore, solve
+from .sample import Sample, read_sample
 from .selection import greedy
 from .shrinkage import heat_kernel, heat_risk, james_stein, shrink

@@ -48,6 +48,7 @@ class AdditiveScore(FittedScore):
             the polynomial is continued by the Gaussian's slope, ``-1 / s_{i,t}^2``: there it is
             extrapolation, and a flow that goes with it leaves the numbers (our choice).
         rotation: None, or ``(d, d)``, principal axes as columns: coordinates are ``x @ rotation``.
+        columns: what the coordinates are called, where the data were a frame.
         dtype: of the data, and of samples.
         device: likewise.
 
@@ -63,6 +64,7 @@ class AdditiveScore(FittedScore):
     low: Tensor
     high: Tensor
     rotation: Tensor | None = None
+    columns: tuple[str, ...] | None = None
     dtype: torch.dtype = field(default=torch.float64, repr=False)
     device: torch.device = field(default=torch.device("cpu"), repr=False)
 

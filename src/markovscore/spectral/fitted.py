@@ -90,10 +90,12 @@ class FittedScore(ScoreModel):
     Attributes:
         dtype: of the points it was fitted to, float32 at least: samples are alike.
         device: likewise.
+        columns: what their coordinates are called, where they were a data frame.
     """
 
     kind: ClassVar[str]  # as files name it
     diffusion: Any
+    columns: tuple[str, ...] | None
     dtype: torch.dtype
     device: torch.device
 
@@ -178,8 +180,10 @@ class FittedScore(ScoreModel):
             "diffusion": json.dumps(_settings(self.process)),
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
+            "columns": json.dumps(self.columns),
         }
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.tensors().items()}
+        held = self.tensors() | self.record()
+        tensors = {k: v.detach().cpu().contiguous() for k, v in held.items()}
         write_whole(output_path(path, "path"), safetensors.torch.save(tensors, metadata))
 
     @classmethod
@@ -197,7 +201,9 @@ class FittedScore(ScoreModel):
         diffusion, tensors, metadata = _read(path, cls.kind, diffusion)
         dtype = getattr(torch, metadata.get("dtype", "float64"))
         device = _device_here(metadata.get("device", "cpu"))
-        return cls.from_tensors(diffusion, tensors, dtype=dtype, device=device)
+        names = json.loads(metadata.get("columns", "null"))
+        placed = {"dtype": dtype, "device": device, "columns": names and tuple(names)}
+        return cls.from_tensors(diffusion, tensors, **placed)
 
     @abstractmethod
     def check(self, x: Any) -> Tensor:
@@ -212,10 +218,14 @@ class FittedScore(ScoreModel):
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds: times and coefficients first."""
 
+    def record(self) -> dict[str, Tensor]:
+        """What a file holds besides, on which the values do not depend."""
+        return {}
+
     @classmethod
     @abstractmethod
     def from_tensors(cls, diffusion: Any, tensors: dict[str, Tensor], **placement: Any) -> Self:
-        """The inverse of :meth:`tensors`; ``placement``: dtype and device."""
+        """The inverse of :meth:`tensors`; ``placement``: dtype, device, columns."""
 
 
 class Unchecked(ScoreModel):

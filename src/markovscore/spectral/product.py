@@ -9,7 +9,7 @@ of eigenfunctions over the data, since ``P_t phi_k = e^{lambda_k t} phi_k``; its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +28,7 @@ from ..diffusions import Diffusion
 from ..eigenbasis import Circle, Eigenbasis, Moments, warn
 from ..kernels import kernel_applies, torus_score
 from .fitted import FittedScore, one_time
+from .held_out import Selection
 from .reach import NAMES, Reach
 from .shrinkage import shrink
 
@@ -101,7 +102,9 @@ class SpectralScore(FittedScore):
     their steps, None where it is not known (files of earlier versions); ``reach``, beyond which a
     polynomial of degree three or more is continued by a Gaussian's score, else None (four
     deviations of the noise from the data; files of earlier versions have none, and no
-    continuation); ``dtype`` and ``device``, of the data, and of samples.
+    continuation); ``selection``, how the sizes were chosen where they were; ``columns``, what the
+    coordinates are called, or None; ``dropped``, the number of rows left out for a NaN; ``dtype``
+    and ``device``, of the data, and of samples.
     Between fitted times the coefficients are interpolated linearly (paper A, Figure 5).
     Evaluation follows the dtype of ``x``.
     """
@@ -113,6 +116,9 @@ class SpectralScore(FittedScore):
     coefficients: Tensor
     finest_time: float | None = None
     reach: Reach | None = None
+    selection: Selection | None = field(default=None, repr=False)
+    columns: tuple[str, ...] | None = None
+    dropped: int = 0
     dtype: torch.dtype = field(default=torch.float64, repr=False)
     device: torch.device = field(default=torch.device("cpu"), repr=False)
 
@@ -197,6 +203,11 @@ class SpectralScore(FittedScore):
             found["heat"] = torch.tensor(self.reach.heat, dtype=torch.float64)
         return found
 
+    def record(self) -> dict[str, Tensor]:
+        """What a file holds besides, on which the values do not depend."""
+        found = {} if self.selection is None else self.selection.tensors()
+        return found | {"dropped": torch.tensor(self.dropped)}
+
     @classmethod
     def from_tensors(
         cls, diffusion: Any, tensors: dict[str, Tensor], **placement: Any
@@ -211,4 +222,6 @@ class SpectralScore(FittedScore):
         if "axes" in tensors:
             reach = Reach(**{name: tensors[name] for name in NAMES}, heat=float(tensors["heat"]))
         fitted = tensors["times"], tensors["coefficients"]
-        return cls(diffusion, basis, *fitted, finest, reach, **placement)
+        score = cls(diffusion, basis, *fitted, finest, reach, **placement)
+        selection = Selection.from_tensors(tensors)
+        return replace(score, selection=selection, dropped=int(tensors.get("dropped", 0)))

@@ -66,6 +66,21 @@ def heat_kernel(mean: Tensor, variance: Tensor, rates: Tensor) -> float:
     return min(candidates, key=lambda h: float(heat_risk(mean, variance, rates, h)))
 
 
+def stein_heat(moments: Moments) -> float:
+    """:func:`heat_kernel` of all averages but that of the constant."""
+    rough = moments.rates < 0
+    return heat_kernel(moments.mean[rough], moments.variance[rough], moments.rates[rough])
+
+
+def one_more(moments: Moments) -> Moments:
+    """With one observation from the stationary law: ``mix = 1 - 1/N`` (ours).
+
+    ``A_t`` is then at least ``1/N`` of the stationary energy, and the density at least about
+    ``1/N`` of the stationary one, however far a point is from the data.
+    """
+    return moments.shrunk(mix=1 - 1 / moments.n_points)
+
+
 def _none(moments: Moments) -> Moments:
     return moments
 
@@ -76,17 +91,21 @@ def _james_stein(moments: Moments) -> Moments:
 
 
 def _heat(moments: Moments) -> Moments:
-    rough = moments.rates < 0
-    return moments.shrunk(
-        heat=heat_kernel(moments.mean[rough], moments.variance[rough], moments.rates[rough])
-    )
+    return moments.shrunk(heat=stein_heat(moments))
 
 
-_RULES = {"none": _none, "james-stein": _james_stein, "heat": _heat}
+def _heat_and_one(moments: Moments) -> Moments:
+    return one_more(_heat(moments))
+
+
+_RULES = {"none": _none, "james-stein": _james_stein, "heat": _heat, "heat+1": _heat_and_one}
 
 
 def shrink(moments: Moments, rule: str) -> Moments:
-    """Apply ``"none"``, ``"james-stein"`` or ``"heat"`` to moments.
+    """Apply ``"none"``, ``"james-stein"``, ``"heat"`` or ``"heat+1"`` to moments.
+
+    ``"heat+1"``: heat, then one observation from the stationary law. With one point that is all
+    there is: the stationary law.
 
     Raises ``ValueError`` for another name.
     """

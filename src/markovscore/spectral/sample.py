@@ -1,0 +1,142 @@
+"""The data of a fit: points, what each of them weighs, what their columns are called."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import Process, as_tensor, check_points, name_of
+from ..eigenbasis import Eigenbasis, Moments, warn
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Points ``x`` ``(N, d)`` in the state space, with positive weights.
+
+    ``weights`` ``(N,)`` float64 with sum one, None where all points weigh the same; ``exact``,
+    whether they are nodes of a quadrature, whose averages have no error; ``columns``, names of the
+    coordinates, or None; ``dropped``, the number of rows left out for a NaN.
+    """
+
+    x: Tensor
+    weights: Tensor | None = None
+    exact: bool = False
+    columns: tuple[str, ...] | None = None
+    dropped: int = 0
+
+    @property
+    def size(self) -> float:
+        r"""The number of equal weights with the same variance, ``1 / \sum_n w_n^2`` (Kish 1965)."""
+        return len(self.x) if self.weights is None else 1 / float(self.weights.square().sum())
+
+    def moments(self, basis: Eigenbasis) -> Moments:
+        """Averages of ``basis`` with their variances, zero where the sample is exact."""
+        moments = basis.moments(self.x, self.weights)
+        if self.exact:
+            return replace(moments, variance=torch.zeros_like(moments.variance))
+        return replace(moments, n_points=max(1, round(self.size)))
+
+    def part(self, rows: Tensor) -> Sample:
+        """The points of ``rows`` ``(N,)`` bool."""
+        x, weights = self.x[rows], self.weights
+        if weights is not None:
+            weights = weights[rows] / weights[rows].sum()
+        return replace(self, x=x, weights=weights)
+
+    def share(self, rows: Tensor) -> float:
+        """The weight of ``rows`` ``(N,)`` bool."""
+        return float(rows.double().mean() if self.weights is None else self.weights[rows].sum())
+
+
+def read_sample(
+    x: Any, process: Process, weights: Any = None, exact: bool = False, nan: str = "raise",
+    wrap: bool = False,
+) -> Sample:  # fmt: skip
+    """Check what a fit is given; arguments and errors are those of
+    :func:`markovscore.fit_spectral`."""
+    chart, outer = process.chart, process
+    if chart is not None:
+        process = chart.inner
+    if process.eigenbasis is None:
+        raise ValueError(
+            f"{name_of(process)} has no eigenbasis: expected OrnsteinUhlenbeck, "
+            f"TorusBrownian or BoxBrownian"
+        )
+    if nan not in ("raise", "drop"):
+        raise ValueError(f"nan: expected 'raise' or 'drop', found {nan!r}")
+    columns = column_names(x)
+    x = check_points(x, outer.dim, "x", finite=False).detach()
+    x = x if chart is None else chart.to_inner(x)
+    w = None if weights is None else _check_weights(weights, len(x)).to(x.device)
+    missing = x.isnan().any(1)
+    dropped = int(missing.sum()) if nan == "drop" else 0
+    if dropped:
+        _warn_of_dropped(x, columns)
+        x, w = x[~missing], None if w is None else w[~missing]
+    if w is not None:
+        x, w = x[w > 0], w[w > 0]
+    if len(x) == 0:
+        raise ValueError(
+            "x: expected at least one row with numbers and a positive weight, found none"
+        )
+    x = check_points(x, process.dim, "x")
+    x = process.project(x) if wrap else _check_inside(x, process, columns)
+    return Sample(x, None if w is None else w / w.sum(), exact, columns, dropped)
+
+
+def column_names(x: Any) -> tuple[str, ...] | None:
+    """The names of the columns of a data frame, else None."""
+    names = getattr(x, "columns", None)
+    return None if names is None else tuple(str(name) for name in names)
+
+
+def _warn_of_dropped(x: Tensor, columns: tuple[str, ...] | None) -> None:
+    missing = x.isnan()
+    names = columns or [f"column {i}" for i in range(x.shape[1])]
+    counts = [f"{int(n)} in {name}" for n, name in zip(missing.sum(0), names, strict=True) if n]
+    warn(f"x: dropped {int(missing.any(1).sum())} of {len(x)} rows with NaN: {', '.join(counts)}")
+
+
+def _check_weights(weights: Any, n: int) -> Tensor:
+    weights = as_tensor(weights, "weights", torch.float64).detach()
+    if weights.shape != (n,) or not bool((weights >= 0).all() & weights.isfinite().all()):
+        raise ValueError(
+            f"weights: expected {n} finite non-negative numbers, one for each point; found "
+            + (f"shape {tuple(weights.shape)}" if weights.shape != (n,) else _worst(weights))
+        )
+    if not float(weights.sum()) > 0:
+        raise ValueError("weights: expected a positive sum, found 0: no point counts")
+    return weights
+
+
+def _worst(weights: Tensor) -> str:
+    row = int((~((weights >= 0) & weights.isfinite())).nonzero()[0])
+    return f"{float(weights[row])} in row {row}"
+
+
+def _check_inside(x: Tensor, process: Process, columns: tuple[str, ...] | None) -> Tensor:
+    outside = ~process.contains(x)
+    if not bool(outside.any()):
+        return x
+    row = int(outside.nonzero()[0])
+    point = x[row].tolist()
+    found = point if columns is None else dict(zip(columns, point, strict=True))
+    raise ValueError(
+        f"x: expected points in the state space of {name_of(process)}; found "
+        f"{int(outside.sum())} of {len(x)} outside, the first in row {row}: {found}; "
+        + _way_in(x, process)
+    )
+
+
+def _way_in(x: Tensor, process: Process) -> str:
+    """What would bring the points in."""
+    fix, largest = "scale the data, or pass wrap=True", float(x.abs().max())
+    if getattr(process, "period", None) != 2 * math.pi or not 30 <= largest <= 360:
+        return fix
+    return f"{fix}; these look like degrees: pass torch.deg2rad(x), or " + (
+        "TorusBrownian(dim, period=360)"
+    )
