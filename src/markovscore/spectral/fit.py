@@ -126,7 +126,7 @@ def fit_spectral(
     """
     if features == "additive":
         _refuse_all(n_functions=n_functions, weights=weights)
-        if (shrinkage or "none", selection, exact, nan, wrap) != _PLAIN:
+        if (shrinkage, selection, exact, nan, wrap) not in (_PLAIN, ("none", *_PLAIN[1:])):
             raise ValueError(
                 "expected no shrinkage, selection, exact, nan or wrap with features='additive'"
             )
@@ -143,7 +143,7 @@ def fit_spectral(
     return replace(solved(sample, inner, plan), diffusion=given)
 
 
-_PLAIN = ("none", "eigenvalue", False, "raise", False)
+_PLAIN = (None, "eigenvalue", False, "raise", False)
 
 
 def _refuse_all(**arguments: object) -> None:
@@ -204,7 +204,7 @@ def make_plan(
             )
         return _chosen(sample, process, times, shrinkage, selection == "cross", generator)
     n_functions = check_integer(n_functions, "n_functions")
-    rule = shrinkage or "none"
+    rule = "none" if shrinkage is None else shrinkage
     _check_scatter(sample, rule)
     basis = process.eigenbasis(n_functions)
     least, floor = _narrowest(sample, basis)
