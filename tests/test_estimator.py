@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
 
 @pytest.mark.filterwarnings("ignore::markovscore.SpectralWarning")
-@parametrize_with_checks([ms.SpectralDensity(n_functions=4)])
+@parametrize_with_checks([ms.SpectralDensity()])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 

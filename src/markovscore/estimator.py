@@ -80,8 +80,7 @@ class SpectralDensity(DensityMixin, BaseEstimator):
         self.space_: DiffusionLike = self._space(x, weights)
         x = self._inside(x)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        fit: Any = fit_spectral
-        self.score_: SpectralScore = fit(
+        self.score_: SpectralScore = fit_spectral(
             x,
             self.space_,
             self.n_functions,
