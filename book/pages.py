@@ -17,7 +17,7 @@ from typing import Any
 import nbformat
 import yaml
 from contents import BOOK, ROOT, BuildError, is_chapter, page_path
-from ledger import FAILS, HOLDS, Claim, Report, Row
+from ledger import FAILS, HOLDS, Claim, Report, Row, margin
 
 from markovscore import __version__
 from markovscore.claims import MIME, format_value
@@ -172,16 +172,21 @@ def own_claims(report: Report) -> str:
 
 
 def evidence(report: Report) -> str:
-    """Beside each statement of a paper: its control, its repetitions, its numerical constants."""
+    """Beside each statement of a paper its control, repetitions and numerical constants.
+
+    Likewise for aims of which constants were varied.
+    """
     header = ("Claim", "Value", "Control", "Repetitions", "Constants a tenth, ten times")
-    rows = [_evidence_row(row) for row in report.rows if row.claim.kind == "paper"]
+    shown = (row for row in report.rows if row.claim.kind == "paper" or row.claim.constants)
+    rows = [_evidence_row(row) for row in shown]
     return table(header, rows, "evidence", "24 20 22 12 22") if rows else "None is declared.\n"
 
 
 def _evidence_row(row: Row) -> tuple[str, ...]:
     claim, record = row.claim, row.record
     if record is None or record.value is None:
-        return claim_link(claim), "not measured here", str(claim.control), str(claim.seeds), ""
+        control = claim.control or "none"
+        return claim_link(claim), "not measured here", control, str(claim.seeds), ""
     value = f"{format_value(record.value, record.stderr)}; expected {threshold(claim)}"
     return claim_link(claim), value, *_evidence(row)
 
@@ -194,7 +199,11 @@ def _evidence(row: Row) -> tuple[str, str, str]:
         f"{name}: {', '.join(format_value(value) for value in values)}"
         for name, values in record.constants.items()
     )
-    return f"{claim.control}: {format_value(record.control)}", str(claim.seeds), varied or "none"
+    seeds = str(claim.seeds)
+    if record.stderr is not None:
+        seeds += f" ({margin(claim):.2g} standard errors are asked)"
+    control = f"{claim.control}: {format_value(record.control)}" if claim.control else "none"
+    return control, seeds, varied or "none"
 
 
 def _ledger_row(row: Row) -> tuple[str, ...]:
@@ -321,7 +330,7 @@ def show_verdicts(notebook: nbformat.NotebookNode, report: Report, page: str) ->
             row, recorded = rows[data[MIME]["id"]], data[MIME]
             claim, note = row.claim, f" {with_mathematics(recorded['note'])}."
             note = note if recorded["note"] else ""
-            if claim.kind == "paper" and recorded["value"] is not None:
+            if (claim.control or claim.constants) and recorded["value"] is not None:
                 words = ("Control: ", " Repetitions: ", " Constants a tenth, ten times: ")
                 parts = zip(words, _evidence(row), strict=True)
                 note += "".join(f" {word}{with_mathematics(part)}." for word, part in parts)

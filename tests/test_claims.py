@@ -13,6 +13,7 @@ import pages
 import pytest
 import torch
 from odd_inputs import refused
+from scipy import stats
 
 from markovscore import claims
 
@@ -49,7 +50,7 @@ def stored(value, id=CLAIM.id, stderr=None, **evidence):
     return {"id": id, "value": value, "stderr": stderr, "note": "", **evidence}
 
 
-def measured(value, stderr=0.01, control=0.4, constants=(0.06, 0.04), seeds=3):
+def measured(value, stderr=0.01, control=0.4, constants=(0.05, 0.04), seeds=3):
     """A record with all that a claim of a paper has to show."""
     evidence = {"control": control, "seeds": seeds, "constants": {"eps": list(constants)}}
     return stored(value, stderr=stderr, **evidence)
@@ -253,6 +254,31 @@ def test_each_comparison(tmp_path, comparison, below, equal, above):
     assert wide.problems, "within two standard errors nothing holds"
 
 
+@pytest.mark.parametrize("seeds", [3, 5, 41, "standardised"])
+def test_few_seeds_ask_for_more_standard_errors(tmp_path, seeds):
+    """Student's quantile with n - 1 degrees of freedom, by scipy's own distribution."""
+    coverage, counted = stats.norm.cdf(2), isinstance(seeds, int)
+    expected = stats.t.ppf(coverage, seeds - 1) if counted else 2.0
+    claim = replace(AIM, seeds=seeds)
+    assert ledger.margin(claim) == pytest.approx(expected)
+    for margin, outcome in ((1.01 * expected, "holds"), (0.99 * expected, "does not hold")):
+        evidence = {"stderr": 0.01, "seeds": seeds if counted else None}
+        report = check(tmp_path, stored(0.1 - 0.01 * margin, **evidence), declared=[claim])
+        assert [row.outcome for row in report.rows] == [outcome]
+    assert ledger.margin(replace(AIM, seeds=3)) == pytest.approx(4.53, abs=0.01)
+    if seeds == 3:
+        assert "by 4.5 standard errors" in report.problems[0]
+
+
+def test_chance_rarely_passes_three_seeds():
+    """Of claims whose true value is the threshold, one in 44 holds, as for a known error."""
+    draws = np.random.default_rng(0).normal(0.1, 1.0, (20_000, 3))
+    errors = draws.std(1, ddof=1) / math.sqrt(3)
+    pairs = zip(draws.mean(1), errors, strict=True)
+    share = np.mean([ledger.meets(AIM, *pair) for pair in pairs])
+    assert abs(share - stats.norm.cdf(-2)) < 6 * math.sqrt(0.0228 / 20_000)
+
+
 def test_declared_in_a_chapter_that_did_not_run():
     assert "not executed" in ledger.verify({}, [CLAIM]).problems[0]
 
@@ -298,7 +324,10 @@ def written(path, claim=CLAIM, **changes):
     return path
 
 
-@pytest.mark.parametrize("claim", [CLAIM, OPTIONAL, AIM, PAPER, EXACT])
+VARIED = replace(AIM, constants=("eps",))
+
+
+@pytest.mark.parametrize("claim", [CLAIM, OPTIONAL, AIM, VARIED, PAPER, EXACT])
 def test_a_ledger_is_read(tmp_path, claim):
     assert ledger.load_claims(written(tmp_path / "claims.yml", claim)) == (claim,)
 
@@ -317,6 +346,7 @@ def test_a_ledger_is_read(tmp_path, claim):
         (CLAIM, {"quantity": None}, "quantity missing"),
         (CLAIM, {"extra": 1}, "extra unknown"),
         (CLAIM, {"last": "holds"}, "last unknown"),
+        (CLAIM, {"constants": ["eps"]}, "constants unknown"),
         (CLAIM, {"needs": "CIFAR 10"}, "needs"),
         (CLAIM, {"needs": ""}, "needs"),
         (AIM, {"timed": "yes"}, "timed"),
@@ -450,8 +480,17 @@ def test_a_box_shows_the_outcome_and_folds_the_rest(tmp_path):
     for words in ("relative error", "&lt; 0.1", "a &lt;note&gt;", f"claims.html#{claim.id}"):
         assert words in folded
     for text in (folded, pages.evidence(report)):
-        for words in ("zero: 0.4", "eps: 0.06, 0.04"):
+        for words in ("zero: 0.4", "3 (4.5 standard errors are asked)", "eps: 0.05, 0.04"):
             assert words in text
+
+
+def test_an_aim_may_name_constants(tmp_path):
+    record = stored(0.05, stderr=0.01, seeds=3, constants={"eps": [0.05, 0.04]})
+    report = check(tmp_path, record, declared=[VARIED])
+    assert report.problems == () and "eps: 0.05, 0.04" in pages.evidence(report)
+    record["constants"] = {"eps": [0.05, 0.2]}
+    assert "hangs on eps" in check(tmp_path, record, declared=[VARIED]).problems[0]
+    assert "not measured here" in pages.evidence(check(tmp_path, declared=[VARIED]))
 
 
 def test_what_did_not_come_out_is_listed_from_the_outcomes():
