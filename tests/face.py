@@ -254,6 +254,9 @@ def others():
     yield call("fit_spectral with weights", attribute("coefficients", ms.fit_spectral, diffusion=OU,
         n_functions=5, times=TIMES), x=Points(DATA, True),
         weights=Vector(torch.full((400,), 1 / 400, dtype=F64)))
+    yield call("jackknife", lambda **given: ms.jackknife(times=TIMES, generator=rng(5), **given)(
+        lambda score: score.coefficients), x=Points(DATA), n_functions=Count(6),
+        n_blocks=Count(2, least=2), shrinkage=Name("heat"), diffusion=Noun(OU))
     yield call("fit_spectral additive", lambda **given: ms.fit_spectral(**given)(draw(5), 0.3),
         x=Points(DATA), order=Count(2), times=Vector(TIMES), features=Name("additive"),
         diffusion=ou)

@@ -34,7 +34,15 @@ from .networks import ResidualScore, ScoreMLP, ScoreUNet
 from .objectives import DenoisingSM, ImplicitSM, LocalDSM, PathBuffer, PathShiftDSM
 from .reference import FokkerPlanck, fokker_planck
 from .sampling import elbo, log_likelihood, sample_ode, sample_sde
-from .spectral import AdditiveMoments, AdditiveScore, SpectralScore, fit_additive, fit_spectral
+from .spectral import (
+    AdditiveMoments,
+    AdditiveScore,
+    Jackknife,
+    SpectralScore,
+    fit_additive,
+    fit_spectral,
+    jackknife,
+)
 from .targets import (
     SteinCheck,
     clock_window,
@@ -68,6 +76,7 @@ __all__ = [
     "Hermite",
     "Images",
     "ImplicitSM",
+    "Jackknife",
     "Langevin",
     "LinearSDE",
     "LocalDSM",
@@ -100,6 +109,7 @@ __all__ = [
     "fit_spectral",
     "fixed_window",
     "fokker_planck",
+    "jackknife",
     "linearised_weight",
     "local_target",
     "local_transition",

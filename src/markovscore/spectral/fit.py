@@ -135,12 +135,10 @@ def fit_spectral(
         raise ValueError(f"features: expected 'product' or 'additive', found {features!r}")
     _refuse_all(order=order, rotation=rotation)
     given: Any = diffusion
-    inner = canonical(given)
+    process = as_diffusion(canonical(given))
     sample = read_sample(x, as_diffusion(given), weights, exact, nan, wrap)
-    plan = make_plan(
-        sample, as_diffusion(inner), n_functions, times, shrinkage, selection, generator
-    )
-    return replace(solved(sample, inner, plan), diffusion=given)
+    plan = make_plan(sample, process, n_functions, times, shrinkage, selection, generator)
+    return score_of(sample, given, plan)
 
 
 _PLAIN = (None, "eigenvalue", False, "raise", False)
@@ -253,8 +251,12 @@ def _judged(process: Process, least: float, times: Tensor | None) -> tuple[Tenso
     return _log_spaced(first, max(first, last), count), 1
 
 
-def solved(sample: Sample, diffusion: Any, plan: Plan) -> SpectralScore:
+def score_of(sample: Sample, diffusion: Any, plan: Plan) -> SpectralScore:
     """The fit of these sizes to a sample."""
+    return replace(_solved(sample, canonical(diffusion), plan), diffusion=diffusion)
+
+
+def _solved(sample: Sample, diffusion: Any, plan: Plan) -> SpectralScore:
     basis, times = plan.basis, plan.times
     moments = sample.moments(basis).shrunk(plan.mix, plan.heat)
     levels, table = times.cpu().contiguous(), solve(moments, times)
