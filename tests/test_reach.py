@@ -12,6 +12,7 @@ from statistical import F64, points, rng
 
 import markovscore as ms
 from markovscore.core import value_and_divergence
+from markovscore.spectral import solve
 
 TIMES = torch.cat([torch.zeros(1), torch.logspace(-3, 0.7, 80)])
 
@@ -60,7 +61,7 @@ def gaussian(x, t):
 @pytest.mark.parametrize("t", [0.0, 0.02, 0.5])
 @pytest.mark.parametrize("dim", [1, 2, 4])
 def test_the_continuation_by_its_definition(dim, t):
-    """Row by row: clamp along the axes, fade what differs from the Gaussian there."""
+    """Row by row: a soft clamp along the axes, fade what differs from the Gaussian there."""
     score, x = fit(dim), everywhere(dim)
     plain = dataclasses.replace(score, reach=None)
     data, a = skewed(dim), math.exp(-t)
@@ -71,9 +72,12 @@ def test_the_continuation_by_its_definition(dim, t):
         near = p.maximum(a * ends.min - 4 * noise**0.5).minimum(a * ends.max + 4 * noise**0.5)
         if bool((near == p).all()):
             continue
-        y = (axes @ near)[None]
-        r2 = 16 * ((p - near).square() / (a * a * variances + noise)).sum()
-        expected = torch.exp(-r2 / 2) * (plain(y, t) - gaussian(y, t)) + gaussian(row[None], t)
+        length = (a * a * variances + noise).sqrt() / 4
+        r = (p - near) / length
+        y = (axes @ (near + length * r.tanh()))[None]
+        expected = torch.exp(-r.pow(4).sum() / 2) * (plain(y, t) - gaussian(y, t)) + gaussian(
+            row[None], t
+        )
         torch.testing.assert_close(value, expected[0], rtol=1e-7, atol=1e-8)
         outside += 1
     assert 5 < outside < len(x)
@@ -92,8 +96,9 @@ def test_inside_nothing_changes_and_across_the_edge_it_is_continuous(dim):
     axes, high = score.reach.axes, score.reach.high
     edge = math.exp(-t) * high + 4 * math.sqrt(1 - math.exp(-2 * t))
     steps = torch.tensor([-1e-9, 1e-9], dtype=F64)[:, None]
-    near = score((edge * (1 + steps)) @ axes.T, t)
+    near, divergence = score.score_and_divergence((edge * (1 + steps)) @ axes.T, t)
     assert (near[0] - near[1]).abs().max() < 1e-5 * near.abs().max()
+    assert (divergence[0] - divergence[1]).abs() < 1e-5 * divergence.abs().max()
 
 
 @pytest.mark.parametrize("settings", [{}, {"shrinkage": "heat"}, {"shrinkage": "james-stein"}])
@@ -126,6 +131,24 @@ def test_a_far_point_has_the_gaussian_s_density_and_leaves_the_others_alone():
     law = torch.distributions.MultivariateNormal(data.mean(0), torch.cov(data.T, correction=0))
     exact = law.log_prob(torch.cat([far, 1e3 * far]))
     torch.testing.assert_close(found[5:], exact, rtol=1e-2, atol=0)
+
+
+def test_beyond_a_share_of_the_stationary_law_the_score_is_that_law_s():
+    """One observation of it: far from narrow data the law is what it says, and not their own
+    Gaussian, which gives -4e4 nats at 6."""
+    process, data = ms.OrnsteinUhlenbeck(2), 0.02 * points(500, 2) + 0.5
+    moments = process.eigenbasis(9).moments(data)
+    variances, axes = torch.linalg.eigh(torch.cov(data.T, correction=0))
+    plain = ms.fit_spectral(data, process, 9, TIMES)
+    far, found = torch.tensor([[6.0, 0.0], [-9.0, 9.0]], dtype=F64), []
+    for mix in (1.0, 1 - 1 / len(data)):
+        part = moments.shrunk(mix=mix)
+        reach = plain.reach.of(data, None, axes, variances, part)
+        score = dataclasses.replace(plain, coefficients=solve(part, TIMES), reach=reach)
+        found.append(ms.log_likelihood(score, process, far, method="heun"))
+    torch.testing.assert_close(score(far, 0.0), -far)
+    torch.testing.assert_close(score.divergence(far, 0.0), torch.full((2,), -2.0, dtype=F64))
+    assert (found[0] < -1e4).all() and (found[1] > -100).all()
 
 
 def test_files_keep_it_and_old_files_have_none(tmp_path):
