@@ -24,7 +24,8 @@ choice: the map from 0 to ``t_0`` is taken as the identity). The last time plays
 the law is taken to be ``diffusion.prior``. No gradients are kept.
 
 A fitted score is finite wherever the state is. One that is not, of the user's, stops the call with
-the time and the rows: for them no value would be right, and none is made up.
+the time and the rows, or makes these rows NaN (``failed="nan"``): for them no value would be right,
+and none is made up.
 """
 
 import math
@@ -60,14 +61,13 @@ from ..core import (
     noise_at,
     noise_like,
     original,
-    random_signs,
     score_and_divergence,
     score_values,
 )
 from ..diffusions import LONGEST_STEP, graded_times, log_clock, refined_times
 from ..eigenbasis import warn
-from .charts import densities_in_chart, draws_in_chart
-from .solvers import check_state, solver
+from .charts import draws_in_chart
+from .solvers import Guard, solver, warn_of_failures
 
 T_MIN = 1e-3
 DEFAULT_STEPS = 200
@@ -91,6 +91,8 @@ def sample_ode(
     x_T: Tensor | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-6,
+    failed: str = "raise",
+    progress: bool | None = None,
 ) -> Tensor:
     """Draw ``n`` points by the probability-flow ODE from the prior down to the first time.
 
@@ -105,6 +107,9 @@ def sample_ode(
         generator: source of the prior's draws; also sets the device.
         x_T: starting points ``(n, d)`` in place of draws of the prior.
         rtol, atol: tolerances of the adaptive method.
+        failed: what becomes of a row whose state stops being finite: ``"raise"``, or ``"nan"`` for
+            NaN in its place, a :class:`SpectralWarning` that names it, and all others.
+        progress: a bar after two seconds: True, False, or None, only where stderr is a terminal.
 
     Returns:
         ``(n, d)``, dtype and device of ``x_T``; without it, of the score's parameters (a network)
@@ -118,14 +123,17 @@ def sample_ode(
     """
     solve = solver(method, rtol, atol)
     model, process = as_score(score), as_diffusion(diffusion)
-    times = _time_grid(model, process, times, steps)
+    times = time_grid(model, process, times, steps)
+    guard = Guard(process.project, "sample_ode", failed, progress)
     x = _start(model, process, n, generator, x_T)
-    field = _unchecked(model, x)
+    field = unchecked(model, x)
 
     def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         return _flow(field, process, x, t), x.new_zeros(())
 
-    return solve(rates, x, times.flip(0).tolist(), process.project)[0]
+    x = solve(rates, x, times.flip(0).tolist(), guard)[0]
+    warn_of_failures(guard.failed, len(x))
+    return guard.marked(x)
 
 
 @draws_in_chart
@@ -140,6 +148,8 @@ def sample_sde(
     steps: int | None = None,
     generator: torch.Generator | None = None,
     x_T: Tensor | None = None,
+    failed: str = "raise",
+    progress: bool | None = None,
 ) -> Tensor:
     """Draw ``n`` points by the reverse SDE, Euler-Maruyama on the time grid, first order in law.
 
@@ -147,81 +157,23 @@ def sample_sde(
     at its later end. Noise is added on the last step too: the law is that of the first time.
     """
     model, process = as_score(score), as_diffusion(diffusion)
-    grid = _time_grid(model, process, times, steps, _LONGEST_SDE_STEP).flip(0).tolist()
+    grid = time_grid(model, process, times, steps, _LONGEST_SDE_STEP).flip(0).tolist()
+    guard = Guard(process.project, "sample_sde", failed, progress)
     x = _start(model, process, n, generator, x_T)
-    field, project = _unchecked(model, x), process.project
-    for t, t_next in pairwise(grid):
+    field = unchecked(model, x)
+    for t, t_next in guard.steps(list(pairwise(grid))):
         h = t - t_next
         drift, G, pull = _forces(field, process, x, t)
         z = noise_like(G, x, generator)
-        x = project(x - h * (drift - pull) + math.sqrt(h) * (G @ z))
-        check_state(x, t_next)
-    return x
-
-
-@densities_in_chart
-@explain_memory("pass fewer rows of x a call, or fewer probes")
-@torch.no_grad()
-def log_likelihood(
-    score: Score,
-    diffusion: DiffusionLike,
-    x: Tensor,
-    *,
-    times: Tensor | None = None,
-    steps: int | None = None,
-    method: str = "heun",
-    rtol: float = 1e-5,
-    atol: float = 1e-6,
-    trace: str = "exact",
-    generator: torch.Generator | None = None,
-    probes: int = 1,
-) -> Tensor:
-    """``log rho(x)``: flow from the first time to the last, ``log prior(x_T) + int div v dt``.
-
-    With ``trace="hutchinson"`` ``div v`` is estimated by ``v^T (Dv) v`` with random signs, one draw
-    for each point along its whole flow (Grathwohl et al. 2019, arXiv:1810.01367), so the result is
-    a random number whose mean is the exact one, and the flow itself is unchanged. What has a closed
-    form (the drift's divergence, a ``SpectralScore``, the base of a ``ResidualScore``) keeps it.
-
-    Args:
-        x: points ``(B, d)`` in the state space.
-        score, diffusion, times, steps, method, rtol, atol: as in :func:`sample_ode`.
-        trace: ``"exact"``, ``d`` backward passes an evaluation where the score has no divergence of
-            its own; ``"hutchinson"``, one for each probe.
-        generator: source of the signs, on the device of ``x``.
-        probes: draws of signs averaged at each point; the variance falls as one over their number.
-
-    Returns:
-        ``(B,)`` natural logarithms, dtype and device of ``x``; the density is that of the first
-        time's law, second order in the step for "heun".
-
-    Raises:
-        TypeError, ValueError: bad points, points outside the state space, no prior, an unknown
-            trace, ``probes < 1``, and as in :func:`sample_ode`.
-        torch.OutOfMemoryError: as in :func:`sample_ode`.
-    """
-    model, process = as_score(score), as_diffusion(diffusion)
-    x = check_points(x, process.dim)
-    check_inside(process, x)
-    check_trace(trace)
-    probes = check_integer(probes, "probes")
-    solve = solver(method, rtol, atol)
-    times = _time_grid(model, process, times, steps)
-    prior = prior_for(process, "log_prob", "log_likelihood needs its log_prob")
-    signs = random_signs(x, probes, generator) if trace == "hutchinson" else None
-    field = _unchecked(model, x)
-
-    def rates(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        return _flow_and_divergence(field, process, x, t, signs)
-
-    x_T, change = solve(rates, x, times.tolist(), process.project)
-    return prior.log_prob(x_T) + change
+        x = guard.moved(x - h * (drift - pull) + math.sqrt(h) * (G @ z), x, t_next)
+    warn_of_failures(guard.failed, len(x))
+    return guard.marked(x)
 
 
 # The flow
 
 
-def _unchecked(score: ScoreModel, x: Tensor) -> ScoreModel:
+def unchecked(score: ScoreModel, x: Tensor) -> ScoreModel:
     """The score for a flow from ``x``: the solver looks at every state, so the score need not."""
     return score if score.unchecked is None else as_score(score.unchecked(x))
 
@@ -241,7 +193,7 @@ def _flow(score: ScoreModel, process: Process, x: Tensor, t: Time) -> Tensor:
     return drift - 0.5 * pull
 
 
-def _flow_and_divergence(
+def flow_and_divergence(
     score: ScoreModel, process: Process, x: Tensor, t: Time, signs: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The flow ``(B, d)`` and its divergence ``(B,)``, exact or by the probes ``signs``."""
@@ -270,7 +222,7 @@ def check_trace(trace: str) -> None:
 
 
 @lasting
-def _time_grid(
+def time_grid(
     score: Any, process: Process, times: Any, steps: int | None, longest: float = LONGEST_STEP
 ) -> Tensor:
     """The increasing time grid that the arguments ask for, 1-D float64."""
