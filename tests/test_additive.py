@@ -291,7 +291,6 @@ def test_dtype_follows_the_points_and_the_defaults_reach_over_all_times():
         ({"x": []}, "at least one batch"),
         ({"x": iter([skewed()]), "order": 3, "rotation": "pca"}, "read twice"),
         ({"features": "product"}, "order: expected none"),
-        ({"features": "product", "order": None}, "n_functions: expected a number"),
     ],
 )
 def test_bad_arguments(change, message):

@@ -143,3 +143,7 @@ def test_columns_have_names(tmp_path):
     assert fit().columns is None
     refused(r"found .* outside, the first in row 0: \{'a': .*, 'b': ", fit, Table(X + 9))
     refused("these look like degrees: pass torch.deg2rad", fit, 60 * X)
+    with pytest.warns(ms.SpectralWarning, match="found constant b: a point mass"):
+        fit(Table(X * torch.tensor([1.0, 0.0])))
+    with pytest.warns(ms.SpectralWarning, match=r"found constant [+-]0.71 a [+-]0.71 b: a point"):
+        fit(Table(X[:, [0, 0]]))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -49,13 +50,17 @@ def warn(message: str) -> None:
     warnings.warn(message, SpectralWarning, stacklevel=depth + 1)
 
 
-def warn_if_flat(flat: Tensor, axes: Tensor | None, scale: float) -> None:
+def warn_if_flat(
+    flat: Tensor, axes: Tensor | None, scale: float, columns: Sequence[str] | None = None
+) -> None:
     """Name the coordinates ``flat`` ``(d,)``, or the directions ``axes[:, flat]``, that are
-    constant, and the standard deviation ``scale`` that they are given."""
+    constant, and the standard deviation ``scale`` that they are given; ``columns``: what the
+    coordinates are called."""
     found = flat.nonzero()[:, 0].tolist()
     if not found:
         return
-    named = [f"column {i}" if axes is None else _combination(axes[:, i]) for i in found[:8]]
+    names = columns or [f"column {i}" for i in range(len(flat))]
+    named = [names[i] if axes is None else _combination(axes[:, i], columns) for i in found[:8]]
     more = f" and {len(found) - 8} more" if len(found) > 8 else ""
     warn(
         f"x: expected coordinates that vary, found constant {', '.join(named)}{more}: a point mass "
@@ -64,13 +69,14 @@ def warn_if_flat(flat: Tensor, axes: Tensor | None, scale: float) -> None:
     )
 
 
-def _combination(axis: Tensor) -> str:
+def _combination(axis: Tensor, columns: Sequence[str] | None) -> str:
     """``+0.71 x[:, 0] -0.71 x[:, 1]``, its largest four terms; ``column 0`` where it is one."""
     terms = (axis.abs() > 5e-3).nonzero()[:, 0]
     if len(terms) == 1:
-        return f"column {int(terms)}"
-    largest = axis.abs().argsort(descending=True)[:4].sort().values
-    named = [f"{float(axis[i]):+.2g} x[:, {int(i)}]" for i in largest if axis[i].abs() > 5e-3]
+        return columns[int(terms)] if columns else f"column {int(terms)}"
+    names = columns or [f"x[:, {i}]" for i in range(len(axis))]
+    largest = axis.abs().argsort(descending=True)[:4].sort().values.tolist()
+    named = [f"{float(axis[i]):+.2g} {names[i]}" for i in largest if axis[i].abs() > 5e-3]
     return " ".join(named) + (" + ..." if len(terms) > 4 else "")
 
 

@@ -280,7 +280,7 @@ def _narrowest(sample: Sample, basis: Eigenbasis) -> tuple[float, float]:
     variances, axes, scale = _principal(sample, _polynomial(basis))
     flat = variances <= scale**2
     whole = bool(flat.all())
-    warn_if_flat(flat, None if whole else axes, scale)
+    warn_if_flat(flat, None if whole else axes, scale, sample.columns)
     return float(variances.min()), 0.5 * scale**2 * bool(flat.any())
 
 
