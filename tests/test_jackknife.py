@@ -76,3 +76,22 @@ def test_what_is_refused():
             error=TypeError)  # fmt: skip
     bars = ms.jackknife(x, CIRCLE, 4, [0.1], n_blocks=3)
     refused("functional: expected", bars, lambda score: "many", error=TypeError)
+
+
+def test_plot():
+    """The band is two standard errors wide on either side of the line."""
+    x = 0.5 * torch.randn(60, 1, generator=rng(), dtype=F64)
+    bars = ms.jackknife(x, ms.TorusBrownian(1), 4, n_blocks=5, shrinkage="heat")
+    at = torch.linspace(-1, 1, 9, dtype=F64)
+
+    def along(score):
+        return score(at[:, None], 0.1)[:, 0]
+
+    ax = bars.plot(at, along)
+    value, error = bars(along)
+    assert torch.allclose(torch.tensor(ax.lines[0].get_ydata()), value)
+    corners = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert math.isclose(corners.max(), float((value + 2 * error).max()))
+    assert math.isclose(corners.min(), float((value - 2 * error).min()))
+    assert bars.plot(at, along, ax) is ax
+    refused("one number for each", bars.plot, at[:3], along)

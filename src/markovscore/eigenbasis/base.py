@@ -88,7 +88,8 @@ class Eigenbasis:
         return other
 
     def cross(self) -> Self:
-        """As many functions of the same axes, of a hyperbolic cross (:func:`index_set`)."""
+        """As many functions of the same axes, those of smallest ``prod_i (1 + |lambda_{k_i}|)``: a
+        hyperbolic cross."""
         return self.with_indices(index_set(self.axes, self.n_functions, cross=True))
 
     def rates(self, indices: Tensor) -> Tensor:

@@ -52,6 +52,30 @@ class Jackknife:
         count = len(others)
         return value, ((count - 1) * torch.stack(others).var(0, correction=0)).sqrt()
 
+    def plot(
+        self, at: Any, functional: Callable[[SpectralScore], Any], ax: Any = None, width: float = 2
+    ) -> Any:
+        """Draw ``functional(score)`` ``(n,)`` over ``at`` ``(n,)``, with a band of ``width``
+        standard errors on either side; returns the axes."""
+        import matplotlib as mpl
+        import matplotlib.pyplot as plt
+
+        from ..figures import style  # which says how to install matplotlib
+
+        value, error = (part.numpy() for part in self(functional))
+        place = as_tensor(at, "at", torch.float64).numpy()
+        if place.shape != value.shape or value.ndim != 1:
+            raise ValueError(
+                f"at: expected one number for each of functional(score), (n,), found shapes "
+                f"{place.shape} and {value.shape}"
+            )
+        with mpl.rc_context(style()):
+            ax = plt.subplots()[1] if ax is None else ax
+            line = ax.plot(place, value)[0]
+            low, high = value - width * error, value + width * error
+            ax.fill_between(place, low, high, color=line.get_color(), alpha=0.25, lw=0)
+        return ax
+
 
 @lasting
 def jackknife(

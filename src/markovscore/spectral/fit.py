@@ -14,6 +14,7 @@ from ..core import (
     Process,
     as_diffusion,
     check_integer,
+    check_progress,
     check_times,
     lasting,
     original,
@@ -43,6 +44,7 @@ def fit_spectral(
     x: Any, diffusion: DiffusionLike, n_functions: int | None = ..., times=..., *,
     shrinkage: str | None = ..., selection: str = ..., weights: Any = ..., exact: bool = ...,
     nan: str = ..., wrap: bool = ..., generator: torch.Generator | None = ...,
+    progress: bool | None = ...,
 ) -> SpectralScore: ...  # fmt: skip
 
 
@@ -70,6 +72,7 @@ def fit_spectral(
     nan: str = "raise",
     wrap: bool = False,
     generator: torch.Generator | None = None,
+    progress: bool | None = None,
 ) -> SpectralScore | AdditiveScore:
     """Fit ``s(x,t) = grad log pi(x) + sum_k alpha_k(t) grad phi_k(x)``, ``alpha_t = A_t^{-1} b_t``.
 
@@ -114,6 +117,8 @@ def fit_spectral(
             their number in ``score.dropped``.
         wrap: bring points outside the torus or the box back into it instead of raising.
         generator: draws the folds, by default always the same; dequantises ``Images``.
+        progress: bars after two seconds, of product features: True, False, or None, only where
+            stderr is a terminal.
 
     Raises:
         TypeError: integer or otherwise unusable points; additive features of another process.
@@ -137,8 +142,10 @@ def fit_spectral(
     given: Any = diffusion
     process = as_diffusion(canonical(given))
     sample = read_sample(x, as_diffusion(given), weights, exact, nan, wrap)
-    plan = make_plan(sample, process, n_functions, times, shrinkage, selection, generator)
-    return score_of(sample, given, plan)
+    check_progress(progress)
+    sizes = n_functions, times, shrinkage, selection
+    plan = make_plan(sample, process, *sizes, generator, progress)
+    return score_of(sample, given, plan, progress)
 
 
 _PLAIN = (None, "eigenvalue", False, "raise", False)
@@ -180,6 +187,7 @@ def make_plan(
     shrinkage: str | None = None,
     selection: str = "eigenvalue",
     generator: torch.Generator | None = None,
+    progress: bool | None = None,
 ) -> Plan:
     """The sizes of a fit, those that are given and those that are chosen; arguments as of
     :func:`fit_spectral`."""
@@ -200,7 +208,8 @@ def make_plan(
                 "n_functions: expected a number of eigenfunctions with selection='greedy', found "
                 "None: pass one, for instance that of score.selection"
             )
-        return _chosen(sample, process, times, shrinkage, selection == "cross", generator)
+        cross = selection == "cross"
+        return _chosen(sample, process, times, shrinkage, cross, generator, progress)
     n_functions = check_integer(n_functions, "n_functions")
     rule = "none" if shrinkage is None else shrinkage
     _check_scatter(sample, rule)
@@ -223,6 +232,7 @@ def _chosen(
     rule: str | None,
     cross: bool,
     generator: torch.Generator | None,
+    progress: bool | None,
 ) -> Plan:
     """Sizes by the held-out loss. Thirty levels are enough for it: in ``log t`` its integrand is
     smooth, a change over a few percent of the range would need eigenvalues that far apart."""
@@ -233,7 +243,7 @@ def _chosen(
         pool: Eigenbasis = process.eigenbasis(count)
         return pool.cross() if cross else pool
 
-    selection, basis = choose(sample, pools, rule, levels, firsts, floor, generator)
+    selection, basis = choose(sample, pools, rule, levels, firsts, floor, generator, progress)
     if times is None:
         times = _log_times(process, selection.first)
     return Plan(basis, times, selection.mix, selection.heat + floor, selection)
@@ -251,15 +261,18 @@ def _judged(process: Process, least: float, times: Tensor | None) -> tuple[Tenso
     return _log_spaced(first, max(first, last), count), 1
 
 
-def score_of(sample: Sample, diffusion: Any, plan: Plan) -> SpectralScore:
+def score_of(
+    sample: Sample, diffusion: Any, plan: Plan, progress: bool | None = None
+) -> SpectralScore:
     """The fit of these sizes to a sample."""
-    return replace(_solved(sample, canonical(diffusion), plan), diffusion=diffusion)
+    fitted = _solved(sample, canonical(diffusion), plan, progress)
+    return replace(fitted, diffusion=diffusion)
 
 
-def _solved(sample: Sample, diffusion: Any, plan: Plan) -> SpectralScore:
+def _solved(sample: Sample, diffusion: Any, plan: Plan, progress: bool | None) -> SpectralScore:
     basis, times = plan.basis, plan.times
     moments = sample.moments(basis).shrunk(plan.mix, plan.heat)
-    levels, table = times.cpu().contiguous(), solve(moments, times)
+    levels, table = times.cpu().contiguous(), solve(moments, times, progress)
     score = SpectralScore(diffusion, basis, levels, table, **placement(sample.x))
     variances, axes, _ = _principal(sample, _polynomial(basis))
     if basis.lines and basis.degree > 2:

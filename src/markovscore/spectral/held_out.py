@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import check_generator
+from ..core import bar, check_generator
 from ..eigenbasis import Eigenbasis, Moments
 from .sample import Sample
 from .shrinkage import one_more, shrink, stein_heat
@@ -115,6 +115,7 @@ class Selection:
 def choose(
     sample: Sample, pools: Callable[[int], Eigenbasis], rule: str | None, levels: Tensor,
     firsts: int, floor: float = 0.0, generator: torch.Generator | None = None,
+    progress: bool | None = None,
 ) -> tuple[Selection, Eigenbasis]:  # fmt: skip
     """Number of functions, shrinkage and first level by cross-validation over five random folds.
 
@@ -130,7 +131,7 @@ def choose(
     count = min(_START, cap)
     while True:
         pool = pools(count)
-        selection = _compared(sample, folds, pool, rule, levels, firsts, floor)
+        selection = _compared(sample, folds, pool, rule, levels, firsts, floor, progress)
         if count == cap or selection.n_functions < selection.sizes[-_SIZES]:
             break
         count = min(2 * count, cap)
@@ -160,13 +161,13 @@ def _folds(sample: Sample, generator: torch.Generator | None) -> Tensor:
 
 def _compared(
     sample: Sample, folds: Tensor, pool: Eigenbasis, rule: str | None, levels: Tensor,
-    firsts: int, floor: float,
+    firsts: int, floor: float, progress: bool | None,
 ) -> Selection:  # fmt: skip
     sizes = _sizes(pool)
     mixes, heats = _shrinkages(sample.moments(pool), rule)
     shrinkages = list(zip(mixes.tolist(), (heats + floor).tolist(), strict=True))
     gains, shares = [], []
-    for fold in range(FOLDS):
+    for fold in bar(range(FOLDS), f"folds, up to {pool.n_functions} functions", progress):
         held = folds == fold
         train, test = (sample.part(rows).moments(pool) for rows in (~held, held))
         path = Path(pool, test, levels, sizes)

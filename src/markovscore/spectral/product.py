@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core import (
     as_diffusion,
     as_tensor,
+    bar,
     check_points,
     check_time,
     check_times,
@@ -39,15 +40,15 @@ _DEVICE_FACTORS = 2**25  # on other devices: 256 MiB, so that launches are few
 _CHUNK = 4096  # points with a time of their own that are evaluated at once
 
 
-def solve(moments: Moments, times) -> Tensor:
+def solve(moments: Moments, times: Any, progress: bool | None = None) -> Tensor:
     """``alpha_t = A_t^{-1} b_t`` ``(T, K)``, float64, at increasing times ``(T,)``."""
     times = check_times(times).to(moments.mean.device)
     slope = moments.slope(times)
     out = torch.empty_like(slope)  # before the factors, whose memory is then free to be reused
     held = _FACTOR_ENTRIES if slope.device.type == "cpu" else _DEVICE_FACTORS
     block = max(1, held // slope.shape[1] ** 2)
-    pieces = zip(times.split(block), slope.split(block), out.split(block), strict=True)
-    for number, (levels, right, piece) in enumerate(pieces):
+    pieces = list(zip(times.split(block), slope.split(block), out.split(block), strict=True))
+    for number, (levels, right, piece) in enumerate(bar(pieces, "noise levels", progress)):
         factor = moments.factor(levels)
         if number == 0:
             _warn_if_noisy(factor[0], moments, times)
