@@ -48,10 +48,14 @@ class Selection:
     """How the sizes of a fit were chosen; ``score.selection``.
 
     Attributes:
-        n_functions, heat, mix, first: the choice: functions, shrinkage (the averages are those of
-            the law ``mix P*_heat rho_0 + (1 - mix) pi``), first noise level.
+        n_functions: the chosen number of functions.
+        heat: the chosen shrinkage: the averages are those of the law
+            ``mix P*_heat rho_0 + (1 - mix) pi``.
+        mix: likewise.
+        first: the chosen first noise level.
         sizes: ``(S,)`` int64, the numbers of functions that were compared.
-        heats, mixes: ``(H,)`` float64, the shrinkages.
+        heats: ``(H,)`` float64, the shrinkages that were compared.
+        mixes: likewise.
         firsts: ``(F,)`` float64, the first levels.
         gains: ``(folds, H, F, S)`` float64, the held-out log-likelihood in closed form, nats a
             point more than the stationary law.
