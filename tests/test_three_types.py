@@ -43,13 +43,13 @@ MIXED = ["evolve_gaussian", "log_kernel", "kernel_score"]
 FINAL = ["prior", "horizon"]
 NEEDS = {
     "DenoisingSM": ["sample_transition", "transition_score"],
-    "Affine": ["dim"], "whitened": ["dim", "eigenbasis"],
+    "Affine": ["dim"], "whitened": ["dim", "eigenbasis"], "jackknife": ["dim", "eigenbasis"],
     "DiffusedMixture": MIXED, "mixture_1d": MIXED,
     "fit_spectral": ["eigenbasis", "ou_time", "dim"], "fit_additive": ["ou_time", "dim"],
     "elbo": FINAL, "log_likelihood": FINAL, "sample_ode": FINAL, "sample_sde from the prior": FINAL,
 }  # fmt: skip
 # What the functions return: nobody builds one from a process or a score of one's own.
-RESULTS = {"AdditiveScore", "FokkerPlanck", "SpectralScore", "TrainResult"}
+RESULTS = {"AdditiveScore", "FokkerPlanck", "Jackknife", "SpectralScore", "TrainResult"}
 
 
 def walks(*nouns):

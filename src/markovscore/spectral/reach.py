@@ -101,7 +101,8 @@ class Beyond:
     ) -> None:
         self._axes, self._slope = axes, slope.expand_as(p)
         self.rows = (p != near).any(1)
-        length = slope.rsqrt() / _FADE
+        # Where the space is bounded nothing is beyond, and any length will do.
+        length = torch.where(slope > 0, slope, 1.0).rsqrt() / _FADE
         self._excess = ((p - near) / length).clamp(-_GONE, _GONE)
         soft = self._excess.tanh()
         near = near + length * soft
