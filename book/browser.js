@@ -33,7 +33,10 @@ window.book = (() => {
   async function settled() {
     if (window.MathJax?.startup?.promise) await MathJax.startup.promise;
     await document.fonts.ready;
-    for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+    // A window that the browser does not draw has no frames to wait for.
+    const late = new Promise((resolve) => setTimeout(resolve, 2000));
+    for (let frame = 0; frame < 2; frame++)
+      await Promise.race([new Promise(requestAnimationFrame), late]);
   }
 
   // Folded text counts as well: everything is opened but the code that a reader has to ask for.

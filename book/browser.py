@@ -130,7 +130,7 @@ async def _look(
     async def work(browser: Any) -> None:
         while queue:
             page = queue.pop()
-            await Visit(html, address, page, page in chapters, seen).look(browser)
+            await patient(Visit(html, address, page, page in chapters, seen), browser)
 
     async with async_playwright() as playwright:
         # No name but the server's is looked up: a request to another host fails at once.
@@ -142,6 +142,16 @@ async def _look(
             await visit.search(browser, start)
         await browser.close()
     return seen
+
+
+async def patient(visit: Visit, browser: Any) -> None:
+    """Look at a page, and again in a fresh window where the browser stops answering, as one that
+    is starved by other work may; a page that it does not answer for twice is a fault."""
+    for _ in range(2):
+        with suppress(TimeoutError):
+            await asyncio.wait_for(visit.look(browser), 2 * PATIENCE / 1000)
+            return
+    visit.seen.add(visit.name, [f"expected the browser to answer within {PATIENCE // 500} s"])
 
 
 @dataclass(frozen=True)

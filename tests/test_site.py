@@ -1,5 +1,6 @@
 """The checks of the site and of the chapters' text, each on a page that breaks one rule."""
 
+import asyncio
 import re
 
 import browser
@@ -285,3 +286,25 @@ def test_a_page_that_breaks_a_rule_is_named_with_its_line(old, new, line, senten
 def test_scripts_and_fractions_take_little_room():
     assert reading.symbols(r"a = \frac{b + c}{d} \left( x_{i+1}^2 \right)") == 2 + 2 + 3
     assert reading.symbols(r"\begin{aligned} \mathrm{KL} &= \alpha \end{aligned}") == 4
+
+
+class Silent:
+    """A page that the browser does not answer for, so many times."""
+
+    name = "page"
+
+    def __init__(self, times):
+        self.left, self.seen = times, browser.Seen()
+
+    async def look(self, window):
+        self.left -= 1
+        if self.left >= 0:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("times", "faults"), [(0, 0), (1, 0), (2, 1)])
+def test_a_browser_that_does_not_answer_is_asked_twice(times, faults, monkeypatch):
+    monkeypatch.setattr(browser, "PATIENCE", 10)
+    visit = Silent(times)
+    asyncio.run(browser.patient(visit, None))
+    assert len(visit.seen.problems()) == faults
