@@ -28,6 +28,7 @@ MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 DESKTOP, WIDE, PHONE = (1400, 900), (1920, 1080), (390, 844)
 FIRST_FIGURE = 1300  # pixels from the top: a screen and a half of DESKTOP
 SMALLEST_TEXT = 7.0  # pixels, in a figure on PHONE
+THEME = 600  # milliseconds until the theme has made what scrolls at a new width reachable by keys
 PATIENCE = 120_000  # milliseconds for a page to load, on a busy machine
 AXE = {
     "runOnly": {
@@ -170,6 +171,7 @@ class Visit:
         await self._desktop(page)
         await self._wide(page)
         await self._phone(page)
+        await page.wait_for_timeout(THEME)
         await page.evaluate("book.thin()")  # for axe, and it is measured no more
         await page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
         await self._accessible(page, "390 px, light", AXE, OUTSIDE)
