@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..core import check_integer, check_points, check_precision, lasting, recorded
-from .averages import moments
+from .averages import moments, rates_of
 from .axes import Axis, Line
 from .indices import index_set
 from .moments import Moments
@@ -94,8 +94,7 @@ class Eigenbasis:
 
     def rates(self, indices: Tensor) -> Tensor:
         """``lambda`` of multi-indices ``(M, d)``: ``(M,)`` float64."""
-        columns = indices.unbind(-1)
-        return torch.stack([a.rates(k) for a, k in zip(self.axes, columns, strict=True)]).sum(0)
+        return rates_of(self.axes, indices)
 
     @property
     def degree(self) -> int:

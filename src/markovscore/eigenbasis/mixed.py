@@ -108,12 +108,6 @@ class MixedMoments(Moments):
     own: Tensor
     grams: Tensor
 
-    def slope(self, times: Tensor) -> Tensor:
-        return -self.mix * self.rates * self._decay(self.rates, times) * self.mean
-
-    def slope_errors(self, times: Tensor) -> Tensor:
-        return self.mix * self.rates.abs() * self._decay(self.rates, times) * self.variance.sqrt()
-
     def energy(self, times: Tensor) -> Tensor:
         """``A_t`` ``(T, K, K)``, one time after the other."""
         found = torch.stack([self._energy(float(t)) for t in times + self.heat])

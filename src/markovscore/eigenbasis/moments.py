@@ -104,13 +104,13 @@ class Moments(ABC):
             raise ValueError(f"expected 0 <= mix <= 1 and heat >= 0; found mix={mix}, heat={heat}")
         return replace(self, mix=self.mix * mix, heat=self.heat + heat)
 
-    @abstractmethod
     def slope(self, times: Tensor) -> Tensor:
-        """``b_t`` ``(T, K)`` at times ``(T,)``."""
+        """``b_t`` ``(T, K)`` at times ``(T,)``; here of moments that are the basis' own."""
+        return -self.mix * self.rates * self._decay(self.rates, times) * self.mean
 
-    @abstractmethod
     def slope_errors(self, times: Tensor) -> Tensor:
         """Standard errors of ``b_t`` ``(T, K)``."""
+        return self.mix * self.rates.abs() * self._decay(self.rates, times) * self.variance.sqrt()
 
     @abstractmethod
     def factor(self, times: Tensor) -> Tensor:
@@ -200,12 +200,6 @@ class PolynomialMoments(Moments):
     indices: Tensor
     lower: Tensor
     root: Tensor
-
-    def slope(self, times: Tensor) -> Tensor:
-        return -self.mix * self.rates * self._decay(self.rates, times) * self.mean
-
-    def slope_errors(self, times: Tensor) -> Tensor:
-        return self.mix * self.rates.abs() * self._decay(self.rates, times) * self.variance.sqrt()
 
     def factor(self, times: Tensor) -> Tensor:
         order = int(self.indices.sum(1).max())
