@@ -233,6 +233,21 @@ def test_out_of_memory_names_the_knob():
         ms.elbo(score, ms.OrnsteinUhlenbeck(2), POINTS)
 
 
+@pytest.mark.parametrize("settings", [*FORMS[:2], {"trace": "hutchinson"}])
+def test_several_scores_meet_the_draws_of_one(settings):
+    process = Exact()
+    scores = [process.score, lambda y, t: -0.5 * y, lambda y, t: y.sin().roll(1, 1)]
+
+    def bound(score):
+        return ms.elbo(score, process, POINTS, samples=8, generator=rng(3), **settings)
+
+    together = bound(scores)
+    assert together.shape == (3, len(POINTS))
+    assert torch.equal(together, torch.stack([bound(score) for score in scores]))
+    assert torch.equal(bound(scores[:1]), together[:1])
+    refused("an empty list", bound, [])
+
+
 def test_bad_processes():
     refused("prior", ms.elbo, lambda y, t: -y, ms.DoubleWell(2), POINTS)
     refused("without walls", ms.elbo, lambda y, t: -y, ms.BoxBrownian(2, -3.0, 3.0), POINTS)

@@ -18,6 +18,9 @@ By integration by parts and their lemma 1, ``E div(G G^T s) = -E <G^T s, G^T r>`
 which needs no trace. The right side is what is computed: there the squares of ``r`` cancel.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -58,7 +61,7 @@ ROWS, _VALUES = 16_384, 2**21
 @explain_memory("pass fewer rows of x a call")
 @torch.no_grad()
 def elbo(
-    score: Score,
+    score: Score | Sequence[Score],
     diffusion: DiffusionLike,
     x: Tensor,
     *,
@@ -77,7 +80,9 @@ def elbo(
     with equality for the exact score of a process whose law at the horizon is its ``prior``.
 
     Args:
-        score: callable ``(x (B, d), t (B,)) -> (B, d)``, differentiable for the trace form.
+        score: callable ``(x (B, d), t (B,)) -> (B, d)``, differentiable for the trace form. A list
+            or tuple of ``n`` scores meets the same draws, simulated once: differences between them
+            have none of the noise that they share.
         diffusion: has ``drift``, ``dispersion``, ``horizon`` and ``prior``;
             ``sample_transition`` and ``drift_divergence`` are used where it has them.
         x: points ``(B, d)``.
@@ -94,7 +99,8 @@ def elbo(
         generator: source of all randomness, on the device of ``x``.
 
     Returns:
-        ``(B,)`` natural logarithms, dtype and device of ``x``, without gradients.
+        ``(B,)`` natural logarithms, ``(n, B)`` of ``n`` scores, dtype and device of ``x``, without
+        gradients.
 
     Raises:
         TypeError, ValueError: malformed points or points outside the state space, no prior, a form
@@ -103,7 +109,11 @@ def elbo(
         torch.OutOfMemoryError: memory ran out; the score is evaluated on blocks of rows, so what
             grows with ``B`` is a few copies of the points.
     """
-    model, process = as_score(score), as_diffusion(diffusion)
+    several = isinstance(score, list | tuple)
+    scores: Any = score if several else [score]
+    models, process = [as_score(one) for one in scores], as_diffusion(diffusion)
+    if not models:
+        raise ValueError("score: expected one score or more, found an empty list: pass a score")
     x = check_points(x, process.dim)
     check_inside(process, x)
     check_walls(process)
@@ -115,16 +125,16 @@ def elbo(
     samples = check_integer(samples, "samples")
     steps, prior = check_steps(steps), prior_for(process, "log_prob", "elbo needs its log_prob")
     schedule = check_schedule(window)
-    finest = model.finest_time  # None: a residual score on a base without one
-    if finest is not None:
-        warn_if_coarse(process, finest, span[0])
+    for finest in (model.finest_time for model in models):
+        if finest is not None:  # None: a residual score on a base without one
+            warn_if_coarse(process, finest, span[0])
 
     def rate(x: Tensor, t: Tensor) -> Tensor:
         if form == "trace":
-            return _by_trace(model, process, x, t, trace, steps, generator)
-        return _by_target(model, process, x, t, schedule, steps, generator)
+            return _by_trace(models, process, x, t, trace, steps, generator)
+        return _by_target(models, process, x, t, schedule, steps, generator)
 
-    total = torch.zeros_like(x[:, 0])
+    total = x.new_zeros(len(models), len(x))
     size = max(1, min(ROWS, _VALUES // x.shape[1]) // len(x))
     for first in range(0, samples, size):
         count = min(size, samples - first)
@@ -136,8 +146,8 @@ def elbo(
         integral = weight * rate(start, t)
         end = draw_state(process, start, torch.full_like(t, span[1]), steps, generator)
         term = prior.log_prob(end) - integral
-        total += term.reshape(count, len(x)).sum(0)
-    return total / samples
+        total += term.reshape(-1, count, len(x)).sum(1)
+    return total / samples if several else total[0] / samples
 
 
 def _times(
@@ -156,7 +166,7 @@ def _times(
 
 
 def _by_trace(
-    score: ScoreModel,
+    scores: Sequence[ScoreModel],
     process: Process,
     x: Tensor,
     t: Tensor,
@@ -164,11 +174,14 @@ def _by_trace(
     steps: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """The integrand at a draw of ``Y_t`` for each row, ``(B,)``."""
+    """Each score's integrand at a draw of ``Y_t`` for each row, ``(n, B)``."""
     y = draw_state(process, x, t, steps, generator)
     wrapped(process, y, t)  # refuses walls, whose boundary terms do not vanish
-    s, divergence = _score_and_trace(score, process, y, t, trace, generator)
-    return 0.5 * noise_norm(process, s, t) + divergence - drift_divergence(process, y, t)
+    columns = noise_at(process, y, t).columns(y.shape[1])
+    signs = random_signs(y, 1, generator, columns) if trace == "hutchinson" else None
+    pairs = [_score_and_trace(score, process, y, t, signs) for score in scores]
+    terms = [0.5 * noise_norm(process, s, t) + divergence for s, divergence in pairs]
+    return torch.stack(terms) - drift_divergence(process, y, t)
 
 
 def _score_and_trace(
@@ -176,14 +189,11 @@ def _score_and_trace(
     process: Process,
     y: Tensor,
     t: Tensor,
-    trace: str,
-    generator: torch.Generator | None,
+    signs: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``, or one draw of an estimate of it."""
-    hutchinson = trace == "hutchinson"
+    """``s`` ``(B, d)`` and ``tr(G^T Ds G)`` ``(B,)``, or its estimate by ``signs``."""
+    hutchinson = signs is not None
     G = noise_at(process, y, t)
-    columns = G.columns(y.shape[1])
-    signs = random_signs(y, 1, generator, columns) if hutchinson else None
     own = ["score_and_divergence", "divergence"] + ["probe_divergence"] * hutchinson
     if isinstance(G, Scalar) and any(getattr(score, name) is not None for name in own):
         s, divergence = score_and_divergence(score, y, t, signs)
@@ -201,7 +211,7 @@ def _score_and_trace(
 
 
 def _by_target(
-    score: ScoreModel,
+    scores: Sequence[ScoreModel],
     process: Process,
     x: Tensor,
     t: Tensor,
@@ -214,6 +224,7 @@ def _by_target(
     y_s = propagate(process, x, torch.zeros_like(start), start, steps, generator)
     draw = local_draw(process, y_s, start, end, generator)
     y = wrapped(process, draw.y, t)
-    s = noise_part(process, score_values(score, y, t), t)
-    fit = 0.5 * s.square().sum(1) - (s * noise_part(process, draw.target, t)).sum(1)
-    return fit - drift_divergence(process, y, t)
+    parts = [noise_part(process, score_values(score, y, t), t) for score in scores]
+    target = noise_part(process, draw.target, t)
+    fits = [0.5 * s.square().sum(1) - (s * target).sum(1) for s in parts]
+    return torch.stack(fits) - drift_divergence(process, y, t)
