@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,7 +181,7 @@ def sliced_wasserstein(
     i, j, width = _quantile_pairs(len(x), len(y), x)
     squares = torch.empty(n_projections, dtype=x.dtype, device=x.device)
     for k, theta in enumerate(direction):
-        gap = (x @ theta).sort().values[i] - (y @ theta).sort().values[j]
+        gap = _ascending(x @ theta)[i] - _ascending(y @ theta)[j]
         squares[k] = width @ gap.square()
     value = math.sqrt(float(squares.mean()))
     return Estimate(value, _stderr(squares) / (2 * value) if value > 0 else 0.0)
@@ -271,6 +272,13 @@ def _row_sums(x: Tensor, y: Tensor, bandwidth: float) -> Tensor:
         for block in x.split(CHUNK)
     ]
     return torch.cat(blocks)
+
+
+def _ascending(values: Tensor) -> Tensor:
+    """``values`` ``(n,)`` in order; on a CPU by numpy, several times as fast as torch there."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy()))
+    return values.sort().values
 
 
 def _quantile_pairs(n: int, m: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
