@@ -3,7 +3,7 @@ likelihood of the flow, what is kept of the choice, and what cannot be chosen.""
 
 import math
 import warnings
-from types import SimpleNamespace
+from dataclasses import replace
 
 import matplotlib
 import pytest
@@ -65,10 +65,11 @@ def test_the_path_over_sizes_equals_separate_fits(name, seed, mix, heat):
     rows = torch.randperm(len(whole.indices), generator=generator)[:12].sort().values
     pool = whole.with_indices(whole.indices[rows])
     x = two_bumps(400, seed, process.dim).clamp(-2, 3)
-    train, test = pool.moments(x[:300]).shrunk(mix, heat), pool.moments(x[300:])
+    train, test = pool.moments(x[:300]), pool.moments(x[300:])
     kept = [1, 3, 7, 12]
     sizes = torch.tensor([pool.with_indices(pool.indices[:m]).n_functions for m in kept])
-    found = Path(pool, test, LEVELS, sizes).gains([train])[0]
+    found = Path(pool, test, LEVELS, sizes).gains(train, [(mix, heat)])[0]
+    train = train.shrunk(mix, heat)
     for column, m in enumerate(kept):
         right = by_separate_fits(pool, m, train, test, x[:300], x[300:])
         scale = 1 + right.abs().max()
@@ -84,8 +85,9 @@ def test_the_gain_is_the_flow_s_held_out_log_likelihood():
         levels = torch.logspace(math.log10(first), math.log10(4), 60, dtype=F64)
         fit = ms.fit_spectral(x, TORUS, 20, levels, shrinkage="heat+1")
         moments = score.basis.moments(x)
+        law = shrink(moments, "heat+1")
         path = Path(score.basis, score.basis.moments(new), levels, torch.tensor([20]))
-        gain = float(path.gains([shrink(moments, "heat+1")])[0, 0, 0])
+        gain = float(path.gains(moments, [(law.mix, law.heat)])[0, 0, 0])
         found = float(ms.log_likelihood(fit, TORUS, new, times=levels).mean())
         assert abs(gain - (found + math.log(2 * math.pi))) < 0.01
 
@@ -141,18 +143,50 @@ def test_the_choice_is_not_behind_fixed_sizes():
 
 
 def test_sizes_that_have_no_solution_are_not_chosen():
-    """Rounding may leave a leading block indefinite; the smaller ones have their gains."""
+    """An average that no law has, 0.9 sqrt2 of cos 4x beside none of cos 2x, makes the block of the
+    second pair indefinite, until the noise has it fade; the smaller sizes have their gains."""
     pool, test = TORUS.eigenbasis(4), TORUS.eigenbasis(4).moments(two_bumps(50))
     fit = pool.moments(two_bumps(40, 1))
-    good, path = fit.energy(LEVELS), Path(pool, test, LEVELS, torch.tensor([2, 4]))
-    bad = good.clone()
-    bad[3, 1, 1] = -1.0  # of cos 2x, at the fourth level
-    found = []
-    for energy in (good, bad):
-        one = SimpleNamespace(slope=fit.slope, energy=lambda t, a=energy: a)
-        found.append(path.gains([one])[0])
-    assert found[1].isinf().tolist() == 4 * [[False, True]] + 8 * [[False, False]]
-    assert torch.equal(found[1][:, 0], found[0][:, 0]) and torch.equal(found[1][4:], found[0][4:])
+    mean = fit.mean.clone()
+    rest = (fit.rates == -16).nonzero()[:, 0]
+    mean[rest] = 2.0
+    bad, sizes = replace(fit, mean=mean), torch.tensor([2, 4])
+    ends = torch.linalg.eigvalsh(bad.energy(LEVELS))[:, 0] < 0
+    assert ends.tolist() == sorted(ends.tolist(), reverse=True) and 0 < ends.sum() < len(ends)
+    found = [Path(pool, test, LEVELS, sizes).gains(one, [(1.0, 0.0)])[0] for one in (fit, bad)]
+    assert torch.equal(found[1].isinf(), torch.stack([torch.zeros_like(ends), ends], 1))
+    assert torch.equal(found[1][:, 0], found[0][:, 0])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_functions_in_another_order(name):
+    """More of them than a block of rows, and those of a law: slopes and matrices are permuted, and
+    their factors and leading blocks are those of the permuted matrices."""
+    process = SPACES[name]
+    moments = process.eigenbasis(130).moments(two_bumps(500, 2, process.dim).clamp(-2, 3))
+    moments = moments.shrunk(0.9, 0.01)
+    energy, slope = moments.energy(LEVELS), moments.slope(LEVELS)
+    assert torch.allclose(energy, energy.mT, rtol=0, atol=1e-12 * energy.max())
+    order = torch.randperm(slope.shape[1], generator=rng())
+    once = moments.reordered(order)
+    twice = moments.reordered(order.flip(0)).reordered(torch.arange(len(order)).flip(0))
+    for found in (once, twice):
+        right = energy[:, order[:, None], order]
+        assert torch.allclose(found.energy(LEVELS), right, rtol=0, atol=1e-9 * right.max())
+        assert torch.equal(found.slope(LEVELS), slope[:, order])
+    lower, failed = once.leading(LEVELS)
+    assert not failed.any() and torch.equal(lower, lower.tril())
+    assert torch.allclose(lower @ lower.mT, right, rtol=0, atol=1e-9 * right.max())
+    assert torch.equal(once.factor(LEVELS), lower)
+
+
+def test_large_matrices_by_their_definition():
+    """150 waves, so that a matrix has several blocks of rows."""
+    basis, x = ms.TorusBrownian(2).eigenbasis(150), two_bumps(30, 1, 2)
+    gradient = basis.gradient(x)
+    right = torch.einsum("njd,nkd->jk", gradient, gradient) / len(x)
+    found = basis.moments(x).energy(torch.zeros(1, dtype=F64))[0]
+    assert (found - right).abs().max() < 1e-8 * right.max()
 
 
 def test_plot():
@@ -194,11 +228,14 @@ def test_every_space(name):
 
 
 def test_more_functions_where_the_data_ask_for_them():
-    """The pool grows: a comb of a hundred teeth needs functions up to the hundredth pair."""
+    """The pool grows: a comb of a hundred teeth needs functions up to the hundredth pair. Then only
+    the best heat and its neighbours are compared."""
     teeth = torch.randint(100, (620, 1), generator=rng())
     x = TORUS.project(2 * math.pi / 100 * teeth + points(620, 1, 1, 0.006))
     selection = ms.fit_spectral(x, TORUS).selection
     assert selection.n_functions >= 200 and int(selection.sizes[-1]) > 240
+    assert selection.heat in selection.heats.tolist() and len(selection.heats) in (2, 3)
+    assert selection.gains.shape[1] == len(selection.heats) == len(selection.mixes)
 
 
 def test_what_cannot_be_chosen():

@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from .axes import Axis, Line
 from .indices import places
-from .moments import JITTER, Moments, cholesky
+from .moments import JITTER, MatrixMoments
 from .rows import Rows
 
 _NEGLIGIBLE = 1e-18  # share of the noise in a term of the addition theorem
@@ -94,12 +95,13 @@ def patterns(axes: Sequence[Axis]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixedMoments(Moments):
+class MixedMoments(MatrixMoments):
     """Products of polynomials with waves or cosines: ``A_t`` from the Gram matrices of the data.
 
     ``axes``; ``indices`` ``(M, d)`` of the basis; ``closed`` ``(L, d)``, the same with all lower
     degrees, among which the basis has the positions ``own`` ``(M,)``; ``grams`` ``(S, L, L)``, see
-    :func:`grams`.
+    :func:`grams`; ``order`` ``(K,)``: which of the functions, real parts before the imaginary ones,
+    is the first, the second and so on, None for as they are.
     """
 
     axes: tuple[Axis, ...]
@@ -107,6 +109,11 @@ class MixedMoments(Moments):
     closed: Tensor
     own: Tensor
     grams: Tensor
+    order: Tensor | None = None
+
+    def reordered(self, order: Tensor) -> Self:
+        ours = order if self.order is None else self.order[order]
+        return replace(super().reordered(order), order=ours)
 
     def energy(self, times: Tensor) -> Tensor:
         """``A_t`` ``(T, K, K)``, one time after the other."""
@@ -114,9 +121,6 @@ class MixedMoments(Moments):
         found *= self.mix
         found.diagonal(dim1=1, dim2=2).sub_((1 - self.mix + JITTER) * self.rates)
         return found
-
-    def factor(self, times: Tensor) -> Tensor:
-        return cholesky(self.energy(times))
 
     def _energy(self, t: float) -> Tensor:
         decay = torch.exp(t * self._pair_rates)
@@ -126,7 +130,8 @@ class MixedMoments(Moments):
         total = self._slopes * averages[:, self.own[:, None], self.own]
         for rows, roots in self._lowered:
             total = total + roots * averages[:, rows[:, None], rows]
-        return self._real(decay * total)
+        found = self._real(decay * total)
+        return found if self.order is None else found[self.order[:, None], self.order]
 
     def _real(self, total: Tensor) -> Tensor:
         """``E Gamma`` of the real functions, from that of the rows for each pattern."""

@@ -33,6 +33,7 @@ from .indices import places
 JITTER = 1e-9
 POLYNOMIAL_JITTER = 1e-16
 _BLOCK = 2**22  # entries of a working block: 32 MiB in double precision
+_ROWS = 64  # of a matrix that are formed at once: a tenth of a large one, all of a small one
 # The standard deviation given to what does not vary: a point mass has no score at t = 0.
 MIN_SCALE = 1e-4
 _INSIDE = (__name__.split(".")[0], "torch", "contextlib")  # and what its decorators are made of
@@ -112,9 +113,20 @@ class Moments(ABC):
         """Standard errors of ``b_t`` ``(T, K)``."""
         return self.mix * self.rates.abs() * self._decay(self.rates, times) * self.variance.sqrt()
 
+    def reordered(self, order: Tensor) -> Self:
+        """The same with the basis' own functions in another order ``(K,)``; here of moments that
+        are the basis' own."""
+        own = {name: getattr(self, name)[order] for name in ("mean", "variance", "rates")}
+        return replace(self, **own)
+
     @abstractmethod
     def factor(self, times: Tensor) -> Tensor:
         """Lower triangular ``L_t`` ``(T, K, K)`` with ``L_t L_t^T = A_t``."""
+
+    def leading(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors ``(T, K, K)`` whose leading blocks are the factors of the leading blocks of
+        ``A_t``, and the order of the first that to rounding has none, ``(T,)``, or 0."""
+        return self.factor(times), torch.zeros(len(times), dtype=torch.int32)
 
     def energy(self, times: Tensor) -> Tensor:
         """``A_t`` ``(T, K, K)``."""
@@ -126,8 +138,31 @@ class Moments(ABC):
         return torch.exp((times.to(rates)[:, None] + self.heat) * rates)
 
 
+class MatrixMoments(Moments):
+    """Averages that give ``A_t`` itself."""
+
+    @abstractmethod
+    def energy(self, times: Tensor) -> Tensor: ...
+
+    def _triangle(self, times: Tensor) -> Tensor:
+        """``A_t`` on and above the diagonal, anything below it."""
+        return self.energy(times)
+
+    def leading(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        lower = self._triangle(times).mT  # by columns, as LAPACK has it: factorised in place
+        failed = torch.empty(len(lower), dtype=torch.int32, device=lower.device)
+        torch.linalg.cholesky_ex(lower, out=(lower, failed))
+        return lower, failed
+
+    def factor(self, times: Tensor) -> Tensor:
+        lower, failed = self.leading(times)
+        for i in failed.nonzero()[:, 0].tolist():
+            lower[i] = _clipped_factor(self.energy(times[i : i + 1])[0])
+        return lower
+
+
 @dataclass(frozen=True, kw_only=True)
-class ProductMoments(Moments):
+class ProductMoments(MatrixMoments):
     """Bases closed under products, ``phi_j phi_k = sum_s c_s phi_{m_s}``: moments give ``A_t``.
 
     ``A_t[j,k] = sum_s 1/2 (lambda_{m_s} - lambda_j - lambda_k) c_s e^{lambda_{m_s} t} M_{m_s}``.
@@ -149,28 +184,33 @@ class ProductMoments(Moments):
         decay = self.mix * self.own_rates.abs() * self._decay(self.own_rates, times)
         return decay * self.variance[self.own].sqrt()
 
+    def reordered(self, order: Tensor) -> Self:
+        both = order[:, None], order
+        return replace(
+            self,
+            own=self.own[order],
+            own_rates=self.own_rates[order],
+            places=self.places[:, *both],
+            weights=self.weights[:, *both],
+        )
+
     def energy(self, times: Tensor) -> Tensor:
-        """``A_t`` ``(T, K, K)``, one time after the other: the working set stays in cache."""
+        upper = self._triangle(times).triu_()
+        return upper + upper.triu(1).mT
+
+    def _triangle(self, times: Tensor) -> Tensor:
+        """A block of rows after the other, of one time after the other: the working set stays in
+        cache."""
         moments = self.mix * self._decay(self.rates, times) * self.mean
         moments[:, 0] = 1
         out = moments.new_empty(len(moments), *self.weights.shape[1:])
-        gathered = torch.empty_like(self.weights)
         for moment, matrix in zip(moments, out, strict=True):
-            torch.take(moment, self.places, out=gathered)
-            torch.sum(gathered.mul_(self.weights), 0, out=matrix)
+            for first in range(0, len(matrix), _ROWS):
+                block = slice(first, first + _ROWS), slice(first, None)
+                terms = torch.take(moment, self.places[:, *block]).mul_(self.weights[:, *block])
+                torch.sum(terms, 0, out=matrix[block])
         out.diagonal(dim1=1, dim2=2).sub_(JITTER * self.own_rates)
         return out
-
-    def factor(self, times: Tensor) -> Tensor:
-        return cholesky(self.energy(times))
-
-
-def cholesky(energy: Tensor) -> Tensor:
-    """Lower triangular factors of ``(T, K, K)``."""
-    lower, failed = torch.linalg.cholesky_ex(energy)
-    for index in failed.nonzero()[:, 0].tolist():
-        lower[index] = _clipped_factor(energy[index])
-    return lower
 
 
 def _clipped_factor(energy: Tensor) -> Tensor:
@@ -200,6 +240,9 @@ class PolynomialMoments(Moments):
     indices: Tensor
     lower: Tensor
     root: Tensor
+
+    def reordered(self, order: Tensor) -> Self:
+        return replace(super().reordered(order), indices=self.indices[order])
 
     def factor(self, times: Tensor) -> Tensor:
         order = int(self.indices.sum(1).max())

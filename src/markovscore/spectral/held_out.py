@@ -38,8 +38,8 @@ FOLDS = 5
 FEWEST = 10  # points, of the weights' effective size: two in each fold
 _START, _MOST = 240, 960  # functions in the first and the last pool
 _SIZES = 3  # in each factor of two
-_HEATS = (0.25, 1.0, 2.0, 4.0, 8.0)  # times Stein's unbiased choice
-_BLOCK = 2**22  # entries of a working block: 32 MiB in double precision
+_HEATS: tuple[float, ...] = (0.25, 1.0, 2.0, 4.0, 8.0)  # times Stein's unbiased choice
+_BLOCK = 2**20  # entries of a working block: 8 MiB in double precision stay in cache
 _NAMES = ("sizes", "heats", "mixes", "firsts", "gains")
 
 
@@ -127,18 +127,22 @@ def choose(
     choice, each with one observation from the stationary law; else that of
     :func:`~markovscore.spectral.shrink`. ``levels`` ``(T,)``: fewer and log-spaced, of which the
     first ``firsts`` may be the first of the fit; ``floor``: a heat added to all. The pool of
-    functions doubles while its best size is among its largest.
+    functions doubles while its best size is one of its two largest; then only the best heat and
+    its neighbours go on.
     """
     started = time.perf_counter()
-    folds = _folds(sample, generator)
+    folds, shares = _folds(sample, generator), _HEATS
     cap = int(min(_MOST, sample.size / 2)) // 2 * 2
     count = min(_START, cap)
     while True:
         pool = pools(count)
-        selection = _compared(sample, folds, pool, rule, levels, firsts, floor, progress)
-        if count == cap or selection.n_functions < selection.sizes[-_SIZES]:
+        shrinkages = _shrinkages(sample.moments(pool), rule, shares)
+        selection = _compared(sample, folds, pool, shrinkages, levels, firsts, floor, progress)
+        if count == cap or selection.n_functions < selection.sizes[-2]:
             break
         count = min(2 * count, cap)
+        best = int((selection.heats == selection.heat).nonzero()[0])
+        shares = shares[max(0, best - 1) : best + 2]
     rows = int((_counts(pool) == selection.n_functions).nonzero()[0]) + 1
     seconds = time.perf_counter() - started
     return (
@@ -164,18 +168,18 @@ def _folds(sample: Sample, generator: torch.Generator | None) -> Tensor:
 
 
 def _compared(
-    sample: Sample, folds: Tensor, pool: Eigenbasis, rule: str | None, levels: Tensor,
-    firsts: int, floor: float, progress: bool | None,
+    sample: Sample, folds: Tensor, pool: Eigenbasis, shrinkages: tuple[Tensor, Tensor],
+    levels: Tensor, firsts: int, floor: float, progress: bool | None,
 ) -> Selection:  # fmt: skip
-    sizes = _sizes(pool)
-    mixes, heats = _shrinkages(sample.moments(pool), rule)
-    shrinkages = list(zip(mixes.tolist(), (heats + floor).tolist(), strict=True))
+    """The best of all sizes of a pool, of ``mix`` and ``heat`` ``(H,)``, and of first levels."""
+    (mixes, heats), sizes = shrinkages, _sizes(pool)
+    laws = list(zip(mixes.tolist(), (heats + floor).tolist(), strict=True))
     gains, shares = [], []
     for fold in bar(range(FOLDS), f"folds, up to {pool.n_functions} functions", progress):
         held = folds == fold
         train, test = (sample.part(rows).moments(pool) for rows in (~held, held))
         path = Path(pool, test, levels, sizes)
-        gains.append(path.gains([train.shrunk(*one) for one in shrinkages])[:, :firsts])
+        gains.append(path.gains(train, laws)[:, :firsts])
         shares.append(sample.share(held))
     table = torch.stack(gains).cpu()
     mean = torch.einsum("f,f...->...", torch.tensor(shares, dtype=table.dtype), table)
@@ -185,14 +189,16 @@ def _compared(
     return Selection(*chosen, sizes, heats, mixes, levels[:firsts].cpu(), table, 0.0)
 
 
-def _shrinkages(moments: Moments, rule: str | None) -> tuple[Tensor, Tensor]:
-    """``mix`` and ``heat`` ``(H,)`` of the candidates."""
+def _shrinkages(
+    moments: Moments, rule: str | None, shares: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """``mix`` and ``heat`` ``(H,)`` of the candidates, with these shares of Stein's heat."""
     if rule is not None:
         fixed = shrink(moments, rule)
         found = [(fixed.mix, fixed.heat)]
     else:
         stein, mix = stein_heat(moments), one_more(moments).mix
-        found = [(mix, heat) for heat in sorted({share * stein for share in _HEATS})]
+        found = [(mix, heat) for heat in sorted({share * stein for share in shares})]
     mixes, heats = torch.tensor(found, dtype=torch.float64).unbind(1)
     return mixes, heats
 
@@ -224,25 +230,26 @@ class Path:
     def __init__(self, pool: Eigenbasis, test: Moments, levels: Tensor, sizes: Tensor) -> None:
         device = test.mean.device
         self._order = rows_of(pool).argsort(stable=True).to(device)
-        self._sorted = bool((self._order.diff() > 0).all())
         self._rates = pool.eigenvalues.to(device)[self._order]
-        self._test, self._levels = test, levels.to(device)
+        self._test, self._levels = test.reordered(self._order), levels.to(device)
         place = torch.arange(pool.n_functions, device=device)
         self._sizes = sizes.to(device)
         self._masks = (place[:, None] < self._sizes).double()
-        still = test.slope(torch.zeros(1, dtype=torch.float64, device=device))[0, self._order]
+        still = self._test.slope(torch.zeros(1, dtype=torch.float64, device=device))[0]
         self._means = -still / self._rates
         self._block = max(1, _BLOCK // pool.n_functions**2)
 
-    def gains(self, fits: Sequence[Moments]) -> Tensor:
-        """``(H, T, S)`` of the fits to averages ``fits``, which are shrunk."""
+    def gains(self, train: Moments, shrinkages: Sequence[tuple[float, float]]) -> Tensor:
+        """``(H, T, S)`` of the fits to averages ``train`` with each ``mix`` and ``heat``."""
+        ordered = train.reordered(self._order)
+        fits = [ordered.shrunk(*one) for one in shrinkages]
         parts = [self._parts(fits, levels) for levels in self._levels.split(self._block)]
         losses, more = (torch.cat(found, 1) for found in zip(*parts, strict=True))
         return more - 2 * _integrals(losses, self._levels)
 
     def _parts(self, fits: Sequence[Moments], levels: Tensor) -> tuple[Tensor, Tensor]:
         """``J'_t``, and what the points have more without noise, ``(H, T', S)``."""
-        energy, slope = self._in_order(self._test.energy(levels), self._test.slope(levels))
+        energy, slope = self._test.energy(levels), self._test.slope(levels)
         noise = self._means * -torch.expm1(levels[:, None] * self._rates)
         losses, more = [], []
         for fit in fits:
@@ -255,31 +262,13 @@ class Path:
     def _coefficients(self, fit: Moments, levels: Tensor) -> tuple[Tensor, Tensor]:
         """Of all sizes at each level, ``(T', K, S)``, zero beyond each size; and whether they
         exist, ``(T', S)``: to rounding, a leading block may be singular, and all larger ones."""
-        factors, slopes, failed = self._factors(fit, levels)
+        factors, failed = fit.leading(levels)
         exist = (failed[:, None] == 0) | (self._sizes < failed[:, None])
-        half = torch.linalg.solve_triangular(factors, slopes[..., None], upper=False)
-        return torch.linalg.solve_triangular(factors.mT, half * self._masks, upper=True), exist
-
-    def _factors(self, fit: Moments, levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cholesky factors and slopes in the order of rows, and the order ``(T',)`` of the first
-        leading block that has none, or 0."""
-        if self._sorted:
-            return (
-                fit.factor(levels),
-                fit.slope(levels),
-                torch.zeros_like(levels, dtype=torch.int64),
-            )
-        energy, slope = self._in_order(fit.energy(levels), fit.slope(levels))
-        factors, failed = torch.linalg.cholesky_ex(energy)
         for i in failed.nonzero()[:, 0].tolist():
             rest = slice(int(failed[i]) - 1, None)
-            factors[i, rest] = torch.eye(len(energy[i])).to(energy)[rest]
-        return factors, slope, failed
-
-    def _in_order(self, energy: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        if self._sorted:
-            return energy, slope
-        return energy[:, self._order[:, None], self._order], slope[:, self._order]
+            factors[i, rest] = torch.eye(len(factors[i])).to(factors)[rest]
+        half = torch.linalg.solve_triangular(factors, fit.slope(levels)[..., None], upper=False)
+        return torch.linalg.solve_triangular(factors.mT, half * self._masks, upper=True), exist
 
 
 def _integrals(losses: Tensor, levels: Tensor) -> Tensor:
