@@ -33,8 +33,8 @@ COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": oper
 KINDS = ("paper", "aim", "check")
 PAPERS = ("A", "B", "ours")
 SOURCES = ("title", "abstract", "caption", "statement", "summary")  # of what we have of the papers
-HOLDS, FAILS = "holds", "does not hold"
-OUTCOMES = (HOLDS, FAILS, "defective", "missing", "not judged", "skipped")
+HOLDS, OPEN, FAILS = "holds", "undecided", "does not hold"
+OUTCOMES = (HOLDS, OPEN, FAILS, "defective", "missing", "not judged", "skipped")
 UNJUDGED_PROFILES = ("smoke",)  # sizes too small for a threshold to mean anything
 STANDARD_ERRORS = 2.0  # a value holds if it is this far on the right side; of few seeds: farther
 FEWEST_SEEDS = 3
@@ -57,7 +57,8 @@ class Claim:
     seeds: ``paper`` and ``aim``: independent repetitions, at least ``FEWEST_SEEDS``, from whose
         spread the standard error comes; ``exact`` if no randomness enters; ``standardised`` if the
         quantity is itself in standard errors.
-    last: ``paper`` and ``aim``: the outcome last seen. Worse fails the build, better is said aloud.
+    last: ``paper`` and ``aim``: whether it held when last seen. Worse fails the build, better is
+        said aloud.
     needs: names data without which it may be skipped, such as ``cifar10``; optional.
     timed: the quantity is seconds, or a ratio of them, so that another machine may have another
         outcome: a worse one is said aloud and does not fail the build; optional.
@@ -256,11 +257,18 @@ def margin(claim: Claim) -> float:
     return float(stdtrit(claim.seeds - 1, ndtr(STANDARD_ERRORS)))
 
 
-def meets(claim: Claim, value: float, stderr: float | None = None) -> bool:
-    """Whether a value is on the right side of the threshold by its :func:`margin`."""
-    towards = 1 if claim.comparison in ("<", "<=") else -1
-    worst = value + towards * margin(claim) * (stderr or 0.0)
-    return bool(COMPARISONS[claim.comparison](worst, claim.threshold))
+def outcome(claim: Claim, value: float, stderr: float | None = None) -> str:
+    """What a measured value says: it holds if it meets the threshold by its :func:`margin`.
+
+    It does not hold if it misses the threshold by as much, and is undecided between the two; of a
+    check, which must hold, both are failures.
+    """
+    away = margin(claim) * (stderr or 0.0) * (1 if claim.comparison in ("<", "<=") else -1)
+    meets = COMPARISONS[claim.comparison]
+    if meets(value + away, claim.threshold):
+        return HOLDS
+    possible = claim.kind != "check" and meets(value - away, claim.threshold)
+    return OPEN if possible else FAILS
 
 
 def verify(notebooks: Mapping[str, Path], declared: Iterable[Claim], profile: str = "ci") -> Report:
@@ -290,24 +298,24 @@ def verify(notebooks: Mapping[str, Path], declared: Iterable[Claim], profile: st
     for claim in declared:
         found, judged = by_id.get(claim.id, []), profile not in UNJUDGED_PROFILES
         defects = list(_defects(claim, found, claim.chapter in notebooks, judged))
-        row = Row(claim, found[0] if found else None, _outcome(claim, found, defects, judged))
+        row = Row(claim, found[0] if found else None, _state(claim, found, defects, judged))
         rows.append(row)
         problems += defects
-        if row.outcome == FAILS and claim.last != FAILS:
+        if row.outcome in (OPEN, FAILS) and claim.last != FAILS:
             (slower if claim.timed else problems).append(_missed(row))
         elif row.outcome == HOLDS and claim.last == FAILS:
             better.append(f"{claim.id}: it holds, the ledger last saw that it does not; set last")
     return Report(profile, tuple(rows), tuple(problems), tuple(better), tuple(slower))
 
 
-def _outcome(claim: Claim, found: Sequence[Record], defects: Sequence[str], judged: bool) -> str:
+def _state(claim: Claim, found: Sequence[Record], defects: Sequence[str], judged: bool) -> str:
     if defects or not found:
         return "defective" if found else "missing"
     if (value := found[0].value) is None:
         return "skipped"
     if not judged:
         return "not judged"
-    return HOLDS if meets(claim, value, found[0].stderr) else FAILS
+    return outcome(claim, value, found[0].stderr)
 
 
 def _missed(row: Row) -> str:
@@ -368,14 +376,14 @@ def _evidence(claim: Claim, item: Record, judged: bool) -> Iterator[str]:
 def _hollow(claim: Claim, item: Record) -> Iterator[str]:
     """A control that passes, or a constant that decides: then the outcome means nothing."""
     assert item.value is not None
-    if item.control is not None and meets(claim, item.control):
+    if item.control is not None and outcome(claim, item.control) == HOLDS:
         yield (
             f"{claim.id}: expected the control ({claim.control}) to miss {claim.comparison} "
             f"{claim.threshold:g}, found {item.control:.4g}; choose a quantity that discriminates"
         )
-    holds = meets(claim, item.value, item.stderr)
+    holds = outcome(claim, item.value, item.stderr) == HOLDS
     for name, values in item.constants.items():
-        if any(meets(claim, value, item.stderr) != holds for value in values):
+        if any((outcome(claim, value, item.stderr) == HOLDS) != holds for value in values):
             varied = ", ".join(format_value(value) for value in values)
             yield (
                 f"{claim.id}: expected the same outcome with {name} at a tenth and ten times, "

@@ -17,7 +17,7 @@ from typing import Any
 import nbformat
 import yaml
 from contents import BOOK, ROOT, BuildError, is_chapter, page_path
-from ledger import FAILS, HOLDS, Claim, Report, Row, margin
+from ledger import FAILS, HOLDS, OPEN, Claim, Report, Row, margin
 
 from markovscore import __version__
 from markovscore.claims import MIME, format_value
@@ -32,7 +32,8 @@ ROLES = dict.fromkeys(("alg", "def", "lem", "prop", "prp", "thm"), "prf:ref")
 ROLES |= {"eq": "eq", "fig": "numref"}
 KINDS = "Definition|Example|Lemma|Theorem|Proposition|Algorithm|Figure|Table"
 PLURAL = {"holds": "hold", "does not hold": "do not hold", "fails": "fail"}
-AGAINST = (FAILS, "defective", "missing")
+MISSED = (FAILS, OPEN)
+LINE = '<span class="line">'  # of a cell with several
 ITEM = re.compile(rf"({KINDS})s? (\d+(?:(?:, | and )\d+)*)")
 WORDS = {  # an outcome as a reader sees it, by the kind of the claim
     "paper": {HOLDS: "holds", FAILS: "does not hold"},
@@ -52,22 +53,25 @@ def claim_verdict(row: Row) -> str:
     return words.get(row.outcome, row.outcome)
 
 
-def item_verdict(rows: Sequence[Row]) -> str:
+def item_verdict(rows: Sequence[Row], measurable: bool = True) -> str:
     """One verdict on an item of a paper, from the claims about it.
 
-    The paper's statements decide: all that were judged hold (``reproduced``), none
-    (``not reproduced``) or some (``partly``). An item without one is ``checked`` if identities were
-    checked, ``shown`` if the book only derives or draws it; a check that fails says so.
+    The paper's statements decide: all that were judged hold (``reproduced``), some (``partly``),
+    none (``not reproduced``, or ``undecided`` if each is within its margin). An item without one is
+    ``checked`` if identities were checked; without any claim it is ``shown``, as the book only
+    derives or draws it, or ``not measured here``; a check that fails says so.
     """
     judged = [row for row in rows if row.outcome not in ("skipped", "not judged")]
     if any(row.claim.kind == "check" and row.outcome != HOLDS for row in judged):
         return "fails"
-    stated = [row.outcome == HOLDS for row in judged if row.claim.kind == "paper"]
+    stated = {row.outcome for row in judged if row.claim.kind == "paper"}
+    if HOLDS in stated:
+        return "reproduced" if stated == {HOLDS} else "partly"
     if stated:
-        return {len(stated): "reproduced", 0: "not reproduced"}.get(sum(stated), "partly")
+        return OPEN if stated == {OPEN} else "not reproduced"
     if any(row.claim.kind == "paper" for row in rows) or (rows and not judged):
         return "not measured here"
-    return "checked" if rows else "shown"
+    return "checked" if rows else "shown" if measurable else "not measured here"
 
 
 def table(
@@ -91,17 +95,35 @@ def threshold(claim: Claim) -> str:
     return f"{SYMBOLS[claim.comparison]} {claim.threshold:.4g}"
 
 
+def finding(row: Row) -> str:
+    """What was found, in one phrase: value, standard error and bar; or why there is no value."""
+    claim, record = row.claim, row.record
+    if record is None:
+        return "not recorded"
+    if record.value is None:
+        return f"not measured here: {record.note}"
+    value, bar = format_value(record.value, record.stderr), threshold(claim)
+    relation = {HOLDS: bar, OPEN: f"undecided ({bar})", FAILS: f"not {bar}"}
+    parts = f"**{value}**,", relation.get(row.outcome, f"expected {bar}")
+    return " ".join(part.replace(" ", "&nbsp;") for part in parts)
+
+
 def claim_link(claim: Claim) -> str:
     """A link from the ledger to the cell that recorded the claim (the row carries the anchor)."""
     id = html.escape(claim.id)
     return f'<a class="claim-id" href="../{claim.chapter}.html#claim-{id}">{id}</a>'
 
 
+def anchor(claim: Claim) -> str:
+    """Where links to a claim end, among them that of its box in the chapter."""
+    return f'<span id="{html.escape(claim.id)}"></span>'
+
+
 def summary(report: Report) -> str:
     """Three sentences for the title page: the papers' items by verdict, the claims by kind."""
-    verdicts = [item_verdict(rows) for _, rows in items_with_claims(report)]
+    verdicts = [item_verdict(rows, measurable(i)) for i, rows in items_with_claims(report)]
     items = ", ".join(f"{count} {word}" for word, count in Counter(verdicts).items())
-    named = f"Of the {len(verdicts)} numbered items of the two papers: {items}." if verdicts else ""
+    named = f"Of {len(verdicts)} items of the two papers: {items}." if verdicts else ""
     names = {"paper": "statements of the papers", "aim": "aims of our own", "check": "checks"}
     counted = []
     for kind, name in names.items():
@@ -148,20 +170,16 @@ def order(report: Report) -> str:
 
 
 def ledger(report: Report, kind: str, *papers: str) -> str:
-    """The claims of one kind about some papers, a table for each paper."""
+    """The checks or aims about some papers, a table for each paper; what was missed comes first."""
     parts = []
     header = ("Verdict", "Claim", "Value", "Threshold", "Where")
     for paper in papers:
         found = [r for r in report.rows if (r.claim.kind, r.claim.paper) == (kind, paper)]
         if found:
+            found.sort(key=lambda row: row.outcome not in MISSED)
             parts.append(f"### {PAPER_NAMES[paper]}\n" if len(papers) > 1 else "")
             parts.append(table(header, map(_ledger_row, found), "ledger", "15 42 16 13 14"))
     return "\n".join(parts) or "No such claim is declared.\n"
-
-
-def papers_claims(report: Report) -> str:
-    """What is out of order, and the papers' own statements."""
-    return f"{order(report)}\n{ledger(report, 'paper', 'A', 'B')}"
 
 
 def own_claims(report: Report) -> str:
@@ -171,24 +189,21 @@ def own_claims(report: Report) -> str:
     return f"{claims_filter(words)}\n## Aims\n\n{aims}\n## Checks\n\n{checks}"
 
 
-def evidence(report: Report) -> str:
-    """Beside each statement of a paper its control, repetitions and numerical constants.
-
-    Likewise for aims of which constants were varied.
-    """
-    header = ("Claim", "Value", "Control", "Repetitions", "Constants a tenth, ten times")
-    shown = (row for row in report.rows if row.claim.kind == "paper" or row.claim.constants)
-    rows = [_evidence_row(row) for row in shown]
-    return table(header, rows, "evidence", "24 20 22 12 22") if rows else "None is declared.\n"
+def papers_claims(report: Report) -> str:
+    """What is out of order; then how each statement of a paper was measured, and beside what."""
+    header = ("Measured", "Value", "Control", "Repetitions", "Constants a tenth, ten times")
+    rows = [_evidence_row(row) for row in report.rows if row.claim.kind == "paper"]
+    shown = table(header, rows, "evidence", "30 18 20 14 18") if rows else "None is declared.\n"
+    return f"{order(report)}\n{shown}"
 
 
 def _evidence_row(row: Row) -> tuple[str, ...]:
     claim, record = row.claim, row.record
+    what = f"{anchor(claim)}{claim.quantity} {claim_link(claim)}"
     if record is None or record.value is None:
-        control = claim.control or "none"
-        return claim_link(claim), "not measured here", control, str(claim.seeds), ""
-    value = f"{format_value(record.value, record.stderr)}; expected {threshold(claim)}"
-    return claim_link(claim), value, *_evidence(row)
+        return what, finding(row), str(claim.control), str(claim.seeds), ""
+    note = f" ({record.note})" if record.note else ""
+    return what, finding(row) + note, *_evidence(row)
 
 
 def _evidence(row: Row) -> tuple[str, str, str]:
@@ -211,39 +226,27 @@ def _ledger_row(row: Row) -> tuple[str, ...]:
     value = format_value(record.value, record.stderr) if record else "not recorded"
     if row.outcome == "skipped" and record:
         value = record.note
-    source = f" ({claim.source})" if claim.source else ""
-    text = (
-        f'<span id="{html.escape(claim.id)}"></span>{claim.sentence} '
-        f"*{claim.item}{source}; measured:* {claim.quantity}. {claim_link(claim)}"
-    )
-    text += f" *Needs {claim.needs}.*" if claim.needs else ""
+    text = f"{anchor(claim)}{claim.sentence} *{claim.item}; measured:* {claim.quantity}."
+    if record and record.constants:
+        text += f" *Constants a tenth, ten times:* {_evidence(row)[-1]}."
+    text += f" {claim_link(claim)}" + (f" *Needs {claim.needs}.*" if claim.needs else "")
     return badge(claim_verdict(row)), text, value, threshold(claim), chapter_link(claim.chapter)
 
 
 def missed(report: Report) -> str:
-    """What did not come out: statements of the papers that do not hold, and our missed aims."""
-    titles = {
-        "paper": "Statement of a paper that does not hold here",
-        "aim": "Aim of our own that is missed",
-    }
-    parts = []
-    for kind, title in titles.items():
-        rows = [r for r in report.rows if r.claim.kind == kind and r.outcome == FAILS]
-        header = ("Item", title, "Found", "Where")
-        if rows:
-            parts.append(table(header, map(_missed_row, rows), "missed", "16 46 18 20"))
-    if not parts and report.count("not judged"):
+    """The items of the papers of which something did not come out: what, and why."""
+    rows = []
+    for item, claims in items_with_claims(report):
+        found = [row for row in claims if row.claim.kind == "paper" and row.outcome in MISSED]
+        if found:
+            name = f"**{item['paper']}, {item['item']}** {badge(item_verdict(claims))}"
+            rows.append((name, _statements(found), item.get("note", "")))
+    if rows:
+        header = ("Item", "What did not come out", "Why, and what did")
+        return table(header, rows, "missed", "16 42 42")
+    if report.count("not judged"):
         return "Nothing was judged in this build, whose sizes are too small.\n"
-    return "\n".join(parts) or "In this build everything came out.\n"
-
-
-def _missed_row(row: Row) -> tuple[str, ...]:
-    claim, record = row.claim, row.record
-    assert record is not None  # it has an outcome
-    whose = f"{claim.paper}, {claim.item}" if claim.kind == "paper" else claim.item
-    found = f"{format_value(record.value, record.stderr)} (expected {threshold(claim)})"
-    sentence = f"{claim.sentence} *Measured:* {claim.quantity}. {claim_link(claim)}"
-    return whose, sentence, found, chapter_link(claim.chapter)
+    return "In this build everything came out.\n"
 
 
 def load_items() -> list[dict[str, Any]]:
@@ -251,54 +254,67 @@ def load_items() -> list[dict[str, Any]]:
     path = BOOK / "reproduction" / "items.yml"
     items = yaml.safe_load(path.read_text(encoding="utf-8"))
     for item in items:
-        keys = set(item) - {"note"}
-        if keys not in ({"paper", "item", "title", key} for key in ("where", "why")):
+        if set(item) - {"note", "unmeasured"} != {"paper", "item", "title", "where"}:
             raise BuildError(
-                f"{path.name}: expected the keys paper, item, title, either where or why, and "
-                "perhaps note, "
+                f"{path.name}: expected the keys paper, item, title, where, and perhaps note (what "
+                "a reader must know beside the verdict) or unmeasured (why there is none), "
                 f"found {sorted(item)}; correct the block"
             )
     return items
 
 
+def measurable(item: dict[str, Any]) -> bool:
+    """Whether this book could measure what the item states, if it states anything."""
+    return "unmeasured" not in item
+
+
 def items_with_claims(report: Report) -> list[tuple[dict[str, Any], list[Row]]]:
     """Each numbered item of the papers, with the claims of its paper that name it."""
     return [
-        (item, [row for row in report.rows if _is_about(row.claim, item)]) for item in load_items()
+        (item, [row for row in report.rows if is_about(row.claim, item)]) for item in load_items()
     ]
 
 
-def _is_about(claim: Claim, item: dict[str, Any]) -> bool:
-    return claim.paper == item["paper"] and item["item"] in named_items(claim.item)
+def is_about(claim: Claim, item: dict[str, Any]) -> bool:
+    """Whether a claim names an item, by its name or among several."""
+    return claim.paper == item["paper"] and item["item"] in {claim.item, *named_items(claim.item)}
 
 
 def paper_items(report: Report) -> str:
-    """The filter, and a row for each numbered item: verdict, one sentence, the place."""
+    """The filter, and a row for each numbered item: verdict, what was found, the place."""
     found = items_with_claims(report)
-    words = {item_verdict(rows) for _, rows in found}
-    words |= {claim_verdict(row) for row in report.rows if row.claim.paper != "ours"}
+    words = {item_verdict(rows, measurable(item)) for item, rows in found}
+    checks = [row for row in report.rows if row.claim.kind == "check"]
+    words |= {claim_verdict(row) for row in checks if row.claim.paper != "ours"}
     header = ("Item", "Verdict", "What this build found", "Where")
     parts = [claims_filter(words)]
     for paper in ("A", "B"):
         rows = [_item_row(item, claims) for item, claims in found if item["paper"] == paper]
         parts.append(f"### {PAPER_NAMES[paper]}\n")
-        parts.append(table(header, rows, "items", "20 14 41 25"))
+        parts.append(table(header, rows, "items", "15 13 54 18"))
     return "\n".join(parts)
 
 
 def _item_row(item: dict[str, Any], rows: Sequence[Row]) -> tuple[str, ...]:
-    verdict = item_verdict(rows)
-    ranked = sorted(rows, key=lambda row: (row.outcome not in AGAINST, row.claim.kind != "paper"))
-    sentence = item.get("note", "Derived or shown; it states nothing to measure.")
-    if ranked:
-        row = ranked[0]
-        expected = "Stated, and not found: " if row.outcome in AGAINST else ""
-        sentence = f"{expected}{row.claim.sentence} {claim_link(row.claim)}"
-    if verdict == "partly":
-        stated = [row.outcome in AGAINST for row in rows if row.claim.kind == "paper"]
-        sentence += f" *Of {len(stated)} statements {sum(stated)} did not come out.*"
-    where = "; ".join(_target(name) for name in item["where"]) if "where" in item else item["why"]
-    return f"**{item['item']}.** {item['title']}", badge(verdict), sentence, where
+    deciding = [row for row in rows if row.claim.kind == "paper"] or rows
+    unmeasured = item.get("unmeasured", "Derived or shown; it states nothing to measure.")
+    found = _statements(deciding) or unmeasured
+    if "note" in item:
+        found += f" {LINE}*Beside it:* {item['note']}</span>"
+    verdict = badge(item_verdict(rows, measurable(item)))
+    where = "; ".join(_target(name) for name in item["where"])
+    return f"**{item['item']}.** {item['title']}", verdict, found, where
+
+
+def _statements(rows: Sequence[Row]) -> str:
+    """Each claim as a sentence with what was found, those that were missed first."""
+    lines = []
+    for row in sorted(rows, key=lambda row: row.outcome not in MISSED):
+        source = f" ({row.claim.source})" if row.claim.source else ""
+        id = html.escape(row.claim.id)
+        link = f'<a class="claim-id" href="claims.html#{id}">{id.rpartition(".")[2]}</a>'
+        lines.append(f"{LINE}{row.claim.sentence}{source} {finding(row)}. {link}</span>")
+    return " ".join(lines)
 
 
 def _target(name: str) -> str:
@@ -313,7 +329,6 @@ def _target(name: str) -> str:
 def named_items(text: str) -> set[str]:
     """The items that a claim's ``item`` names: "Examples 3, 4 and 7" is three of them."""
     found = {word.capitalize() for word in re.findall(r"^(?:Appendix|abstract|summary)", text)}
-    found |= {text} & {"Figure (ISM only)"}
     for kind, numbers in ITEM.findall(text):
         found |= {f"{kind} {number}" for number in re.findall(r"\d+", numbers)}
     return found
@@ -377,7 +392,6 @@ def write_pages(report: Report, folder: Path) -> None:
         "claims_summary.md": summary(report),
         "claims_papers.md": papers_claims(report),
         "claims_checks.md": ledger(report, "check", "A", "B"),
-        "claims_evidence.md": evidence(report),
         "claims_ours.md": own_claims(report),
         "claims_missed.md": missed(report),
         "paper_items.md": paper_items(report),

@@ -162,7 +162,10 @@ def test_a_build_from_nothing(book):
     assert status == 0, output
     assert ran(output) == {"first", "second"}
     assert "2 of 2 executed" in output
-    assert "2 holds, 0 does not hold, 0 defective, 0 missing, 0 not judged, 2 skipped (ci" in output
+    assert (
+        "2 holds, 0 undecided, 0 does not hold, 0 defective, 0 missing, 0 not judged, 2 skipped (ci"
+        in output
+    )
     assert json.loads((book.root / "_build" / "claims.json").read_text())["ok"]
     page = (book.root / "_build" / "html" / "one" / "first.html").read_text()
     assert 'id="claim-one.first.value"' in page

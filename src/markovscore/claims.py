@@ -120,10 +120,19 @@ def _pair(values: Any, name: str, id: str) -> list[float]:
 
 
 def format_value(value: float | None, stderr: float | None = None) -> str:
-    """``value`` to four digits, or ``value ± stderr``, the standard error to two; None: skipped."""
+    """``value`` to four digits; with a standard error, both to the second digit of that.
+
+    Of ``None``, that nothing was measured. Where the second digit is the sixth decimal or a later
+    one, the value has its four digits: ``0.992 ± 1.7e-07``.
+    """
     if value is None:
         return "not measured here"
-    return f"{value:.4g}" if stderr is None else f"{value:.4g} ± {stderr:.2g}"
+    if stderr is None:
+        return f"{value:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(stderr))) if stderr else math.inf
+    if decimals > 5:
+        return f"{value:.4g} ± {stderr:.2g}"
+    return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
 def _check_id(id: str) -> None:
