@@ -49,12 +49,15 @@ def read_chapter(chapter: str, overrides: dict[str, Any]) -> nbformat.NotebookNo
     return notebook
 
 
-def execute(chapter: str, profile: str, output: Path) -> dict[str, float]:
+def execute(
+    chapter: str, profile: str, output: Path, changes: dict[str, Any] | None = None
+) -> dict[str, float]:
     """Run the chapter, write the executed notebook; returns the seconds it took, of wall and CPU.
 
     Both are stored in the notebook, for the build's summary. CPU time includes the kernel's.
+    ``changes`` are overrides beyond the profile's.
     """
-    overrides = load_profile(profile).get(chapter, {})
+    overrides = load_profile(profile).get(chapter, {}) | (changes or {})
     notebook = read_chapter(chapter, overrides)
     trainings.refuse_others(
         page_path(chapter).read_text("utf-8"), profile, BUILD / "runs" / profile
