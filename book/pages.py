@@ -102,10 +102,18 @@ def finding(row: Row) -> str:
         return "not recorded"
     if record.value is None:
         return f"not measured here: {record.note}"
-    value, bar = format_value(record.value, record.stderr), threshold(claim)
+    value, bar = measured(row), threshold(claim)
     relation = {HOLDS: bar, OPEN: f"undecided ({bar})", FAILS: f"not {bar}"}
-    parts = f"**{value}**,", relation.get(row.outcome, f"expected {bar}")
-    return " ".join(part.replace(" ", "&nbsp;") for part in parts)
+    return f"{value}, {relation.get(row.outcome, f'expected {bar}').replace(' ', '&nbsp;')}"
+
+
+def measured(row: Row) -> str:
+    """The value, its standard error, and the number of repetitions behind that."""
+    record = row.record
+    assert record is not None
+    text = f"**{format_value(record.value, record.stderr)}**"
+    count = f" (*n* = {record.seeds})" if record.seeds else ""
+    return f"{text}{count}".replace(" ", "&nbsp;")
 
 
 def claim_link(claim: Claim) -> str:
@@ -223,7 +231,7 @@ def _evidence(row: Row) -> tuple[str, str, str]:
 
 def _ledger_row(row: Row) -> tuple[str, ...]:
     claim, record = row.claim, row.record
-    value = format_value(record.value, record.stderr) if record else "not recorded"
+    value = measured(row) if record else "not recorded"
     if row.outcome == "skipped" and record:
         value = record.note
     text = f"{anchor(claim)}{claim.sentence} *{claim.item}; measured:* {claim.quantity}."

@@ -463,7 +463,9 @@ def test_an_item_has_one_verdict(rows, verdict):
 
 
 def found(claim, value, outcome):
-    return ledger.Row(claim, ledger.Record(claim.id, value, 0.01, "", claim.chapter), outcome)
+    return ledger.Row(
+        claim, ledger.Record(claim.id, value, 0.01, "", claim.chapter, seeds=3), outcome
+    )
 
 
 ITEM = {"paper": "A", "item": "Figure 1", "title": "A picture", "where": ["fig-a"]}
@@ -481,8 +483,10 @@ def test_the_items_table_has_each_statement_with_its_number(monkeypatch):
     text = pages.paper_items(report)
     text = text.replace("&nbsp;", " ")
     lines = re.search(r"  - (.*It does not.*)", text)[1].split("</span> <span")
-    phrases = ["0.400 ± 0.010**, not &lt; 0.1", "0.090 ± 0.010**, undecided (&lt; 0.1)"]
-    for line, phrase in zip(lines, [*phrases, "0.031 ± 0.010**, &lt; 0.1", "Mind"], strict=True):
+    phrases = ["0.400 ± 0.010** (*n* = 3), not &lt; 0.1"]
+    phrases += ["0.090 ± 0.010** (*n* = 3), undecided (&lt; 0.1)"]
+    phrases += ["0.031 ± 0.010** (*n* = 3), &lt; 0.1", "Mind"]
+    for line, phrase in zip(lines, phrases, strict=True):
         assert phrase in line, "what was missed comes first, the note last"
     assert "a.ours" not in text and "{numref}`fig-a`" in text and "It takes a GPU." in text
     words = "Of 3 items of the two papers: 1 partly, 1 shown, 1 not measured here."
