@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from contents import BOOK, BUILD, BuildError, chapters, explained, load_profile
+from processes import INLINE, environment, forked
 
 
 def caches() -> dict[str, str]:
@@ -55,7 +56,9 @@ def build(profile: str, cores: int, flags: list[str]) -> int:
         command += ["--rerun-incomplete", "--keep-going", "--scheduler", "greedy"]
         command += ["--runtime-source-cache-path", str(copies)]
         command += ["--quiet", "host", "reason", "rules", *flags]
-        return sys.exit(snakemake(command))  # it exits by itself
+        with forked(environment(BUILD, profile) | INLINE) as variables:
+            os.environ.update(variables)
+            return sys.exit(snakemake(command))  # it exits by itself
 
 
 def main() -> int:

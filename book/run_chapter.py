@@ -25,9 +25,9 @@ import nbformat
 import papermill
 import trainings
 from contents import BUILD, ROOT, BuildError, explained, load_profile, page_path
+from fork import SPENT
+from processes import INLINE, environment, sockets_parent
 from traitlets.config import Config
-
-LONGEST_PARENT = 80  # bytes; a socket's whole path may have 103 (macOS) or 107 (Linux)
 
 
 def read_chapter(chapter: str, overrides: dict[str, Any]) -> nbformat.NotebookNode:
@@ -54,8 +54,8 @@ def execute(
 ) -> dict[str, float]:
     """Run the chapter, write the executed notebook; returns the seconds it took, of wall and CPU.
 
-    Both are stored in the notebook, for the build's summary. CPU time includes the kernel's.
-    ``changes`` are overrides beyond the profile's.
+    Both are stored in the notebook, for the build's summary. CPU time includes the kernel's, which
+    a forked one leaves in a file. ``changes`` are overrides beyond the profile's.
     """
     overrides = load_profile(profile).get(chapter, {}) | (changes or {})
     notebook = read_chapter(chapter, overrides)
@@ -63,10 +63,13 @@ def execute(
         page_path(chapter).read_text("utf-8"), profile, BUILD / "runs" / profile
     )
     running = BUILD / "errors" / profile / f"{chapter}.ipynb"
+    spent = running.with_suffix(".spent")
     for path in (running, output):
         path.parent.mkdir(parents=True, exist_ok=True)
     running.unlink(missing_ok=True)
-    wall, cpu = time.perf_counter(), _cpu_seconds()
+    spent.write_text("0")
+    os.environ[SPENT] = str(spent)
+    wall, cpu = time.perf_counter(), _cpu_seconds(spent)
     try:
         _run(notebook, running, overrides, page_path(chapter).parent)
     except papermill.PapermillExecutionError as error:
@@ -80,18 +83,23 @@ def execute(
             f"{chapter}: expected the kernel to live, found: {error}; was the memory enough?"
         ) from error
     finally:
-        took = {"seconds": time.perf_counter() - wall, "cpu_seconds": _cpu_seconds() - cpu}
+        took = {"seconds": time.perf_counter() - wall, "cpu_seconds": _cpu_seconds(spent) - cpu}
         took = {name: round(value, 1) for name, value in took.items()}
         if running.is_file():
             _normalise(running, took)
+        spent.unlink()
+        del os.environ[SPENT]
     running.replace(output)
     return took
 
 
-def _cpu_seconds() -> float:
-    """CPU time of this process and of the children that have ended: the kernel is one of them."""
-    spent = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
+def _cpu_seconds(spent: Path) -> float:
+    """CPU time of this process, of the children that have ended, and of the kernel that wrote it.
+
+    A kernel is one of the children, or a fork that is no child.
+    """
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return float(spent.read_text()) + sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _run(
@@ -108,18 +116,6 @@ def _run(
             progress_bar=False,
             config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}),
         )
-
-
-def sockets_parent() -> str:
-    """The temporary folder, or another one where its path is too long for a socket's."""
-    folders = (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp")
-    for folder in folders:
-        if len(os.fsencode(folder)) <= LONGEST_PARENT and os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    raise BuildError(
-        f"TMPDIR: expected a folder to write in with a path of at most {LONGEST_PARENT} bytes, for "
-        f"the kernel's sockets, found {folders[0]} and no /tmp; set TMPDIR to a shorter path"
-    )
 
 
 def _normalise(path: Path, took: dict[str, float]) -> None:
@@ -140,18 +136,6 @@ def _normalise(path: Path, took: dict[str, float]) -> None:
     nbformat.write(notebook, path)
 
 
-def environment(build: Path, profile: str) -> dict[str, str]:
-    """The environment of a kernel: one thread, this virtual environment, no personal settings."""
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
-    return threads | {
-        "PYTHONHASHSEED": "0",
-        "MARKOVSCORE_RUNS": str(build / "runs" / profile),
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "IPYTHONDIR": str(build / "ipython"),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-
-
 def main() -> int:
     """Command line, called by the Snakefile once for each chapter."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -159,8 +143,7 @@ def main() -> int:
     parser.add_argument("--profile", default="ci", help="a file of book/profiles")
     parser.add_argument("--output", type=Path, required=True, help="the executed notebook")
     options = parser.parse_args()
-    inline = "module://matplotlib_inline.backend_inline"  # another one shows no figures
-    os.environ.update(environment(BUILD, options.profile) | {"MPLBACKEND": inline})
+    os.environ.update(environment(BUILD, options.profile) | INLINE)
     print(f"  {options.chapter}: running", file=sys.stderr, flush=True)
     took = execute(options.chapter, options.profile, options.output)
     wall, cpu = took["seconds"], took["cpu_seconds"]

@@ -22,6 +22,7 @@ import run_chapter
 import torch
 from contents import BUILD, BuildError, explained
 from ledger import read_records
+from processes import environment
 
 import markovscore as ms
 from markovscore.core import write_whole
@@ -78,7 +79,7 @@ def main() -> int:
     parser.add_argument("--claims", nargs="+", required=True, help="ids that the chapter records")
     parser.add_argument("--json", type=Path, required=True, help="where the numbers go")
     options = parser.parse_args()
-    os.environ.update(run_chapter.environment(BUILD, "ci") | {"MPLBACKEND": "agg"})
+    os.environ.update(environment(BUILD, "ci") | {"MPLBACKEND": "agg"})
     stored = {
         "what": f"claims of {options.chapter}, {' and '.join(options.parameters)} multiplied",
         "device": f"one core, {platform.machine()}, no GPU",

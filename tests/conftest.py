@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,12 +36,16 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def smoke(shared_folder: Path) -> Callable[[str], Path]:
+def smoke(shared_folder: Path) -> Iterator[Callable[[str], Path]]:
     """``smoke(chapter)`` is the chapter's notebook, executed in the smoke profile once a run."""
     import contents
+    import processes
     import run_chapter
     import run_training
     import trainings
+
+    build = shared_folder / "build"
+    environment = processes.environment(build, "smoke")
 
     def executed(chapter: str) -> Path:
         output = shared_folder / "smoke" / f"{chapter}.ipynb"
@@ -51,8 +55,7 @@ def smoke(shared_folder: Path) -> Callable[[str], Path]:
                 if not (shared_folder / "smoke" / name).is_symlink():
                     (shared_folder / "smoke" / name).symlink_to(ROOT / "book" / name)
         with FileLock(output.with_suffix(".lock")), pytest.MonkeyPatch.context() as patch:
-            build = shared_folder / "build"
-            for name, value in run_chapter.environment(build, "smoke").items():
+            for name, value in (environment | forks).items():
                 patch.setenv(name, value)
             patch.setattr(run_chapter, "BUILD", build)
             patch.setattr(run_chapter, "ROOT", shared_folder)
@@ -62,4 +65,5 @@ def smoke(shared_folder: Path) -> Callable[[str], Path]:
                 run_chapter.execute(chapter, "smoke", output)
         return output
 
-    return executed
+    with processes.forked(environment) as forks:
+        yield executed

@@ -16,6 +16,7 @@ import jupytext
 import ledger
 import nbformat
 import papermill
+import processes
 import pytest
 import reading
 import run_chapter
@@ -202,12 +203,12 @@ def test_a_home_that_cannot_be_written_has_its_caches_in_the_build(monkeypatch, 
 def test_sockets_go_where_their_path_is_short_enough(monkeypatch, tmp_path):
     short, long = tmp_path.parents[-2], tmp_path / ("x" * 80)
     long.mkdir()
-    monkeypatch.setattr(run_chapter.tempfile, "tempdir", str(long))
+    monkeypatch.setattr(processes.tempfile, "tempdir", str(long))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
-    assert run_chapter.sockets_parent() == str(short)
-    monkeypatch.setattr(run_chapter.os, "access", lambda *_: False)
+    assert processes.sockets_parent() == str(short)
+    monkeypatch.setattr(processes.os, "access", lambda *_: False)
     words = "TMPDIR: expected .* at most 80 bytes"
-    refused(words, run_chapter.sockets_parent, error=contents.BuildError)
+    refused(words, processes.sockets_parent, error=contents.BuildError)
 
 
 def downloaded(chapter, path):
@@ -261,7 +262,7 @@ def test_a_download_has_the_trainings_of_its_profile(tmp_path, monkeypatch):
 @pytest.mark.parametrize("chapter", ["reproduction/performance"])
 def test_a_download_runs_alone(chapter, smoke, tmp_path, monkeypatch):
     notebook = downloaded(chapter, smoke(chapter))
-    for name, value in run_chapter.environment(tmp_path, "smoke").items():
+    for name, value in processes.environment(tmp_path, "smoke").items():
         monkeypatch.setenv(name, value)
     folder = tmp_path / "downloads"
     folder.mkdir()

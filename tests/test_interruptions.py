@@ -9,9 +9,9 @@ import tempfile
 import time
 
 import pytest
-import run_chapter
 import safetensors.torch
 import torch
+from processes import sockets_parent
 from runs import LONG, STEPS, Buffered, pixel_run, run, same, stop_at, to_the_end
 
 
@@ -19,7 +19,7 @@ from runs import LONG, STEPS, Buffered, pixel_run, run, same, stop_at, to_the_en
 def processes():
     """Processes that need not import torch anew, and share no state with this one."""
     with pytest.MonkeyPatch.context() as patch:  # the server's socket needs a short path
-        patch.setattr(tempfile, "tempdir", run_chapter.sockets_parent())
+        patch.setattr(tempfile, "tempdir", sockets_parent())
         multiprocessing.util.get_temp_dir()  # it remembers the folder
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["markovscore.training", "markovscore.datasets"])

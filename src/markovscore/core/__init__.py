@@ -24,6 +24,7 @@ from .checks import (
     check_precision,
     check_steps,
 )
+from .checksums import checksum, crc32, named_checksum
 from .fields import (
     Field,
     Time,
@@ -39,15 +40,7 @@ from .fields import (
     pull_back,
     value_and_divergence,
 )
-from .files import (
-    checksum,
-    crc32,
-    named_checksum,
-    output_path,
-    user_path,
-    whole_folder,
-    write_whole,
-)
+from .files import output_path, user_path, whole_folder, write_whole
 from .hermite import between, hermite, series, standard_scale
 from .linear import (
     SINGULAR,
