@@ -46,7 +46,7 @@ def test_density_is_in_the_units_of_the_data():
     """Integrates to one over a box around the data; a change of units moves it by the Jacobian."""
     x = data()
     model = ms.SpectralDensity(n_functions=14, shrinkage="heat").fit(x)
-    a, b = np.linspace(25, 55, 61), np.linspace(-5, 14, 77)
+    a, b = np.linspace(25, 55, 31), np.linspace(-5, 14, 39)
     grid = np.stack(np.meshgrid(a, b, indexing="ij"), -1).reshape(-1, 2)
     mass = np.exp(model.score_samples(grid)).sum() * (a[1] - a[0]) * (b[1] - b[0])
     assert abs(mass - 1) < 0.01

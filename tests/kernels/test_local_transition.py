@@ -99,7 +99,14 @@ def test_its_twin(device, in_torch, d, noise, slope):
     bound = torch.tensor([1, 1, worst, worst, worst]) * 64 * d * EPS
     assert (gaps(found, expected) <= bound).all()
     assert torch.equal(found.covariance, found.covariance.mT)
-    alone = local_transition(*to(device, parts[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("d", "noise"), [(2, "number"), (3, "numbers"), (4, "matrix"), (5, "matrices")]
+)
+def test_moments_alone(device, d, noise):
+    parts = to(device, problem(d, 6, noise))
+    alone, found = local_transition(*parts[:-1]), local_transition(*parts)
     assert torch.equal(alone.mean, found.mean) and torch.equal(alone.covariance, found.covariance)
     assert alone.factor is alone.sample is alone.target is None
 
