@@ -176,8 +176,8 @@ def test_functions_in_another_order(name):
         assert torch.equal(found.slope(LEVELS), slope[:, order])
     lower, failed = once.leading(LEVELS)
     assert not failed.any() and torch.equal(lower, lower.tril())
-    assert torch.allclose(lower @ lower.mT, right, rtol=0, atol=1e-9 * right.max())
-    assert torch.equal(once.factor(LEVELS), lower)
+    for factor in (lower, once.factor(LEVELS)):
+        assert torch.allclose(factor @ factor.mT, right, rtol=0, atol=1e-9 * right.max())
 
 
 def test_large_matrices_by_their_definition():

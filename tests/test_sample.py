@@ -1,5 +1,7 @@
 """The data of a fit: weights of a sample and of a quadrature, NaN, names of columns."""
 
+import json
+import re
 import warnings
 
 import pytest
@@ -147,3 +149,35 @@ def test_columns_have_names(tmp_path):
         fit(Table(X * torch.tensor([1.0, 0.0])))
     with pytest.warns(ms.SpectralWarning, match=r"found constant [+-]0.71 a [+-]0.71 b: a point"):
         fit(Table(X[:, [0, 0]]))
+
+
+@pytest.mark.parametrize(
+    "process",
+    [TORUS, ms.BoxBrownian(2, -3.0, 2.0),
+     ms.Product([ms.OrnsteinUhlenbeck(1), ms.BoxBrownian(1, 5.0, 6.0)]),
+     ms.Product([ms.TorusBrownian(1, period=4.0), ms.OrnsteinUhlenbeck(1)])],
+    ids=["torus", "box", "line, box", "circle, line"],
+)  # fmt: skip
+def test_the_map_that_is_named_brings_the_points_in(process):
+    x = 400 * X + torch.tensor([3000.0, -700.0], dtype=F64)
+    with pytest.raises(ValueError, match="change the units") as caught:
+        ms.fit_spectral(x, process, 4)
+    numbers = re.findall(r"Affine\(process, (\[.*?\]), (\[.*?\])\)", str(caught.value))
+    matrix, shift = (json.loads(part) for part in numbers[0])
+    space = ms.Affine(process, matrix, shift)
+    assert bool(space.contains(x).all())
+    lines = process.eigenbasis(2).lines
+    assert all((matrix[i], shift[i]) == (1, 0) for i in lines)
+    refused("change the matrix", ms.fit_spectral, x + 1e4, ms.Affine(process, matrix, shift), 4)
+
+
+def test_degrees_are_seen_in_a_product():
+    space = ms.Product([ms.OrnsteinUhlenbeck(1), ms.TorusBrownian(1)])
+    refused("look like degrees: .* period of 360", ms.fit_spectral, 60 * X, space, 4)
+
+
+def test_equal_weights_amount_to_the_points():
+    """Not to a little less, of which half would be another number of functions to choose from."""
+    for n in range(2, 1000):
+        x = torch.zeros(n, 2, dtype=F64)
+        assert read_sample(x, as_diffusion(TORUS), torch.full((n,), 0.1)).size == n

@@ -354,7 +354,7 @@ def fit(x=GOOD, process=TORUS, count=6, times=None, **settings):
     ("change", "message"),
     [
         ({"x": GOOD + 3}, "wrap=True"),
-        ({"x": GOOD + 3, "process": ms.BoxBrownian(2)}, "scale the data"),
+        ({"x": GOOD + 3, "process": ms.BoxBrownian(2)}, "change the units"),
         ({"times": [1.0, 0.5]}, "increasing"),
         ({"count": 7}, "use 8"),
         ({"weights": torch.ones(3)}, "weights"),

@@ -29,10 +29,8 @@ from torch import Tensor
 
 from .axes import Axis, Line
 from .indices import places
-from .moments import JITTER, MatrixMoments
+from .moments import JITTER, MatrixMoments, Shifts, diffused, shifts
 from .rows import Rows
-
-_NEGLIGIBLE = 1e-18  # share of the noise in a term of the addition theorem
 
 
 def grams(axes: Sequence[Axis], indices: Tensor, x: Tensor, weights: Tensor) -> Tensor:
@@ -126,7 +124,7 @@ class MixedMoments(MatrixMoments):
         decay = torch.exp(t * self._pair_rates)
         averages = self.grams
         for axis in self._lines:
-            averages = self._diffused(averages, axis, t)
+            averages = diffused(averages, self.closed[:, axis], self._shifts[axis], t)
         total = self._slopes * averages[:, self.own[:, None], self.own]
         for rows, roots in self._lowered:
             total = total + roots * averages[:, rows[:, None], rows]
@@ -189,30 +187,5 @@ class MixedMoments(MatrixMoments):
         return found
 
     @cached_property
-    def _shifts(self) -> dict[int, list[tuple[Tensor, Tensor]]]:
-        """For each line and ``l`` the rows ``(n,)`` of degree ``l`` or more, and where those with
-        ``l`` less stand."""
-        place = places(self.closed)
-        found: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        for axis in self._lines:
-            found[axis] = []
-            for shift in range(int(self.closed[:, axis].max()) + 1):
-                rows = (self.closed[:, axis] >= shift).nonzero()[:, 0]
-                source = self.closed[rows].clone()
-                source[:, axis] -= shift
-                found[axis].append((rows, place(source)))
-        return found
-
-    def _diffused(self, averages: Tensor, axis: int, t: float) -> Tensor:
-        """The addition theorem along one line, ``(S, L, L)``; terms without weight are left out."""
-        degree = self.closed[:, axis].to(averages.real)
-        root = (0.5 * (degree + 1).lgamma()).exp()
-        scale = torch.exp(-t * degree) / root
-        scaled = averages * (scale[:, None] * scale)
-        out, noise, most = scaled.clone(), -math.expm1(-2 * t), float(degree.max())
-        for shift, (rows, source) in enumerate(self._shifts[axis][1:], 1):
-            weight = noise**shift / math.factorial(shift)
-            if math.comb(int(most), shift) * noise**shift < _NEGLIGIBLE:
-                break
-            out[:, rows[:, None], rows] += weight * scaled[:, source[:, None], source]
-        return out * (root[:, None] * root)
+    def _shifts(self) -> dict[int, Shifts]:
+        return {axis: shifts(self.closed, axis) for axis in self._lines}

@@ -16,10 +16,12 @@ their products in factored form.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -33,10 +35,13 @@ from .indices import places
 JITTER = 1e-9
 POLYNOMIAL_JITTER = 1e-16
 _BLOCK = 2**22  # entries of a working block: 32 MiB in double precision
+_NEGLIGIBLE = 1e-18  # share of the noise in a term of the addition theorem
 _ROWS = 64  # of a matrix that are formed at once: a tenth of a large one, all of a small one
 # The standard deviation given to what does not vary: a point mass has no score at t = 0.
 MIN_SCALE = 1e-4
 _INSIDE = (__name__.split(".")[0], "torch", "contextlib")  # and what its decorators are made of
+
+Shifts = list[tuple[Tensor, Tensor]]  # rows of multi-indices, and those of lower degree
 
 
 class SpectralWarning(UserWarning):
@@ -149,10 +154,7 @@ class MatrixMoments(Moments):
         return self.energy(times)
 
     def leading(self, times: Tensor) -> tuple[Tensor, Tensor]:
-        lower = self._triangle(times).mT  # by columns, as LAPACK has it: factorised in place
-        failed = torch.empty(len(lower), dtype=torch.int32, device=lower.device)
-        torch.linalg.cholesky_ex(lower, out=(lower, failed))
-        return lower, failed
+        return _factorised(self._triangle(times))
 
     def factor(self, times: Tensor) -> Tensor:
         lower, failed = self.leading(times)
@@ -213,6 +215,14 @@ class ProductMoments(MatrixMoments):
         return out
 
 
+def _factorised(upper: Tensor) -> tuple[Tensor, Tensor]:
+    """As :meth:`Moments.leading`, in the memory of ``A_t`` ``(T, K, K)``."""
+    lower = upper.mT  # by columns, as LAPACK has it
+    failed = torch.empty(len(lower), dtype=torch.int32, device=lower.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    return lower, failed
+
+
 def _clipped_factor(energy: Tensor) -> Tensor:
     """A lower triangular factor where rounding left ``A`` indefinite: eigenvalues are clipped."""
     values, vectors = torch.linalg.eigh(energy)
@@ -243,6 +253,36 @@ class PolynomialMoments(Moments):
 
     def reordered(self, order: Tensor) -> Self:
         return replace(super().reordered(order), indices=self.indices[order])
+
+    def leading(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a law that is mixed with the stationary one, whose ``A_t`` is far from singular, by
+        the matrix itself: each of its degrees costs no factorisation."""
+        if self.mix == 1:
+            return super().leading(times)
+        return _factorised(self.energy(times))
+
+    def energy(self, times: Tensor) -> Tensor:
+        """``A_t`` ``(T, K, K)``, one time after the other."""
+        return torch.stack([self._energy(float(t)) for t in times + self.heat])
+
+    def _energy(self, t: float) -> Tensor:
+        averages = self._averages
+        for axis, moved in enumerate(self._shifts):
+            averages = diffused(averages, self.lower[:, axis], moved, t)
+        out = torch.diag((self.mix - 1 - POLYNOMIAL_JITTER) * self.rates)
+        for target, source, root in self._lowered:
+            slopes = averages[source[:, None], source] * (root[:, None] * root)
+            out[target[:, None], target] += self.mix * slopes
+        return out
+
+    @cached_property
+    def _averages(self) -> Tensor:
+        """``E_{rho_0} phi phi^T`` ``(K', K')``."""
+        return self.root.mT @ self.root
+
+    @cached_property
+    def _shifts(self) -> list[Shifts]:
+        return [shifts(self.lower, axis) for axis in range(self.lower.shape[1])]
 
     def factor(self, times: Tensor) -> Tensor:
         order = int(self.indices.sum(1).max())
@@ -282,21 +322,57 @@ class PolynomialMoments(Moments):
             blocks.append(block)
         return torch.cat(blocks, 1)
 
+    @cached_property
+    def _lowered(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """``d_i phi_k = sqrt(k_i) phi_{k-e_i}``: for each axis the functions that vary along it,
+        the positions in ``lower`` of their derivatives, and the factors."""
+        place, found = places(self.lower), []
+        for axis in range(self.lower.shape[1]):
+            target = (self.indices[:, axis] > 0).nonzero()[:, 0]
+            source = self.indices[target].clone()
+            source[:, axis] -= 1
+            degree = self.indices[target, axis].to(self.root)
+            found.append((target, place(source), degree.sqrt()))
+        return found
+
     def _gradients(self, root: Tensor) -> Tensor:
-        """Roots of ``E d_i phi d_i phi^T``, stacked; ``d_i phi_k = sqrt(k_i) phi_{k-e_i}``."""
-        place = places(self.lower)
+        """Roots of ``E d_i phi d_i phi^T``, stacked."""
         blocks = [
             torch.diag_embed((-POLYNOMIAL_JITTER * self.rates).sqrt()).expand(len(root), -1, -1)
         ]
-        for axis in range(self.lower.shape[1]):
-            degree = self.indices[:, axis]
-            target = (degree > 0).nonzero()[:, 0]
-            source = self.indices[target].clone()
-            source[:, axis] -= 1
+        for target, source, factor in self._lowered:
             block = root.new_zeros(len(root), root.shape[1], len(self.indices))
-            block[:, :, target] = root[:, :, place(source)] * degree[target].to(root).sqrt()
+            block[:, :, target] = root[:, :, source] * factor
             blocks.append(block)
         return torch.cat(blocks, 1)
+
+
+def shifts(closed: Tensor, axis: int) -> Shifts:
+    """For each ``l`` the rows of multi-indices ``(L, d)`` with degree ``l`` or more along an axis,
+    and where those with ``l`` less stand."""
+    place, found = places(closed), []
+    for shift in range(int(closed[:, axis].max()) + 1):
+        rows = (closed[:, axis] >= shift).nonzero()[:, 0]
+        source = closed[rows].clone()
+        source[:, axis] -= shift
+        found.append((rows, place(source)))
+    return found
+
+
+def diffused(averages: Tensor, degree: Tensor, moved: Shifts, t: float) -> Tensor:
+    """Averages ``(..., L, L)`` of products of polynomials at time ``t``, by the addition theorem
+    along one axis, of which they have ``degree`` ``(L,)``; terms without weight are left out."""
+    degree = degree.to(averages.real)
+    root = (0.5 * (degree + 1).lgamma()).exp()
+    scale = torch.exp(-t * degree) / root
+    scaled = averages * (scale[:, None] * scale)
+    out, noise, most = scaled.clone(), -math.expm1(-2 * t), int(degree.max())
+    for shift, (rows, source) in enumerate(moved[1:], 1):
+        weight = noise**shift / math.factorial(shift)
+        if math.comb(most, shift) * noise**shift < _NEGLIGIBLE:
+            break
+        out[..., rows[:, None], rows] += weight * scaled[..., source[:, None], source]
+    return out * (root[:, None] * root)
 
 
 def _triangle(stacked: Tensor) -> Tensor:

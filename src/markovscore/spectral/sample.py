@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core import Process, as_tensor, check_points, name_of
-from ..eigenbasis import Eigenbasis, Moments, warn
+from ..eigenbasis import Axis, Circle, Eigenbasis, Interval, Moments, warn
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +30,9 @@ class Sample:
     @property
     def size(self) -> float:
         r"""The number of equal weights with the same variance, ``1 / \sum_n w_n^2`` (Kish 1965)."""
-        return len(self.x) if self.weights is None else 1 / float(self.weights.square().sum())
+        if self.weights is None:
+            return len(self.x)
+        return round(1 / float(self.weights.square().sum()), 6)  # of equal weights the number
 
     def moments(self, basis: Eigenbasis) -> Moments:
         """Averages of ``basis`` with their variances, zero where the sample is exact."""
@@ -84,7 +85,7 @@ def read_sample(
             "x: expected at least one row with numbers and a positive weight, found none"
         )
     x = check_points(x, process.dim, "x")
-    x = process.project(x) if wrap else _check_inside(x, process, columns)
+    x = process.project(x) if wrap else _check_inside(x, process, columns, chart is None)
     return Sample(x, None if w is None else w / w.sum(), exact, columns, dropped)
 
 
@@ -118,7 +119,9 @@ def _worst(weights: Tensor) -> str:
     return f"{float(weights[row])} in row {row}"
 
 
-def _check_inside(x: Tensor, process: Process, columns: tuple[str, ...] | None) -> Tensor:
+def _check_inside(
+    x: Tensor, process: Process, columns: tuple[str, ...] | None, plain: bool
+) -> Tensor:
     outside = ~process.contains(x)
     if not bool(outside.any()):
         return x
@@ -128,15 +131,37 @@ def _check_inside(x: Tensor, process: Process, columns: tuple[str, ...] | None) 
     raise ValueError(
         f"x: expected points in the state space of {name_of(process)}; found "
         f"{int(outside.sum())} of {len(x)} outside, the first in row {row}: {found}; "
-        + _way_in(x, process)
+        + _way_in(x, process, plain)
     )
 
 
-def _way_in(x: Tensor, process: Process) -> str:
-    """What would bring the points in."""
-    fix, largest = "scale the data, or pass wrap=True", float(x.abs().max())
-    if getattr(process, "period", None) != 2 * math.pi or not 30 <= largest <= 360:
-        return fix
-    return f"{fix}; these look like degrees: pass torch.deg2rad(x), or " + (
-        "TorusBrownian(dim, period=360)"
+def _way_in(x: Tensor, process: Process, plain: bool) -> str:
+    """What would bring the points in; ``plain``: of a process that is not seen through units."""
+    wrap = "pass wrap=True, which brings them back in by the rule of the process"
+    if not plain:
+        return f"{wrap}, or change the matrix and the shift of its Affine"
+    axes, largest = process.eigenbasis(2).axes, x.abs().amax(0).tolist()
+    pairs = zip(axes, largest, strict=True)
+    if any(axis == Circle() and 30 <= size <= 360 for axis, size in pairs):
+        return "these look like degrees: pass torch.deg2rad(x), or a period of 360"
+    fits = [_fit_in(axis, column) for axis, column in zip(axes, x.T, strict=True)]
+    scales, shifts = (
+        f"[{', '.join(f'{v:.6g}' for v in part)}]" for part in zip(*fits, strict=True)
     )
+    return f"{wrap}, or change the units: Affine(process, {scales}, {shifts})"
+
+
+def _fit_in(axis: Axis, column: Tensor) -> tuple[float, float]:
+    """Scale and shift of coordinates in which a column is inside its axis, with a tenth to
+    spare."""
+    low, high = float(column.min()), float(column.max())
+    if isinstance(axis, Circle):
+        ends = -axis.period / 2, axis.period / 2
+    elif isinstance(axis, Interval):
+        ends = axis.low, axis.high
+    else:
+        return 1.0, 0.0
+    if ends[0] <= low and high < ends[1]:
+        return 1.0, 0.0
+    scale = 1.1 * max(high - low, 1e-3 * abs(high)) / (ends[1] - ends[0])
+    return scale, (low + high) / 2 - scale * (ends[0] + ends[1]) / 2
