@@ -249,7 +249,7 @@ def test_several_scores_meet_the_draws_of_one(settings):
 
 
 def test_bad_processes():
-    refused("prior", ms.elbo, lambda y, t: -y, ms.DoubleWell(2), POINTS)
+    refused("prior", ms.elbo, lambda y, t: -y, ms.ActiveSwimmer(), POINTS)
     refused("without walls", ms.elbo, lambda y, t: -y, ms.BoxBrownian(2, -3.0, 3.0), POINTS)
     length, ou = "window: expected a length of clock", ms.OrnsteinUhlenbeck(2)
     refused(length, ms.elbo, lambda y, t: -y, ou, POINTS, window=None, error=TypeError)

@@ -360,7 +360,8 @@ def test_points_out_of_reach_continue_along_the_line():
 
 def test_bad_spaces_and_points_are_named():
     refused("one process or more", ms.Product, [])
-    refused("with eigenbasis", ms.Product, [ms.DoubleWell(1)], error=TypeError)
+    refused("with eigenbasis", ms.Product, [ms.ActiveSwimmer()], error=TypeError)
+    refused("sqrt2", ms.Product, [ms.DoubleWell(1)])
     refused("period", ms.TorusBrownian, 1, period=0.0)
     x = torch.tensor([[170.0], [-20.0]], dtype=F64)
     refused("look like degrees", ms.fit_spectral, x, ms.TorusBrownian(1), 2)

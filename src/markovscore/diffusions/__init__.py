@@ -17,6 +17,6 @@ from .linear import LinearSDE, TrappedParticles
 from .nonlinear import ActiveSwimmer, DoubleWell, Langevin
 from .priors import Gaussian, GaussianMixture, UniformBox, UniformTorus, inner_bounds
 from .product import Product
-from .product_priors import Logistic, ProductMixture
+from .product_priors import Logistic, ProductMixture, Quartic
 from .separable import BoxBrownian, OrnsteinUhlenbeck, TorusBrownian, VariancePreserving
 from .simulation import Trajectory, draw_state, propagate, simulate

@@ -26,11 +26,14 @@ from ..core import (
     read_jacobian,
     takes_arrays,
 )
+from ..eigenbasis import Axis, Eigenbasis
 from ..kernels import PathDrift
 from .base import Diffusion, as_time, check_horizon
 from .clock import Beta, LinearClock, QuadratureClock, make_clock
 from .kernel_paths import offered
 from .priors import check_dim
+from .product_priors import Quartic
+from .spectra import numerical_axes
 
 
 @takes_arrays
@@ -48,6 +51,9 @@ class Langevin(Diffusion):
         beta: a positive number, a pair ``(beta(0), beta(horizon))`` for a linear function, or any
             positive integrable callable on float64 tensors; the default pair is our choice.
         horizon: end of the time interval.
+        box: ``(low, high)``, numbers or ``(d,)``: the reflecting walls between which
+            :meth:`eigenbasis` finds eigenfunctions, and nothing else looks for; by default 1e-8 of
+            the prior is beyond each.
 
     Raises:
         TypeError: a prior without ``dim`` or ``score``.
@@ -56,11 +62,33 @@ class Langevin(Diffusion):
 
     autonomous = True
     _seen: tuple[Any, Any] = (None, None)  # a prior, and what ``as_law`` made of it
+    _solved: tuple[Any, Any] = (None, None)  # a prior, and its coordinates
 
-    def __init__(self, prior: Any, beta: Beta = (0.1, 10.0), horizon: float = 1.0) -> None:
+    def __init__(
+        self, prior: Any, beta: Beta = (0.1, 10.0), horizon: float = 1.0, box: Any = None
+    ) -> None:
         as_law(prior)  # checks it
         self.prior, self.dim, self.horizon = prior, prior.dim, check_horizon(horizon)
         self.clock: LinearClock | QuadratureClock = make_clock(beta, self.horizon)
+        self.box, self._given = box, beta
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that build this process, for a file."""
+        return {"prior": self.prior, "beta": self._given, "horizon": self.horizon, "box": self.box}
+
+    def eigenbasis(self, n_functions: int) -> Eigenbasis:
+        r"""The ``n_functions`` slowest non-constant eigenfunctions of
+        :math:`\Delta + \nabla\log\pi \cdot \nabla`, found numerically: products over the
+        coordinates.
+
+        Raises:
+            TypeError: a prior without ``log_prob``.
+            ValueError: a prior whose coordinates are not independent, or whose tails do not end.
+        """
+        if self._solved[0] is not self.prior:
+            self._solved = (self.prior, numerical_axes(self.prior, self.box))
+        return Eigenbasis(self._solved[1], n_functions)
 
     def beta(self, t: Time) -> Tensor:
         """``beta(t)``, float64, the shape of ``t``."""
@@ -138,14 +166,23 @@ class Langevin(Diffusion):
 class DoubleWell(Diffusion):
     r"""``dY = (Y - Y^3) dt + dW`` in each coordinate: two wells at -1 and 1.
 
-    Stationary density proportional to ``exp(y^2 - y^4 / 2)`` in each coordinate; no sampler of it
-    is given, so ``prior`` is None. The setting of the path-shift trial is ``dim = 1``, ``t = 1``.
+    The prior is the stationary law, proportional to ``exp(y^2 - y^4 / 2)`` in each coordinate. The
+    setting of the path-shift trial is ``dim = 1``, ``t = 1``.
     """
 
     autonomous = elementwise = True
 
     def __init__(self, dim: int = 1, horizon: float = 5.0) -> None:
         self.dim, self.horizon = check_dim(dim), check_horizon(horizon)
+        self.prior = Quartic(self.dim)
+        self._axes: list[Axis] = []
+
+    def eigenbasis(self, n_functions: int) -> Eigenbasis:
+        """The ``n_functions`` slowest non-constant eigenfunctions of ``Laplacian + grad log pi .
+        grad``, found numerically: products over the coordinates."""
+        if not self._axes:
+            self._axes = numerical_axes(self.prior)
+        return Eigenbasis(self._axes, n_functions)
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``y - y^3``, shape ``(B, d)``."""

@@ -11,11 +11,12 @@ from ..core import (
     Process,
     Time,
     as_diffusion,
+    as_tensor,
     drift_divergence,
     name_of,
     takes_arrays,
 )
-from ..eigenbasis import Eigenbasis
+from ..eigenbasis import Eigenbasis, Line, Numerical
 from .base import SQRT2, Diffusion, check_horizon
 from .priors import Device, Sampled, Source, Type, check_dim
 
@@ -33,12 +34,12 @@ class Product(Diffusion):
 
     Args:
         factors: processes with an ``eigenbasis``: ``TorusBrownian``, ``BoxBrownian``,
-            ``OrnsteinUhlenbeck``, another ``Product``.
+            ``OrnsteinUhlenbeck``, ``Langevin`` with ``beta = 2``, another ``Product``.
         horizon: end of the time interval; by default the longest of the factors'.
 
     Raises:
         TypeError: a factor without eigenbasis, dimension or prior.
-        ValueError: no factors.
+        ValueError: no factors, or one whose dispersion is not ``sqrt2``.
     """
 
     elementwise = True
@@ -53,6 +54,7 @@ class Product(Diffusion):
                     "factors: expected processes with eigenbasis, dim and prior, found "
                     f"{name_of(factor)}: use TorusBrownian, BoxBrownian or OrnsteinUhlenbeck"
                 )
+            _check_dispersion(factor)
         self.factors = tuple(factors)
         self._parts = found
         self._dims = [check_dim(factor.dim) for factor in found]  # type: ignore[arg-type]
@@ -109,7 +111,24 @@ class Product(Diffusion):
 
     def eigenbasis(self, n_functions: int) -> Eigenbasis:
         """The ``n_functions`` slowest non-constant products of the factors' eigenfunctions."""
-        return Eigenbasis([axis for part in self._parts for axis in _axes(part)], n_functions)
+        axes = [axis for part in self._parts for axis in _axes(part)]
+        if any(isinstance(axis, Numerical) for axis in axes):  # then all lines are, between walls
+            axes = [_BELL if isinstance(axis, Line) else axis for axis in axes]
+        return Eigenbasis(axes, n_functions)
+
+
+_BELL = Numerical(lambda x: -0.5 * x.square(), -6.0, 6.0)  # 1e-9 of the normal law is beyond each
+
+
+def _check_dispersion(factor: Process) -> None:
+    for share in (0.25, 1.0):
+        time = torch.tensor(share * factor.horizon, dtype=torch.float64)
+        found = as_tensor(factor.dispersion(time), "dispersion", torch.float64)
+        if found.ndim or abs(float(found) - SQRT2) > 1e-9:
+            raise ValueError(
+                "factors: expected processes with dispersion sqrt2, so that one time is that of "
+                f"all, found {found.tolist()} of {name_of(factor)}: pass Langevin(prior, beta=2.0)"
+            )
 
 
 def _axes(factor: Process) -> Sequence[Any]:

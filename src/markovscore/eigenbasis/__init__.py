@@ -13,5 +13,6 @@ from .moments import (
     warn,
     warn_if_flat,
 )
+from .numerical import Elements, Numerical, solve_elements
 from .products import products
 from .spaces import Cosine, Fourier, Hermite

@@ -13,7 +13,9 @@ from .axes import Axis, Line
 from .indices import closed_below, places
 from .mixed import MixedMoments, grams
 from .moments import Moments, PolynomialMoments, ProductMoments
+from .numerical import Numerical
 from .products import products
+from .quadrature import quadrature_moments
 from .rows import Rows
 
 CACHE_ENTRIES = 2**20  # of a working block of features
@@ -27,6 +29,8 @@ def moments(
     the functions on ``axes`` with multi-indices ``(M, d)`` need."""
     w = quadrature_weights(x, weights)
     n = len(x) if weights is None else 1 / float(w.square().sum())
+    if any(isinstance(axis, Numerical) for axis in axes):
+        return quadrature_moments(axes, indices, x, w, n)
     lines = [i for i, axis in enumerate(axes) if isinstance(axis, Line)]
     if not lines:
         return _trigonometric(axes, indices, x, w, n)

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,6 +58,29 @@ class Axis(ABC):
     @abstractmethod
     def jet(self, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``psi_k`` and its two derivatives at ``(B,)``, by definition: three ``(M, B)``."""
+
+    def pull(self, x: Tensor) -> Tensor:
+        """``(log pi)'`` at ``(...)``; zero of a uniform law."""
+        return torch.zeros_like(x)
+
+    def real_rates(self, order: int) -> Tensor:
+        """``lambda`` of the real functions of :meth:`jets`, float64."""
+        return self.rates(torch.arange(order + 1))
+
+    def real_functions(self, order: int) -> Tensor:
+        """``V`` of the real functions: ``psi_0, ..., psi_order``, or of waves ``1``, then all
+        ``sqrt2 cos(k u)``, then all ``sqrt2 sin(k u)``."""
+        return self.functions(order)
+
+    def jets(self, x: Tensor, order: int, count: int) -> Tensor:
+        """The real functions at ``(B,)``, and their first derivatives, ``count`` of them in all:
+        ``(count, n, B)``."""
+        return _jet_matrix(self, order)[:count].to(x) @ self.features(x, order)
+
+    @abstractmethod
+    def quadrature(self, order: int) -> tuple[Tensor, Tensor]:
+        """Nodes ``(Q,)`` and weights, of sum one, by which products of two of the real functions
+        up to ``order`` have their averages under ``pi``."""
 
 
 class _Trigonometric(Axis):
@@ -116,6 +140,18 @@ class Circle(_Trigonometric):
     def functions(self, order: int) -> Tensor:
         return _exponentials(order)
 
+    def real_rates(self, order: int) -> Tensor:
+        rates = self.rates(torch.arange(order + 1))
+        return torch.cat([rates, rates[1:]])
+
+    def real_functions(self, order: int) -> Tensor:
+        norms = torch.full((2 * order + 1,), math.sqrt(2), dtype=torch.float64)
+        norms[0] = 1.0
+        return norms.diag()
+
+    def quadrature(self, order: int) -> tuple[Tensor, Tensor]:
+        return _equal(2 * order + 1, 0.0, self.period)
+
     def jet(self, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         speed = (self.frequency * k.to(x))[:, None]
         u = speed * x
@@ -147,6 +183,9 @@ class Interval(_Trigonometric):
     def functions(self, order: int) -> Tensor:
         return _cosines(order)
 
+    def quadrature(self, order: int) -> tuple[Tensor, Tensor]:
+        return _equal(order + 1, self.low, self.high - self.low)
+
     def jet(self, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         speed = (self.frequency * k.to(x))[:, None]
         u = speed * (x - self.low)
@@ -157,6 +196,9 @@ class Interval(_Trigonometric):
 @dataclass(frozen=True)
 class Line(Axis):
     """The real line, pulled to zero; features are the functions themselves."""
+
+    def pull(self, x: Tensor) -> Tensor:
+        return -x
 
     def rates(self, k: Tensor) -> Tensor:
         return -k.to(torch.float64)
@@ -186,10 +228,29 @@ class Line(Axis):
     def functions(self, order: int) -> Tensor:
         return _identity(order + 1)
 
+    def quadrature(self, order: int) -> tuple[Tensor, Tensor]:
+        nodes, weights = np.polynomial.hermite_e.hermegauss(order + 1)
+        return torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())
+
     def jet(self, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         order = int(k.max())
         f, derivative = self.features(x, order), self.derivative(order).to(x)
         return f[k], (derivative @ f)[k], (derivative @ derivative @ f)[k]
+
+
+@remembered
+def _jet_matrix(axis: Axis, order: int) -> Tensor:
+    """From features to the real functions, their slopes and their curvatures: ``(3, n, F)``."""
+    functions, derivative = axis.real_functions(order), axis.derivative(order)
+    first = functions @ derivative
+    return torch.stack([functions, first, first @ derivative])
+
+
+def _equal(count: int, low: float, length: float) -> tuple[Tensor, Tensor]:
+    """The middles of so many equal cells, and equal weights: exact for waves of less than as many
+    turns, and for cosines of less than twice as many half-turns."""
+    nodes = low + length * (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return nodes, torch.full_like(nodes, 1 / count)
 
 
 @remembered

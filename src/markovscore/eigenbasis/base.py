@@ -33,6 +33,7 @@ from .averages import moments, rates_of
 from .axes import Axis, Line
 from .indices import index_set
 from .moments import Moments
+from .numerical import Numerical
 from .rows import Rows
 
 CACHE_ENTRIES = 2**16  # a working block of 512 KiB in double precision stays in a core's L2 cache
@@ -59,6 +60,7 @@ class Eigenbasis:
     def __init__(self, axes: Sequence[Axis], n_functions: int):
         self.axes = tuple(axes)
         self.lines = [i for i, axis in enumerate(self.axes) if isinstance(axis, Line)]
+        self._solved = any(isinstance(axis, Numerical) for axis in self.axes)
         self.dim = check_integer(len(self.axes), "dim")
         n_functions = check_integer(n_functions, "n_functions")
         self._set_indices(index_set(self.axes, n_functions))
@@ -95,6 +97,11 @@ class Eigenbasis:
     def rates(self, indices: Tensor) -> Tensor:
         """``lambda`` of multi-indices ``(M, d)``: ``(M,)`` float64."""
         return rates_of(self.axes, indices)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the stationary law is uniform."""
+        return not self.lines and not self._solved
 
     @property
     def degree(self) -> int:
@@ -148,9 +155,9 @@ class Eigenbasis:
 
     def generator(self, x: Tensor) -> Tensor:
         """``L phi_k(x)``: ``(B, d)`` -> ``(B, K)``; equals ``lambda_k phi_k(x)``."""
-        lines = self.lines
-        pull = torch.einsum("bki,bi->bk", self.gradient(x)[..., lines], x[:, lines])
-        return self.laplacian(x) - pull
+        pulls = [axis.pull(column) for axis, column in zip(self.axes, x.unbind(1), strict=True)]
+        pulled = torch.einsum("bki,bi->bk", self.gradient(x), torch.stack(pulls, 1))
+        return self.laplacian(x) + pulled
 
     # -- data averages -----------------------------------------------------------------------------
     def moments(self, x: Tensor, weights: Tensor | None = None) -> Moments:
@@ -180,11 +187,37 @@ class Eigenbasis:
         Coefficients ``(K,)``, or a row for each point ``(B, K)``; points ``(B, d)``.
         Returns ``(d, B)``, or ``(d+1, B)``.
         """
-        if math.prod(self.widths) > _DENSE * self.n_functions:
+        if self._solved and coefficients.ndim == 1:
+            return self._by_jets(coefficients.to(x), x, laplacian)
+        if self._solved or math.prod(self.widths) > _DENSE * self.n_functions:
             return self._rows.derivatives(coefficients.to(x), x, laplacian)
         tensors = self.jet_tensors if laplacian else self.gradient_tensors
         contract = self.contract if coefficients.ndim == 1 else self.contract_each
         return contract(tensors(coefficients).to(x), x)
+
+    def _by_jets(self, coefficients: Tensor, x: Tensor, laplacian: bool) -> Tensor:
+        """:meth:`derivatives` from one tensor of coefficients and the derivatives of each
+        coordinate's functions, the last coordinate first."""
+        sizes = [o + 1 for o in self.orders]
+        if bool(self.waves.any()) or math.prod(sizes) > _DENSE * self.n_functions:
+            return self._rows.derivatives(coefficients, x, laplacian)
+        tensor = scatter(coefficients, self.indices, sizes)
+        jets = [
+            axis.jets(column, order, 2 + laplacian)
+            for axis, column, order in zip(self.axes, x.unbind(1), self.orders, strict=True)
+        ]
+        first, *more = (tensor.reshape(-1, sizes[-1]) @ part for part in jets[-1])
+        value, slopes, curvature = first, more[:1], more[1:]
+        for jet in jets[-2::-1]:
+            left = [part[None] for part in jet]
+
+            def along(right: Tensor, k: int, left: list[Tensor] = left) -> Tensor:
+                return (right.unflatten(0, (-1, left[0].shape[1])) * left[k]).sum(1)
+
+            curvature = [along(value, 2) + along(part, 0) for part in curvature]
+            slopes = [along(value, 1), *(along(part, 0) for part in slopes)]
+            value = along(value, 0)
+        return torch.cat([*slopes, *curvature])
 
     @cached_property
     @lasting

@@ -21,8 +21,7 @@ class Rows:
 
     ``waves`` ``(M,)``: which are complex; ``norms`` ``(M,)``; ``turning``, the coordinates that are
     waves, and ``speeds`` ``(M, w)``, the frequencies along them; ``standing``, the other
-    coordinates; ``jets``, of each of them the matrix ``(3, n, F)`` from features to functions,
-    slopes and curvatures.
+    coordinates, of which each has functions up to ``orders``.
     """
 
     axes: tuple[Axis, ...]
@@ -33,7 +32,6 @@ class Rows:
     speeds: Tensor
     standing: list[int]
     orders: list[int]
-    jets: list[Tensor]
 
     @classmethod
     def of(cls, axes: Sequence[Axis], indices: Tensor) -> Rows:
@@ -44,11 +42,6 @@ class Rows:
         one = torch.ones(1, dtype=torch.int64)
         speed = [float((-axes[i].rates(one)).sqrt()) for i in turning]
         orders = [int(indices[:, i].max()) for i in standing]
-        jets = []
-        for i, order in zip(standing, orders, strict=True):
-            functions, derivative = axes[i].functions(order), axes[i].derivative(order)
-            first = functions @ derivative
-            jets.append(torch.stack([functions, first, first @ derivative]))
         return cls(
             axes=tuple(axes),
             indices=indices,
@@ -58,7 +51,6 @@ class Rows:
             speeds=indices[:, turning].double() * torch.tensor(speed, dtype=torch.float64),
             standing=standing,
             orders=orders,
-            jets=jets,
         )
 
     @property
@@ -136,8 +128,7 @@ class Rows:
         """Of each standing coordinate the values, slopes and curvatures of every row's factor, or
         the first ``count`` of them: ``(count, M, B)``."""
         found = []
-        for i, order, matrix in zip(self.standing, self.orders, self.jets, strict=True):
-            features = self.axes[i].features(x[:, i], order)
-            jet = matrix[:count].to(x) @ features
+        for i, order in zip(self.standing, self.orders, strict=True):
+            jet = self.axes[i].jets(x[:, i], order, count)
             found.append(jet[:, self.indices[:, i].to(x.device)])
         return found

@@ -22,6 +22,7 @@ from ..core import (
 )
 from ..eigenbasis import MIN_SCALE, Eigenbasis, warn, warn_if_flat
 from .additive import AdditiveScore
+from .clock import GeneratorClock
 from .fit_additive import fit_additive
 from .fitted import placement
 from .held_out import Selection, choose
@@ -87,8 +88,10 @@ def fit_spectral(
         x: data ``(N, d)``, floating point; sums are taken in double precision whatever the dtype.
             The names of a data frame's columns are kept as ``score.columns``. Additive features
             also take an iterable of batches ``(B, d)``, or ``Images``.
-        diffusion: ``OrnsteinUhlenbeck``, ``TorusBrownian`` or ``BoxBrownian``; anything that has an
-            ``eigenbasis`` and the stationary score as its drift. For additive features
+        diffusion: ``OrnsteinUhlenbeck``, ``TorusBrownian``, ``BoxBrownian``, a ``Product`` of them;
+            ``Langevin`` or ``DoubleWell``, whose eigenfunctions are found numerically; anything
+            with an ``eigenbasis`` whose drift is ``g^2 / 2`` times the stationary score, ``g`` its
+            dispersion: their clock is ``tau = int g^2 / 2``. For additive features
             ``VariancePreserving`` or ``OrnsteinUhlenbeck``.
         n_functions: number ``K`` of non-constant real eigenfunctions; even on the torus. None: the
             number, the shrinkage and the first noise level are chosen, those that are not given,
@@ -215,12 +218,13 @@ def make_plan(
     _check_scatter(sample, rule)
     basis = process.eigenbasis(n_functions)
     least, floor = _narrowest(sample, basis)
-    times = _log_times(process, _first_time(process, least)) if times is None else times
+    clock = GeneratorClock(process)
+    times = _log_times(clock, _first_time(clock, least)) if times is None else times
     if selection == "cross":
         basis = basis.cross()
     elif selection == "greedy":
         pool = process.eigenbasis(_POOL * n_functions)
-        basis = greedy(pool, shrink(sample.moments(pool), rule), n_functions, times)
+        basis = greedy(pool, shrink(sample.moments(pool), rule), n_functions, clock.of(times))
     fixed = shrink(sample.moments(basis), rule)
     return Plan(basis, times, fixed.mix, fixed.heat + floor)
 
@@ -237,7 +241,8 @@ def _chosen(
     """Sizes by the held-out loss. Thirty levels are enough for it: in ``log t`` its integrand is
     smooth, a change over a few percent of the range would need eigenvalues that far apart."""
     least, floor = _narrowest(sample, process.eigenbasis(2))
-    levels, firsts = _judged(process, least, times)
+    clock = GeneratorClock(process)
+    levels, firsts = _judged(clock, least, times)
 
     def pools(count: int) -> Eigenbasis:
         pool: Eigenbasis = process.eigenbasis(count)
@@ -245,18 +250,22 @@ def _chosen(
 
     selection, basis = choose(sample, pools, rule, levels, firsts, floor, generator, progress)
     if times is None:
-        times = _log_times(process, selection.first)
-    return Plan(basis, times, selection.mix, selection.heat + floor, selection)
+        times = _log_times(clock, selection.first)
+    heat = selection.heat + floor
+    own_firsts = clock.inverse(selection.firsts)
+    selection = replace(selection, first=_own(clock, selection.first), firsts=own_firsts)
+    return Plan(basis, times, selection.mix, heat, selection)
 
 
-def _judged(process: Process, least: float, times: Tensor | None) -> tuple[Tensor, int]:
-    """Log-spaced levels ``(T,)`` of the choice, and how many of them may be the first of the
-    fit."""
-    usual = _first_time(process, least)
+def _judged(clock: GeneratorClock, least: float, times: Tensor | None) -> tuple[Tensor, int]:
+    """Log-spaced levels ``(T,)`` of the choice in ``tau``, and how many of them may be the first
+    of the fit."""
+    usual = _first_time(clock, least)
     if times is None:
-        levels = _log_spaced(usual / _FINER, process.horizon, _JUDGED)
+        levels = _log_spaced(usual / _FINER, clock.horizon, _JUDGED)
         return levels, int((levels <= _COARSER * usual).sum())
-    first, last = max(float(times[0]), usual / _FINER), float(times[-1])
+    ends = clock.of(times[[0, -1]])
+    first, last = max(float(ends[0]), usual / _FINER), float(ends[1])
     count = _JUDGED if first < last else 1
     return _log_spaced(first, max(first, last), count), 1
 
@@ -272,7 +281,9 @@ def score_of(
 def _solved(sample: Sample, diffusion: Any, plan: Plan, progress: bool | None) -> SpectralScore:
     basis, times = plan.basis, plan.times
     moments = sample.moments(basis).shrunk(plan.mix, plan.heat)
-    levels, table = times.cpu().contiguous(), solve(moments, times, progress)
+    clock = GeneratorClock(as_diffusion(diffusion))
+    table = solve(moments, clock.of(times), progress)
+    levels = times.cpu().contiguous()
     score = SpectralScore(diffusion, basis, levels, table, **placement(sample.x))
     variances, axes, _ = _principal(sample, _polynomial(basis))
     if basis.lines and basis.degree > 2:
@@ -333,9 +344,10 @@ def _line_axes(
 def _finest_time(score: SpectralScore, sample: Sample, variance: float) -> float:
     """Half the least variance, or half the reciprocal of the strongest pull at some of the points,
     whichever is less; the pull only where the score reaches back to t = 0."""
-    finest = min(0.5 * variance, float(score.process.horizon))
+    clock = score.clock
+    finest = min(0.5 * variance, clock.horizon)
     if float(score.times[0]) > 0:
-        return finest
+        return _own(clock, finest)
     x, weights = sample.x, sample.weights
     likely = x if weights is None else x[weights > 1e-3 * weights.max()]
     points = likely[:: -(-len(likely) // 256)].detach()
@@ -345,24 +357,30 @@ def _finest_time(score: SpectralScore, sample: Sample, variance: float) -> float
         for i in range(x.shape[1])
     ]
     pull = -float(torch.linalg.eigvalsh(torch.stack(rows, 1)).min())
-    return min(finest, 0.5 / max(pull, 1e-300))
+    return _own(clock, min(finest, 0.5 / max(pull, 1e-300)))
 
 
-def _usual_time(process: Process) -> float:
-    """0.002, of a long horizon 1e-5."""
-    return max(_FIRST, 1e-5 * process.horizon)
+def _own(clock: GeneratorClock, tau: float) -> float:
+    """The process's time."""
+    return float(clock.inverse(torch.tensor(tau, dtype=torch.float64)))
 
 
-def _first_time(process: Process, variance: float) -> float:
+def _usual_time(clock: GeneratorClock) -> float:
+    """0.002 in ``tau``, of a long horizon 1e-5."""
+    return max(_FIRST, 1e-5 * clock.horizon)
+
+
+def _first_time(clock: GeneratorClock, variance: float) -> float:
     """The usual one, or where the noise adds 1% to the least standard deviation of the data."""
-    return min(_usual_time(process), 0.01 * variance)
+    return min(_usual_time(clock), 0.01 * variance)
 
 
-def _log_times(process: Process, first: float) -> Tensor:
-    """Log-spaced, as dense as 160 from the usual first time to the horizon."""
-    horizon = process.horizon
-    count = round(_LEVELS * math.log(horizon / first) / math.log(horizon / _usual_time(process)))
-    return _log_spaced(first, horizon, count)
+def _log_times(clock: GeneratorClock, first: float) -> Tensor:
+    """Log-spaced in ``tau``, as dense as 160 from the usual first one to the horizon."""
+    horizon = clock.horizon
+    count = round(_LEVELS * math.log(horizon / first) / math.log(horizon / _usual_time(clock)))
+    times = clock.inverse(_log_spaced(first, horizon, count))
+    return times.clamp(max=clock.last)
 
 
 def _log_spaced(first: float, last: float, count: int) -> Tensor:

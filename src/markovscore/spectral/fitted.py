@@ -30,13 +30,24 @@ from ..core import (
 from ..diffusions import (
     Affine,
     BoxBrownian,
+    DoubleWell,
+    Gaussian,
+    GaussianMixture,
+    Langevin,
+    Logistic,
     OrnsteinUhlenbeck,
     Product,
+    ProductMixture,
+    Quartic,
     TorusBrownian,
     VariancePreserving,
 )
 
-_CLASSES = (OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian, Product, Affine)
+_CLASSES = (
+    OrnsteinUhlenbeck, VariancePreserving, TorusBrownian, BoxBrownian, Product, Affine, Langevin,
+    DoubleWell, Gaussian, GaussianMixture, Logistic, ProductMixture, Quartic,
+)  # fmt: skip
+_PARTS = ("factors", "process", "prior")  # arguments that are processes or laws themselves
 _SLACK = 1e-6  # of the last level: a time that went through float32 may miss an end by its rounding
 
 
@@ -263,30 +274,36 @@ def _known(name: str) -> Any:
     return next((made for made in _CLASSES if made.__name__ == name), None)
 
 
-def _settings(process: Process) -> dict[str, Any]:
-    """The class and arguments of a diffusion. Of a class that is not the package's own (a subclass
-    included) the name alone, and its dimension: code is not stored."""
-    diffusion = original(process)
-    made = type(diffusion)
+def _settings(process: Any) -> dict[str, Any]:
+    """The class and arguments of a diffusion, or of a law. Of a class that is not the package's own
+    (a subclass included) the name alone, and its dimension: code is not stored."""
+    made = type(original(process) if isinstance(process, Process) else process)
     settings: dict[str, Any] = {"class": made.__qualname__, "dim": process.dim}
     if _known(made.__name__) is not made:
         return settings | {"foreign": True}
     names = inspect.signature(made).parameters
-    found = process.settings or {name: getattr(diffusion, name) for name in names}
-    for name in ("factors", "process"):
-        if name in found:
-            found[name], foreign = _nested(found[name])
-            settings |= {"foreign": True} if foreign else {}
-    return settings | found
+    own = original(process) if isinstance(process, Process) else process
+    given = getattr(process, "settings", None) or {name: getattr(own, name) for name in names}
+    found = {name: _plain(value, name in _PARTS) for name, value in given.items()}
+    foreign = any(_is_foreign(value) for value in found.values())
+    return settings | found | ({"foreign": True} if foreign else {})
 
 
-def _nested(parts: Any) -> tuple[Any, bool]:
-    """The settings of one process or of several, and whether one of them is foreign."""
-    if not isinstance(parts, list):
-        found = _settings(as_diffusion(parts))
-        return found, "foreign" in found
-    each = [_settings(as_diffusion(part)) for part in parts]
-    return each, any("foreign" in found for found in each)
+def _plain(value: Any, described: bool) -> Any:
+    """An argument as JSON has it; a function of one's own, too, is not stored."""
+    if isinstance(value, list | tuple):
+        return [_plain(one, described) for one in value]
+    if described:
+        return _settings(as_diffusion(value) if hasattr(value, "drift") else value)
+    if callable(value):
+        return {"class": type(value).__qualname__, "foreign": True}
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+def _is_foreign(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_is_foreign(one) for one in value)
+    return isinstance(value, dict) and "foreign" in value
 
 
 def _read(path: Any, kind: str, given: Any) -> tuple[Any, dict[str, Tensor], dict[str, str]]:
@@ -329,15 +346,16 @@ def _diffusion(path: Any, kind: str, settings: dict[str, Any], given: Any) -> An
     return _built(settings)
 
 
-def _built(settings: dict[str, Any]) -> Any:
-    """The diffusion that :func:`_settings` describes."""
+def _built(settings: Any) -> Any:
+    """What :func:`_settings` describes."""
+    if isinstance(settings, list):
+        return [_built(one) for one in settings]
     made = _known(settings["class"])
     names = inspect.signature(made).parameters
     arguments = {name: value for name, value in settings.items() if name in names}
-    if "factors" in arguments:
-        arguments["factors"] = [_built(factor) for factor in arguments["factors"]]
-    if "process" in arguments:
-        arguments["process"] = _built(arguments["process"])
+    for name in _PARTS:
+        if arguments.get(name) is not None:
+            arguments[name] = _built(arguments[name])
     return made(**arguments)
 
 

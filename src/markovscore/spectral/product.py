@@ -10,6 +10,7 @@ of eigenfunctions over the data, since ``P_t phi_k = e^{lambda_k t} phi_k``; its
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -28,6 +29,7 @@ from ..core import (
 from ..diffusions import Diffusion
 from ..eigenbasis import Circle, Eigenbasis, Moments, warn
 from ..kernels import kernel_applies, torus_score
+from .clock import GeneratorClock
 from .fitted import FittedScore, one_time
 from .held_out import Selection
 from .reach import NAMES, Reach
@@ -160,13 +162,14 @@ class SpectralScore(FittedScore):
         parts = self._contract(x, t, divergence)
         gradient = parts[: x.shape[1]].T.contiguous()
         laplacian = parts[-1] if divergence else None
-        if not self.basis.lines:  # whose stationary law is uniform
+        if self.basis.uniform:
             return gradient, laplacian
-        # G = sqrt2 I and reversibility make the drift the stationary score: f = grad log pi
-        score = drift_at(self.canonical, x, 0.0) + gradient
+        # Reversibility makes the drift a multiple of the stationary score: f = 1/2 G^2 grad log pi
+        process, last, half = self.canonical, self.canonical.horizon, self.clock.half_noise
+        score = drift_at(process, x, last) / half + gradient
         if laplacian is None:
             return score, None
-        return score, drift_divergence(self.canonical, x, 0.0) + laplacian
+        return score, drift_divergence(process, x, last) / half + laplacian
 
     def _contract(self, x: Tensor, t: Tensor, divergence: bool) -> Tensor:
         """Gradient ``(d, B)``, or with the Laplacian ``(d+1, B)``: one contraction for a shared
@@ -189,6 +192,11 @@ class SpectralScore(FittedScore):
     def interpolated(self, t: Tensor) -> Tensor:
         """:meth:`at` checked times."""
         return self.levels.interpolate(self.coefficients, t)
+
+    @cached_property
+    def clock(self) -> GeneratorClock:
+        """In which the eigenfunctions decay."""
+        return GeneratorClock(self.canonical)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds."""

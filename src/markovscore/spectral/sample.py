@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Process, as_tensor, check_points, name_of
+from ..core import Process, as_tensor, check_points, drift_at, field_jacobian, name_of
 from ..eigenbasis import Axis, Circle, Eigenbasis, Interval, Moments, warn
+
+_WITH_BASIS = "OrnsteinUhlenbeck, TorusBrownian, BoxBrownian, DoubleWell, Langevin or Product"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +65,7 @@ def read_sample(
     if chart is not None:
         process = chart.inner
     if process.eigenbasis is None:
-        raise ValueError(
-            f"{name_of(process)} has no eigenbasis: expected OrnsteinUhlenbeck, "
-            f"TorusBrownian or BoxBrownian"
-        )
+        raise ValueError(_without_basis(process, x))
     if nan not in ("raise", "drop"):
         raise ValueError(f"nan: expected 'raise' or 'drop', found {nan!r}")
     columns = column_names(x)
@@ -87,6 +86,22 @@ def read_sample(
     x = check_points(x, process.dim, "x")
     x = process.project(x) if wrap else _check_inside(x, process, columns, chart is None)
     return Sample(x, None if w is None else w / w.sum(), exact, columns, dropped)
+
+
+def _without_basis(process: Process, x: Any) -> str:
+    found = f"{name_of(process)} has no eigenbasis: expected {_WITH_BASIS}"
+    points = check_points(x, process.dim, "x", finite=False)[:64].detach().double()
+    points = points[points.isfinite().all(1)]
+    curl = 0.0
+    if len(points) and points.shape[1] > 1:
+        J = field_jacobian(lambda y, t: drift_at(process, y, t), points, 0.0).value
+        curl = 0.5 * float((J - J.mT).abs().max())
+    if curl > 1e-9:
+        found += (
+            f"; the process is not reversible: the curl of its drift is up to {curl:.3g} at "
+            "these points, where that of a gradient is zero"
+        )
+    return found
 
 
 def column_names(x: Any) -> tuple[str, ...] | None:

@@ -1,0 +1,146 @@
+r"""Where the eigenfunctions of a nonlinear reversible process are found: its coordinates and walls.
+
+A law whose coordinates are independent, :math:`\log \pi(x) = \sum_i f_i(x_i)`, has products of
+one-dimensional eigenfunctions. Whether a law is one is measured: its mixed differences
+
+.. math:: \log\pi(x) + \log\pi(y) - \log\pi(x') - \log\pi(y'), \qquad x'_i = y_i, \; y'_i = x_i,
+
+with the other coordinates unchanged, vanish for all points and coordinates, and for no other law.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import as_tensor, lasting
+from ..eigenbasis import Axis, Numerical
+
+_TAIL = 1e-8  # of the law, beyond each wall
+_FARTHEST = 1e6
+_FAINT = -45.0  # log density, relative to its maximum, that is no part of the law
+_PAIRS = 64  # of points, at which a law is tested
+_SAME = 1e-9  # of log densities: to rounding
+_CELLS = 20_000
+
+LogDensity = Callable[[Tensor], Tensor]
+
+
+@lasting
+def numerical_axes(prior: Any, box: Any = None) -> list[Axis]:
+    """The coordinates of a law with independent ones, each between its walls.
+
+    Args:
+        prior: with ``dim`` and ``log_prob``.
+        box: ``(low, high)``, numbers or ``(d,)``; None: beyond each wall 1e-8 of the law.
+
+    Raises:
+        TypeError: a law without ``log_prob``.
+        ValueError: coordinates that are not independent, a law whose tails do not end within a
+            million, a box that is none.
+    """
+    if not callable(getattr(prior, "log_prob", None)):
+        raise TypeError(
+            f"prior: expected log_prob(x), found {type(prior).__name__} without it: eigenfunctions "
+            "need the density"
+        )
+    dim = prior.dim
+    factors = [_factor(prior, i) for i in range(dim)]
+    walls = _walls(factors, box)
+    gap = _mixed_difference(prior, walls)
+    if gap > _SAME:
+        raise ValueError(
+            "prior: expected independent coordinates, whose log density is a sum over them, found "
+            f"a mixed difference of {gap:.2g}: products of one-dimensional eigenfunctions are no "
+            "eigenfunctions then; train a score, for instance with LocalDSM"
+        )
+    axes: list[Axis] = []
+    for factor, (low, high) in zip(factors, walls.T.tolist(), strict=True):
+        made = Numerical(factor, low, high)
+        axes.append(next((axis for axis in axes if _same(axis, made)), made))
+    return axes
+
+
+def _factor(prior: Any, i: int) -> LogDensity:
+    """``f_i`` ``(n,) -> (n,)``, up to a constant: the log density along a line through zero."""
+
+    def log_density(x: Tensor) -> Tensor:
+        unit = torch.zeros(prior.dim, dtype=x.dtype, device=x.device)
+        unit[i] = 1.0
+        found: Tensor = prior.log_prob(x[:, None] * unit)
+        return found
+
+    return log_density
+
+
+def _walls(factors: list[LogDensity], box: Any) -> Tensor:
+    """``(2, d)``."""
+    if box is None:
+        return torch.tensor([_box(factor) for factor in factors], dtype=torch.float64).T
+    ends = [as_tensor(end, "box", torch.float64) for end in box]
+    if len(ends) != 2 or any(end.shape not in ((), (len(factors),)) for end in ends):
+        raise ValueError(
+            f"box: expected (low, high), numbers or ({len(factors)},) each, found "
+            f"{[tuple(end.shape) for end in ends]}"
+        )
+    walls = torch.stack([end.expand(len(factors)) for end in ends])
+    if not bool((walls[0] < walls[1]).all() & walls.isfinite().all()):
+        raise ValueError(f"box: expected low < high, finite, found {walls.tolist()}")
+    return walls
+
+
+def _box(log_density: LogDensity) -> tuple[float, float]:
+    """Walls beyond which there is 1e-8 of the law at each side.
+
+    Looked for on a grid that is even near zero and geometric far out, then on an even one.
+    """
+    reach = torch.asinh(torch.tensor(1e3 * _FARTHEST, dtype=torch.float64))
+    coarse = torch.sinh(torch.linspace(-1, 1, 8001, dtype=torch.float64) * reach) / 1e3
+    level = log_density(coarse)
+    level = level - level[level.isfinite()].max()
+    if not bool(level[0] < _FAINT) or not bool(level[-1] < _FAINT):
+        raise ValueError(
+            f"prior: expected a density whose tails end within {_FARTHEST:g} of zero, found a log "
+            f"density of {float(level[0]):.3g} and {float(level[-1]):.3g} there, relative to its "
+            "maximum: pass box=(low, high)"
+        )
+    some = (level > _FAINT).nonzero()[:, 0]
+    low, high = float(coarse[some[0] - 1]), float(coarse[some[-1] + 1])
+    x = torch.linspace(low, high, _CELLS + 1, dtype=torch.float64)
+    level = log_density(x)
+    density = (level - level.max()).exp()
+    below = (0.5 * (density[1:] + density[:-1])).cumsum(0)
+    first = int(torch.searchsorted(below, _TAIL * below[-1]))
+    last = int(torch.searchsorted(below, (1 - _TAIL) * below[-1]))
+    return float(x[first]), float(x[min(last + 1, _CELLS)])
+
+
+def _mixed_difference(prior: Any, walls: Tensor) -> float:
+    """The largest one, relative to the log densities, at pairs of points between the walls."""
+    if prior.dim == 1:
+        return 0.0
+    generator = torch.Generator().manual_seed(0)
+    shape = 2, _PAIRS, prior.dim
+    x, y = walls[0] + (walls[1] - walls[0]) * torch.rand(
+        shape, generator=generator, dtype=torch.float64
+    )
+    plain, size = prior.log_prob(x) + prior.log_prob(y), 1.0
+    worst = 0.0
+    for i in range(prior.dim):
+        u, v = x.clone(), y.clone()
+        u[:, i], v[:, i] = y[:, i], x[:, i]
+        other = prior.log_prob(u) + prior.log_prob(v)
+        size = 1.0 + float(torch.maximum(plain.abs(), other.abs()).max())
+        worst = max(worst, float((plain - other).abs().max()) / size)
+    return worst
+
+
+def _same(axis: Any, other: Numerical) -> bool:
+    """Whether two coordinates have the same law between the same walls."""
+    ends = torch.tensor([axis.low - other.low, axis.high - other.high])
+    if float(ends.abs().max()) > _SAME * (other.high - other.low):
+        return False
+    x = torch.linspace(other.low, other.high, 257, dtype=torch.float64)
+    gap = axis.log_density(x) - other.log_density(x)
+    return float((gap - gap[128]).abs().max()) < _SAME
