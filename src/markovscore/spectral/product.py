@@ -54,7 +54,8 @@ def solve(moments: Moments, times: Any, progress: bool | None = None) -> Tensor:
         factor = moments.factor(levels)
         if number == 0:
             _warn_if_noisy(factor[0], moments, times)
-        piece.copy_(torch.cholesky_solve(right[..., None], factor)[..., 0])
+        half = torch.linalg.solve_triangular(factor, right[..., None], upper=False)
+        piece.copy_(torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0])
     return out
 
 
