@@ -259,7 +259,7 @@ def test_a_download_has_the_trainings_of_its_profile(tmp_path, monkeypatch):
     assert f'folder = "{downloads.FOLDER}/_build/runs/ci"' in second.source
 
 
-@pytest.mark.parametrize("chapter", ["reproduction/performance"])
+@pytest.mark.parametrize("chapter", ["reproduction/differences"])
 def test_a_download_runs_alone(chapter, smoke, tmp_path, monkeypatch):
     notebook = downloaded(chapter, smoke(chapter))
     for name, value in processes.environment(tmp_path, "smoke").items():
