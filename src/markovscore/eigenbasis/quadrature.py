@@ -28,6 +28,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ..core import lasting, remembered
 from .axes import Axis
 from .moments import JITTER, MatrixMoments
 from .numerical import DEGREE, Numerical
@@ -40,35 +41,49 @@ _BLOCK = 2**22  # entries of a working block: 32 MiB in double precision
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """One coordinate: ``rates`` ``(m,)`` of its modes; ``even``, ``odd`` ``(n (n+1)/2, m)``,
-    averages under ``pi`` of a mode times two of the basis' functions, or two of their slopes."""
+    """One coordinate: ``rates`` ``(m,)`` of its modes, ``modes`` ``(Q, m)`` at the nodes, times
+    their weights, and the basis' functions ``values``, ``slopes`` ``(n, Q)``."""
 
     rates: Tensor
-    even: Tensor
-    odd: Tensor
+    modes: Tensor
+    values: Tensor
+    slopes: Tensor
 
-    @classmethod
-    def of(cls, axis: Axis, order: int) -> Grid:
-        """For the functions up to ``order``; of waves and cosines, the modes up to twice that,
-        beyond which products of two have nothing."""
-        if isinstance(axis, Numerical):
-            found = axis.spectrum(order)
-            nodes, weights = found.elements.nodes, found.mass
-            rates, modes = found.eigenvalues, found.functions
-        else:
-            nodes, weights = axis.quadrature(2 * order)
-            rates, modes = axis.real_rates(2 * order), axis.jets(nodes, 2 * order, 1)[0].T
-        values, slopes = axis.jets(nodes, order, 2)
+    @cached_property
+    @lasting
+    def even(self) -> Tensor:
+        """Averages of a mode times two functions, ``(n (n+1)/2, m)``."""
+        return self._triples(self.values)
+
+    @cached_property
+    @lasting
+    def odd(self) -> Tensor:
+        """Averages of a mode times two slopes."""
+        return self._triples(self.slopes)
+
+    def _triples(self, values: Tensor) -> Tensor:
         row, column = torch.tril_indices(len(values), len(values))
-        modes = weights[:, None] * modes
-        return cls(
-            rates, (values[row] * values[column]) @ modes, (slopes[row] * slopes[column]) @ modes
-        )
+        return (values[row] * values[column]) @ self.modes
 
     def live(self, time: float) -> int:
         """How many of the first modes have something left at that time."""
         left = (self.rates * time > _GONE).nonzero()
         return int(left[-1]) + 1
+
+
+@remembered
+def grid_of(axis: Axis, order: int) -> Grid:
+    """For the functions up to ``order``; of waves and cosines, with the modes up to twice that,
+    beyond which products of two have nothing."""
+    if isinstance(axis, Numerical):
+        found = axis.spectrum(order)
+        nodes, weights = found.elements.nodes, found.mass
+        rates, modes = found.eigenvalues, found.functions
+    else:
+        nodes, weights = axis.quadrature(2 * order)
+        rates, modes = axis.real_rates(2 * order), axis.jets(nodes, 2 * order, 1)[0].T
+    values, slopes = axis.jets(nodes, order, 2)
+    return Grid(rates, weights[:, None] * modes, values, slopes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +128,19 @@ class QuadratureMoments(MatrixMoments):
             decay = torch.exp((time + self.heat) * grid.rates[:count])
             law = law * decay.reshape(-1, *[1] * (len(live) - 1 - i))
         law[(0,) * law.ndim] = 1
+        if len(live) == 1:  # fewer products than the triples have
+            (grid,) = self.grids
+            found = (grid.slopes * (grid.modes[:, : live[0]] @ law)) @ grid.slopes.T
+            return found[self.factors, self.factors.T]
         even, odd = law, None
-        for grid, count in zip(self.grids, live, strict=True):
+        for i, (grid, count) in enumerate(zip(self.grids, live, strict=True)):
             # of the coordinates so far none had slopes, or one; the first goes to the end
             rest, shape = even.reshape(count, -1), even.shape[1:]
             slopes = grid.odd[:, :count] @ rest
             if odd is not None:
                 slopes = slopes.addmm_(grid.even[:, :count], odd.reshape(count, -1))
             odd = slopes.T.reshape(*shape, -1)
-            if grid is not self.grids[-1]:
+            if i < len(live) - 1:
                 even = (grid.even[:, :count] @ rest).T.reshape(*shape, -1)
         assert odd is not None
         found = torch.take(odd, self._pairs)
@@ -161,9 +180,10 @@ def quadrature_moments(
     x, w = x.cpu(), w.cpu()
     _check_between(axes, x)
     orders = [int(k.abs().max()) for k in indices.unbind(1)]
-    grids = [Grid.of(axis, order) for axis, order in zip(axes, orders, strict=True)]
+    grids = [grid_of(axis, order) for axis, order in zip(axes, orders, strict=True)]
     sizes = [len(grid.rates) for grid in grids]
-    if math.prod(sizes) > _MOST or math.prod(len(grid.even) for grid in grids) > _MOST:
+    pairs = [len(grid.values) * (len(grid.values) + 1) // 2 for grid in grids]
+    if max(math.prod(sizes), math.prod(pairs)) > _MOST:
         raise ValueError(
             "n_functions: expected averages that fit on a grid, found "
             f"{' x '.join(map(str, sizes))} of them: take fewer functions, or fewer "
