@@ -49,6 +49,9 @@ def read_chapter(chapter: str, overrides: dict[str, Any]) -> nbformat.NotebookNo
     return notebook
 
 
+READ_AT_IMPORT = "TRITON_INTERPRET"  # by Triton, as the process that is forked has imported it
+
+
 def execute(
     chapter: str, profile: str, output: Path, changes: dict[str, Any] | None = None
 ) -> dict[str, float]:
@@ -59,9 +62,10 @@ def execute(
     """
     overrides = load_profile(profile).get(chapter, {}) | (changes or {})
     notebook = read_chapter(chapter, overrides)
-    trainings.refuse_others(
-        page_path(chapter).read_text("utf-8"), profile, BUILD / "runs" / profile
-    )
+    text = page_path(chapter).read_text("utf-8")
+    trainings.refuse_others(text, profile, BUILD / "runs" / profile)
+    if READ_AT_IMPORT in text:
+        os.environ.pop("JUPYTER_PATH", None)  # an ordinary kernel, see processes.forked
     running = BUILD / "errors" / profile / f"{chapter}.ipynb"
     spent = running.with_suffix(".spent")
     for path in (running, output):

@@ -11,6 +11,7 @@ import processes
 import psutil
 import pytest
 import run_chapter
+from contents import BuildError
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,25 @@ def test_without_an_answer_it_is_an_ordinary_kernel(start, environment, monkeypa
         client, _ = start(broken | variables)
         reply = client.execute_interactive("import markovscore", output_hook=id)["content"]
     assert (reply["ename"], reply["evalue"]) == ("RuntimeError", "edited")
+
+
+@pytest.mark.parametrize(
+    ("chapter", "path"), [("reproduction/performance", None), ("appendices/hermite", "forks")]
+)
+def test_what_is_read_at_import_is_set_in_a_kernel_of_its_own(chapter, path, monkeypatch, tmp_path):
+    """Triton, that the process which is forked has imported, reads its variable only then."""
+    seen = []
+
+    def run(*_):
+        seen.append(os.environ.get("JUPYTER_PATH"))
+        raise RuntimeError("far enough")
+
+    monkeypatch.setenv("JUPYTER_PATH", "forks")
+    monkeypatch.setattr(run_chapter, "BUILD", tmp_path)
+    monkeypatch.setattr(run_chapter, "_run", run)
+    with pytest.raises(BuildError, match="far enough"):
+        run_chapter.execute(chapter, "smoke", tmp_path / "out.ipynb")
+    assert seen == [path]
 
 
 def test_its_cpu_time_is_the_chapters(forks, tmp_path, monkeypatch):
