@@ -143,6 +143,6 @@ def test_bad_maps_are_named():
     refused("vary in every direction", ms.whitened, OU, torch.stack([x[:, 0], 2 * x[:, 0]], 1))
     refused("two or more points", ms.whitened, OU, x[:1])
     refused("'axes' or 'columns'", ms.whitened, OU, x, "rows")
-    refused("with an eigenbasis", ms.whitened, ms.DoubleWell(2), x, error=TypeError)
+    refused("with an eigenbasis", ms.whitened, ms.ActiveSwimmer(), x, error=TypeError)
     score = ms.fit_spectral(draws() @ M.T + B, IMAGE, 2)
     refused("another affine image", ms.log_likelihood, score, ms.Affine(OU, 2 * M, B), x)
