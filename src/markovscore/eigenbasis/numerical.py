@@ -10,7 +10,7 @@ has the generator :math:`L f = f'' + (\log \pi)' f' = (\pi f')' / \pi`, symmetri
 Spectral elements: piecewise polynomials of degree ``p`` with nodes and quadrature of Gauss, Lobatto
 and Legendre, whose mass matrix is diagonal. Of a smooth density the errors are
 :math:`O(h^{2p})` in the eigenvalues, :math:`O(h^{p+1})` in the functions and :math:`O(h^p)` in
-their slopes, ``h`` the length of an element; it is halved until the eigenvalues stand. The second
+their slopes, ``h`` the length of an element; it is shortened until the eigenvalues stand. The second
 derivative is that of the equation, :math:`\psi'' = \lambda \psi - (\log \pi)' \psi'`. A table of
 the three on equal cells gives a piecewise quintic with two continuous derivatives, whose own slope
 and curvature are those that are returned.
@@ -166,7 +166,7 @@ def solve_elements(log_density: Density, elements: Elements, count: int) -> Spec
 
 
 def spectrum(log_density: Density, low: float, high: float, order: int) -> Spectrum:
-    """The functions ``0..order`` on elements that are halved until the eigenvalues stand.
+    """The functions ``0..order`` on elements that are shortened until the eigenvalues stand.
 
     Raises ``ArithmeticError`` where they do not with 2,048 nodes: what was reached.
     """
