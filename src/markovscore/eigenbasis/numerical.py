@@ -10,7 +10,7 @@ has the generator :math:`L f = f'' + (\log \pi)' f' = (\pi f')' / \pi`, symmetri
 Spectral elements: piecewise polynomials of degree ``p`` with nodes and quadrature of Gauss, Lobatto
 and Legendre, whose mass matrix is diagonal. Of a smooth density the errors are
 :math:`O(h^{2p})` in the eigenvalues, :math:`O(h^{p+1})` in the functions and :math:`O(h^p)` in
-their slopes, ``h`` the length of an element; it is shortened until the eigenvalues stand. The second
+their slopes, ``h`` the length of an element; it shrinks until the eigenvalues stand. The second
 derivative is that of the equation, :math:`\psi'' = \lambda \psi - (\log \pi)' \psi'`. A table of
 the three on equal cells gives a piecewise quintic with two continuous derivatives, whose own slope
 and curvature are those that are returned.
