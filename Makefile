@@ -43,11 +43,16 @@ serve: ## show the built site at http://localhost:8000 (PORT=...)
 	@test -f _build/html/index.html || { echo "no site: run 'make book' first" >&2; exit 1; }
 	@"$(PYTHON)" -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
-lint: $(READY) ## ruff over src, tests and the chapters' cells; mypy over src and the chapters
+lint: $(READY) ## ruff and mypy over src, tests and the chapters' cells; schemas of the workflows
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/python book/lint_chapters.py
 	@$(BIN)/python -m mypy
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	@$(BIN)/zizmor --offline --quiet --min-severity medium .github
 
 # torch's CUDA parts are left out of the lock: torch itself names them, where they apply.
 lock: ## resolve pyproject.toml again into requirements.lock

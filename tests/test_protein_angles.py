@@ -1,11 +1,8 @@
-"""The residues that come with the package against their file, its provenance, and its wheel."""
+"""The residues that come with the package against their file and its provenance."""
 
 import hashlib
 import math
 import re
-import subprocess
-import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -65,19 +62,3 @@ def test_a_generator_gives_the_same_residues_and_its_own_only():
 @pytest.mark.parametrize("n", [0, -1, 2.5, RESIDUES + 1, True])
 def test_other_numbers_of_residues_are_refused(n):
     refused(f"n: expected an integer from 1 to {RESIDUES}", protein_angles, n)
-
-
-def test_a_wheel_has_the_file(tmp_path):
-    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
-    tree = tmp_path / "tree"
-    package = tree / "src" / "markovscore" / "datasets"
-    package.mkdir(parents=True)
-    for path in (FOLDER.parent / "__init__.py", *(FOLDER.glob("*.*"))):
-        (tree / path.relative_to(ROOT)).write_bytes(path.read_bytes())
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        (tree / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-c", build, str(tmp_path)]
-    subprocess.run(command, cwd=tree, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    inside = zipfile.ZipFile(wheel).namelist()
-    assert {f"markovscore/datasets/{name}" for name in (FILE.name, "PROVENANCE.md")} <= set(inside)
