@@ -34,7 +34,7 @@ def stage(profile: str, report: Report) -> None:
     write_pages(report, SITE / "_generated")
     shutil.copytree(BOOK / "assets", SITE / "assets")
     files = (ROOT / "_config.yml", ROOT / "_toc.yml", BOOK / "references.bib")
-    for path in (*files, BOOK / "sphinx_site.py"):
+    for path in (*files, *BOOK.glob("sphinx_*.py")):
         shutil.copy(path, SITE)
 
 

@@ -1,21 +1,17 @@
 """Every chapter: text that survives a round trip, cells that run small, figures, claims, names."""
 
 import ast
-import base64
 import json
 import os
 import re
 import subprocess
 import sys
-import zlib
 
 import build
 import contents
-import downloads
 import jupytext
 import ledger
 import nbformat
-import papermill
 import processes
 import pytest
 import reading
@@ -209,64 +205,3 @@ def test_sockets_go_where_their_path_is_short_enough(monkeypatch, tmp_path):
     monkeypatch.setattr(processes.os, "access", lambda *_: False)
     words = "TMPDIR: expected .* at most 80 bytes"
     refused(words, processes.sockets_parent, error=contents.BuildError)
-
-
-def downloaded(chapter, path):
-    notebook = nbformat.read(path, as_version=4) if path else read(chapter)
-    downloads.stand_alone(notebook, contents.page_path(chapter).parent, "smoke")
-    return notebook
-
-
-@each_chapter
-def test_a_download_has_every_file_that_its_chapter_reads(chapter, tmp_path, monkeypatch):
-    """Found by the syntax tree, not by the pattern that puts them in: every string that is the path
-    of a file of the tree, or that leads out of the chapter's folder."""
-    folder = contents.page_path(chapter).parent
-    monkeypatch.setattr(downloads, "BUILD", tmp_path)  # where no run was made
-    code = [cell for cell in read(chapter).cells if cell.cell_type == "code"]
-    nodes = [node for cell in code for node in ast.walk(ast.parse(cell.source))]
-    texts = {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-    paths = {text for text in texts if "\n" not in text and text and len(text) < 200}
-    named = {text for text in paths if (folder / text).is_file() or ".." in text.split("/")}
-    named -= {"../measurements/bench_gpu.json"}  # a chapter that looks whether it is there
-    named -= {f"../../{downloads.RUNS}"}  # a folder of the build, asked about below
-    notebook = downloaded(chapter, None)
-    (first,) = [cell for cell in notebook.cells if cell.get("id") == "book-files"]
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert first is code[0]
-    written = {}
-    if named:
-        written = json.loads(first.source.rpartition("write_book_files(")[2][:-1])
-    assert {f"../{name}" for name in written} == named
-    for name, data in written.items():
-        assert zlib.decompress(base64.b85decode(data)) == (folder / ".." / name).read_bytes()
-    assert not any('"../' in cell.source for cell in code)
-
-
-def test_a_download_has_the_trainings_of_its_profile(tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "BUILD", tmp_path)
-    (tmp_path / "runs" / "smoke").mkdir(parents=True)
-    (tmp_path / "runs" / "smoke" / "board_local_0.json").write_text("the log")
-    (tmp_path / "runs" / "smoke" / "board_other_0.json").write_text("not named")
-    source = 'folder = "../../_build/runs/ci"\nname = "board_local_0"'
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    downloads.stand_alone(notebook, tmp_path, "smoke")
-    first, second = notebook.cells
-    files = json.loads(first.source.rpartition("write_book_files(")[2][:-1])
-    (name,) = files
-    assert name == "_build/runs/ci/board_local_0.json"
-    assert zlib.decompress(base64.b85decode(files[name])) == b"the log"
-    assert f'folder = "{downloads.FOLDER}/_build/runs/ci"' in second.source
-
-
-@pytest.mark.parametrize("chapter", ["reproduction/differences"])
-def test_a_download_runs_alone(chapter, smoke, tmp_path, monkeypatch):
-    notebook = downloaded(chapter, smoke(chapter))
-    for name, value in processes.environment(tmp_path, "smoke").items():
-        monkeypatch.setenv(name, value)
-    folder = tmp_path / "downloads"
-    folder.mkdir()
-    nbformat.write(notebook, folder / "alone.ipynb")
-    paths = str(folder / "alone.ipynb"), str(tmp_path / "out.ipynb")
-    papermill.execute_notebook(*paths, cwd=str(folder), progress_bar=False)
-    assert sorted(path.name for path in folder.iterdir()) == ["alone.ipynb", downloads.FOLDER]

@@ -122,7 +122,7 @@ class Book:
 def book(tmp_path_factory):
     root = tmp_path_factory.mktemp("tree") / FOLDER
     root.mkdir()
-    for name in ("_config.yml", "requirements.lock"):
+    for name in ("_config.yml", "requirements.lock", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, root)
     (root / "book" / "one").mkdir(parents=True)
     for path in [*(ROOT / "book").glob("*.py"), ROOT / "book" / "Snakefile"]:
@@ -197,6 +197,8 @@ def test_a_build_from_nothing(book):
     sources = book.root / "_build" / "html" / "_sources"
     download = (sources / "one" / "first.ipynb").read_text()
     assert "markovscore-book/claims.yml" in download and "../claims.yml" not in download
+    (wheel,) = sources.parent.glob("_static/*.whl")
+    assert f'\\"markovscore\\": \\"{wheel.name}\\"' in download
     assert "4 checks (2 checked, 2 not measured here)" in (sources / "index.md").read_text()
     assert "one.first.extra" in (sources / "reproduction" / "claims.md").read_text()
     assert not (book.root / ".snakemake").exists()
