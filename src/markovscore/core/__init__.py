@@ -42,6 +42,7 @@ from .fields import (
 )
 from .files import output_path, user_path, whole_folder, write_whole
 from .hermite import between, hermite, series, standard_scale
+from .kept import CACHE, cache_folder, kept_on_disk
 from .linear import (
     SINGULAR,
     cholesky,
@@ -53,7 +54,7 @@ from .linear import (
 )
 from .linear_maps import Dense, Diagonal, LinearMap, Scalar, read_jacobian
 from .modes import Constants, full_precision, lasting, ordinary_tensors, recorded, remembered
-from .progress import bar, check_progress
+from .progress import bar, check_progress, counter
 from .times import (
     check_from_start,
     check_time,

@@ -1,7 +1,8 @@
 """Bars for what takes longer than two seconds, on stderr."""
 
-from collections.abc import Collection, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -16,6 +17,13 @@ def bar(items: Collection[T], what: str, progress: bool | None, delay: float = 2
     """
     hidden = None if progress is None else not progress
     yield from tqdm(items, what, disable=hidden, delay=delay, leave=False)
+
+
+@contextmanager
+def counter(total: int, what: str, delay: float = 2.0) -> Iterator[Callable[[], Any]]:
+    """A function to call at each of about ``total`` steps; :func:`bar` where there is no loop."""
+    with tqdm(total=total, desc=what, disable=None, delay=delay, leave=False) as shown:
+        yield shown.update
 
 
 def check_progress(progress: bool | None) -> None:

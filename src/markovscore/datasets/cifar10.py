@@ -25,12 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from ..core import checksum, crc32, whole_folder
+from ..core import CACHE, cache_folder, checksum, crc32, whole_folder
 
 SHAPE = (3, 32, 32)
 CLASSES = 10
 FOLDER = "MARKOVSCORE_CIFAR10"
-CACHE = "MARKOVSCORE_CACHE"
 HUB = "uoft-cs/cifar10"
 BOTH_WAYS = (
     f"set {FOLDER} to a folder with the files train-*.parquet and test-*.parquet of the data set "
@@ -72,12 +71,6 @@ def open_split(split: str) -> tuple[np.ndarray, np.ndarray, str]:
             f"set {CACHE} to another one, with 200 MB to spare"
         ) from error
     return _read(target)
-
-
-def cache_folder() -> Path:
-    """``$MARKOVSCORE_CACHE``, or ``markovscore`` in ``$XDG_CACHE_HOME`` (default ``~/.cache``)."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "markovscore"
-    return Path(os.environ.get(CACHE) or default).expanduser().resolve()
 
 
 def _local(folder: Path, split: str) -> list[_Source]:

@@ -26,14 +26,14 @@ from ..core import (
     read_jacobian,
     takes_arrays,
 )
-from ..eigenbasis import Axis, Eigenbasis
+from ..eigenbasis import Eigenbasis
 from ..kernels import PathDrift
 from .base import Diffusion, as_time, check_horizon
 from .clock import Beta, LinearClock, QuadratureClock, make_clock
 from .kernel_paths import offered
 from .priors import check_dim
 from .product_priors import Quartic
-from .spectra import numerical_axes
+from .spectra import Space, numerical_space
 
 
 @takes_arrays
@@ -62,7 +62,7 @@ class Langevin(Diffusion):
 
     autonomous = True
     _seen: tuple[Any, Any] = (None, None)  # a prior, and what ``as_law`` made of it
-    _solved: tuple[Any, Any] = (None, None)  # a prior, and its coordinates
+    _solved: tuple[Any, Any] = (None, None)  # a prior, and its eigenfunctions
 
     def __init__(
         self, prior: Any, beta: Beta = (0.1, 10.0), horizon: float = 1.0, box: Any = None
@@ -80,15 +80,20 @@ class Langevin(Diffusion):
     def eigenbasis(self, n_functions: int) -> Eigenbasis:
         r"""The ``n_functions`` slowest non-constant eigenfunctions of
         :math:`\Delta + \nabla\log\pi \cdot \nabla`, found numerically: products over the
-        coordinates.
+        coordinates where these are independent; in the plane of any other prior too, as many more
+        as share the last eigenvalue. A solution that takes more than two seconds is kept in the
+        folder that ``MARKOVSCORE_CACHE`` names.
 
         Raises:
             TypeError: a prior without ``log_prob``.
-            ValueError: a prior whose coordinates are not independent, or whose tails do not end.
+            ValueError: a prior of more than two coordinates that are not independent, or whose
+                tails do not end.
+            ArithmeticError: eigenvalues that do not stand; what was reached.
         """
         if self._solved[0] is not self.prior:
-            self._solved = (self.prior, numerical_axes(self.prior, self.box))
-        return Eigenbasis(self._solved[1], n_functions)
+            self._solved = (self.prior, numerical_space(self.prior, self.box))
+        basis: Eigenbasis = self._solved[1](n_functions)
+        return basis
 
     def beta(self, t: Time) -> Tensor:
         """``beta(t)``, float64, the shape of ``t``."""
@@ -175,14 +180,14 @@ class DoubleWell(Diffusion):
     def __init__(self, dim: int = 1, horizon: float = 5.0) -> None:
         self.dim, self.horizon = check_dim(dim), check_horizon(horizon)
         self.prior = Quartic(self.dim)
-        self._axes: list[Axis] = []
+        self._space: Space | None = None
 
     def eigenbasis(self, n_functions: int) -> Eigenbasis:
         """The ``n_functions`` slowest non-constant eigenfunctions of ``Laplacian + grad log pi .
         grad``, found numerically: products over the coordinates."""
-        if not self._axes:
-            self._axes = numerical_axes(self.prior)
-        return Eigenbasis(self._axes, n_functions)
+        if self._space is None:
+            self._space = numerical_space(self.prior)
+        return self._space(n_functions)
 
     def drift(self, y: Tensor, t: Time) -> Tensor:
         """``y - y^3``, shape ``(B, d)``."""

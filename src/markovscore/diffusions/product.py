@@ -134,6 +134,11 @@ def _check_dispersion(factor: Process) -> None:
 def _axes(factor: Process) -> Sequence[Any]:
     assert factor.eigenbasis is not None
     axes: Sequence[Any] = factor.eigenbasis(2).axes
+    if not axes:
+        raise ValueError(
+            "factors: expected priors whose coordinates are independent, found one of two that are "
+            f"not, of {name_of(factor)}: its eigenfunctions are no products; fit it alone"
+        )
     return axes
 
 

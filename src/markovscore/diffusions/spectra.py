@@ -6,6 +6,7 @@ one-dimensional eigenfunctions. Whether a law is one is measured: its mixed diff
 .. math:: \log\pi(x) + \log\pi(y) - \log\pi(x') - \log\pi(y'), \qquad x'_i = y_i, \; y'_i = x_i,
 
 with the other coordinates unchanged, vanish for all points and coordinates, and for no other law.
+Another law in the plane has its eigenfunctions on elements of the plane.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..core import as_tensor, lasting
-from ..eigenbasis import Axis, Numerical
+from ..eigenbasis import Axis, Eigenbasis, Numerical, Planar, Plane
+from .plane_box import plane_box
 
 _TAIL = 1e-8  # of the law, beyond each wall
 _FARTHEST = 1e6
@@ -24,12 +26,16 @@ _PAIRS = 64  # of points, at which a law is tested
 _SAME = 1e-9  # of log densities: to rounding
 _CELLS = 20_000
 
+_DEEP = 45.0  # log density below its maximum, to which a box that is given is filled
+
 LogDensity = Callable[[Tensor], Tensor]
+Space = Callable[[int], Eigenbasis]  # from the number of functions
 
 
 @lasting
-def numerical_axes(prior: Any, box: Any = None) -> list[Axis]:
-    """The coordinates of a law with independent ones, each between its walls.
+def numerical_space(prior: Any, box: Any = None) -> Space:
+    """The eigenfunctions of a law between walls, as many as are asked for: products where its
+    coordinates are independent; others in the plane.
 
     Args:
         prior: with ``dim`` and ``log_prob``.
@@ -37,24 +43,34 @@ def numerical_axes(prior: Any, box: Any = None) -> list[Axis]:
 
     Raises:
         TypeError: a law without ``log_prob``.
-        ValueError: coordinates that are not independent, a law whose tails do not end within a
-            million, a box that is none.
+        ValueError: more than two coordinates that are not independent, a law whose tails do not
+            end within a million, a box that is none.
     """
     if not callable(getattr(prior, "log_prob", None)):
         raise TypeError(
             f"prior: expected log_prob(x), found {type(prior).__name__} without it: eigenfunctions "
             "need the density"
         )
-    dim = prior.dim
-    factors = [_factor(prior, i) for i in range(dim)]
+    factors = [_factor(prior, i) for i in range(prior.dim)]
     walls = _walls(factors, box)
     gap = _mixed_difference(prior, walls)
-    if gap > _SAME:
+    if gap <= _SAME:
+        axes = _axes(factors, walls)
+        return lambda n_functions: Eigenbasis(axes, n_functions)
+    if prior.dim > 2:
         raise ValueError(
-            "prior: expected independent coordinates, whose log density is a sum over them, found "
-            f"a mixed difference of {gap:.2g}: products of one-dimensional eigenfunctions are no "
-            "eigenfunctions then; train a score, for instance with LocalDSM"
+            "prior: expected independent coordinates, whose log density is a sum over them, or two "
+            f"coordinates, found {prior.dim} with a mixed difference of {gap:.2g}: products of "
+            "one-dimensional eigenfunctions are no eigenfunctions then; train a score, for "
+            "instance with LocalDSM"
         )
+    low, high, depth = (*walls, _DEEP) if box is not None else plane_box(prior.log_prob)
+    plane = Plane(prior.log_prob, low, high, depth)
+    return lambda n_functions: Planar(plane, n_functions)
+
+
+def _axes(factors: list[LogDensity], walls: Tensor) -> list[Axis]:
+    """The coordinates, each between its walls; those that are alike are one."""
     axes: list[Axis] = []
     for factor, (low, high) in zip(factors, walls.T.tolist(), strict=True):
         made = Numerical(factor, low, high)

@@ -14,5 +14,8 @@ from .moments import (
     warn_if_flat,
 )
 from .numerical import Elements, Numerical, solve_elements
+from .planar import Planar
+from .plane import Plane, levels, make_mesh, solve_mesh
+from .plane_moments import deposit, evolved
 from .products import products
 from .spaces import Cosine, Fourier, Hermite
