@@ -201,6 +201,7 @@ def test_a_build_from_nothing(book):
     assert f'\\"markovscore\\": \\"{wheel.name}\\"' in download
     assert "4 checks (2 checked, 2 not measured here)" in (sources / "index.md").read_text()
     assert "one.first.extra" in (sources / "reproduction" / "claims.md").read_text()
+    assert "mybinder" not in page and "Edit" not in page
     assert not (book.root / ".snakemake").exists()
     checked = book.call("check_site.py", "--browser", "none")
     assert checked.returncode == 0, checked.stderr
@@ -215,11 +216,27 @@ def test_nothing_changed_nothing_runs(book):
     assert (book.root / "_build" / "html" / "index.html").stat().st_mtime_ns == before
 
 
-def test_one_chapter_changed(book):
+def test_one_chapter_changed_and_addresses_set(book):
     book.edit("book/one/first.md", "# Chapter first", "# Chapter the first")
+    book.edit("_config.yml", 'baseurl: ""', "baseurl: https://book.example/scores")
+    book.edit("_config.yml", 'url: ""', "url: https://github.com/someone/scores")
     status, output = book.run()
     assert (status, ran(output)) == (0, {"first"}), output
-    assert "the first" in (book.root / "_build" / "html" / "one" / "first.html").read_text()
+    built = book.root / "_build" / "html"
+    page = (built / "one" / "first.html").read_text()
+    assert "the first" in page
+    for address in (
+        "https://github.com/someone/scores/edit/main/book/one/first.md",
+        "https://mybinder.org/v2/gh/someone/scores/main?urlpath=lab/tree/book/one/first.ipynb",
+        "https://colab.research.google.com/github/someone/scores/blob/notebooks/one/first.ipynb",
+    ):
+        assert f'href="{address}"' in page
+    prose = (built / "index.html").read_text()
+    assert "scores/edit/main/book/index.md" in prose and "mybinder" not in prose
+    download = (built / "_sources" / "one" / "first.ipynb").read_text()
+    assert "https://book.example/scores/_static/markovscore-" in download
+    checked = book.call("check_site.py", "--browser", "none")
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_the_package_changed(book):
