@@ -229,7 +229,7 @@ class Visit:
 
     async def _zoom(self, page: Any) -> None:
         """A click on a figure shows it larger, Escape closes it."""
-        figure = page.locator(".zoomable").first
+        figure = page.locator(".zoomable:visible").first
         if not await figure.count():
             return
         small = await figure.locator("img").bounding_box()

@@ -16,6 +16,7 @@ from contents import BOOK, BUILD, ROOT, BuildError, executed, explained, toc_pag
 from downloads import complete
 from ledger import Report, load_claims, verify
 from pages import staged, write_pages
+from playground import write_data
 
 from markovscore.claims import ClaimsError
 
@@ -33,6 +34,7 @@ def stage(profile: str, report: Report) -> None:
         target.write_text(text, encoding="utf-8")
     write_pages(report, SITE / "_generated")
     shutil.copytree(BOOK / "assets", SITE / "assets")
+    write_data(SITE / "assets" / "playground")
     files = (ROOT / "_config.yml", ROOT / "_toc.yml", BOOK / "references.bib")
     for path in (*files, *BOOK.glob("sphinx_*.py")):
         shutil.copy(path, SITE)

@@ -1,4 +1,4 @@
-"""Sphinx extension of the book: no scripts of live code, a footer, the search's ranking.
+"""Sphinx extension of the book: no scripts of live code, a footer, the search's ranking, no weight.
 
 Jupyter Book always loads ``sphinx-thebe``: it declares the same constant twice on each page (an
 error in the browser's console) and points to scripts and a repository on other hosts.
@@ -15,6 +15,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
+# What every page would load and none needs: icons as drawings, of which the style sheet has a font,
+# and the index of words, which the search's own page loads.
+ICONS = re.compile(r'<script defer src="[^"]*fontawesome\.js[^"]*"></script>')
+INDEX = re.compile(r'<script src="[^"]*(searchtools|language_data|searchindex)\.js"></script>')
 FOOTER = HERE / "_generated" / "footer.html"
 
 
@@ -44,10 +48,23 @@ def drop_settings(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             node.parent.remove(node)
 
 
+def lighten(app: Sphinx, exception: Exception | None) -> None:
+    """Leave out of the pages 1.8 MB of scripts that the theme's templates load and do not use."""
+    if exception or app.builder.format != "html":
+        return
+    for path in Path(app.outdir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        light = ICONS.sub("", text)
+        light = light if path.name == "search.html" else INDEX.sub("", light)
+        if light != text:
+            path.write_text(light, encoding="utf-8")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the hooks, after everyone else's."""
     app.config.html_search_scorer = str(HERE / "assets" / "search.js")
     app.config.templates_path.append(str(HERE / "assets"))  # theme-switcher.html
     app.connect("html-page-context", complete_page, priority=990)
     app.connect("doctree-resolved", drop_settings, priority=990)
+    app.connect("build-finished", lighten)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,81 @@
+"""The playground: its JavaScript fits what the package fits."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+import markovscore as ms
+
+playwright = pytest.importorskip("playwright", reason="playwright brings node: no test extra")
+NODE = Path(playwright.__file__).parent / "driver" / "node"
+# Set, points, functions, first level, shrinkage. Coefficients can agree to 1e-8 only where A_t has
+# a condition number below 1e7, as with one observation more, few functions, or a late level.
+FIXTURES = (
+    ("pinwheel", 1500, 200, 0.05, "heat"),
+    ("pinwheel", 400, 400, 0.003, "heat+1"),
+    ("2spirals", 1500, 200, 0.003, "heat+1"),
+    ("2spirals", 1500, 40, 0.02, "none"),
+    ("checkerboard", 1000, 120, 0.003, "heat"),
+    ("checkerboard", 3000, 60, 0.02, "none"),
+    ("angles", 1500, 80, 0.003, "heat+1"),
+    ("angles", 200, 8, 0.003, "none"),
+    ("circle", 500, 60, 0.02, "heat"),
+    ("circle", 1000, 24, 0.02, "none"),
+)
+
+
+def drawn(name: str, n: int, generator: torch.Generator) -> torch.Tensor:
+    if name == "circle":
+        return ms.mixture_1d(ms.TorusBrownian(1)).sample(n, generator, dtype=torch.float64)
+    if name == "angles":
+        return ms.datasets.protein_angles(n, generator, torch.float64)
+    x = ms.toy(name, n, generator, torch.float64)
+    return 2.6 * x / x.abs().max()
+
+
+def pairs(x: torch.Tensor) -> list[float]:
+    """Points ``(n, 1)`` or ``(n, 2)`` as pairs, of the circle with a zero."""
+    return torch.nn.functional.pad(x, (0, 2 - x.shape[1])).flatten().tolist()
+
+
+def fixture(name: str, n: int, count: int, first: float, rule: str) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(count)
+    x = drawn(name, n, generator)
+    torus = ms.TorusBrownian(x.shape[1])
+    times = torch.logspace(torch.tensor(first).log10(), 0.6, 5, dtype=torch.float64)
+    score = ms.fit_spectral(x, torus, count, times, shrinkage=rule)
+    places = torus.prior.sample(40, generator).double()
+    shrunk = ms.spectral.shrink(score.basis.moments(x), rule)
+    return {
+        "name": f"{name}, {n} points, {count} functions, {rule}",
+        "points": pairs(x),
+        "count": count,
+        "dim": x.shape[1],
+        "times": times.tolist(),
+        "rule": rule,
+        "waves": score.basis.indices.tolist(),
+        "mix": shrunk.mix,
+        "heat": shrunk.heat,
+        "coefficients": score.coefficients.tolist(),
+        "places": pairs(places),
+        "scores": pairs(score(places, float(times[0]))),
+        "carried": pairs(ms.sample_ode(score, torus, 40, times=times, x_T=places)),
+    }
+
+
+def test_javascript_fits_what_python_fits(tmp_path):
+    path = tmp_path / "fixtures.json"
+    path.write_text(json.dumps([fixture(*given) for given in FIXTURES]))
+    done = subprocess.run(
+        [str(NODE), "--test", "--test-reporter=tap", "tests/playground/"],
+        cwd=ROOT,
+        env=os.environ | {"PLAYGROUND_FIXTURES": str(path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
