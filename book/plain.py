@@ -142,7 +142,7 @@ def _directive(name: str, argument: str, lines: list[str], words: Words) -> str:
             file = argument.rpartition("/")[2]
             caption = figure(options.get("name", ""), body, words)
             return f"![{options.get('alt', '')}](attachment:{file})\n\n{caption}"
-        case "grid":
+        case "grid" | "div":
             return body
         case "grid-item-card":
             return f"* **{title}**: {body}"
