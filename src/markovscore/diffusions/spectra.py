@@ -25,7 +25,7 @@ _FAINT = -45.0  # log density, relative to its maximum, that is no part of the l
 _PAIRS = 64  # of points, at which a law is tested
 _SAME = 1e-9  # of log densities: to rounding
 _CELLS = 20_000
-
+_WRONG = 0.1  # relative error of the integral of a slope: rough ones are integrated roughly
 _DEEP = 45.0  # log density below its maximum, to which a box that is given is filled
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -38,13 +38,14 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
     coordinates are independent; others in the plane.
 
     Args:
-        prior: with ``dim`` and ``log_prob``.
+        prior: with ``dim``, ``log_prob`` and its gradient ``score``; of independent
+            coordinates, no autograd goes through them.
         box: ``(low, high)``, numbers or ``(d,)``; None: beyond each wall 1e-8 of the law.
 
     Raises:
         TypeError: a law without ``log_prob``.
         ValueError: more than two coordinates that are not independent, a law whose tails do not
-            end within a million, a box that is none.
+            end within a million, a box that is none, a ``score`` that is not the gradient.
     """
     if not callable(getattr(prior, "log_prob", None)):
         raise TypeError(
@@ -55,7 +56,7 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
     walls = _walls(factors, box)
     gap = _mixed_difference(prior, walls)
     if gap <= _SAME:
-        axes = _axes(factors, walls)
+        axes = _axes(prior, factors, walls)
         return lambda n_functions: Eigenbasis(axes, n_functions)
     if prior.dim > 2:
         raise ValueError(
@@ -69,25 +70,49 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
     return lambda n_functions: Planar(plane, n_functions)
 
 
-def _axes(factors: list[LogDensity], walls: Tensor) -> list[Axis]:
+def _axes(prior: Any, factors: list[LogDensity], walls: Tensor) -> list[Axis]:
     """The coordinates, each between its walls; those that are alike are one."""
     axes: list[Axis] = []
-    for factor, (low, high) in zip(factors, walls.T.tolist(), strict=True):
-        made = Numerical(factor, low, high)
+    for i, (factor, (low, high)) in enumerate(zip(factors, walls.T.tolist(), strict=True)):
+        slope = _slope(prior, i)
+        _check_slope(factor, slope, low, high)
+        made = Numerical(factor, low, high, slope)
         axes.append(next((axis for axis in axes if _same(axis, made)), made))
     return axes
 
 
+def _along(prior: Any, i: int, x: Tensor) -> Tensor:
+    """Points ``(n, d)`` of a line through zero."""
+    unit = torch.zeros(prior.dim, dtype=x.dtype, device=x.device)
+    unit[i] = 1.0
+    return x[:, None] * unit
+
+
 def _factor(prior: Any, i: int) -> LogDensity:
     """``f_i`` ``(n,) -> (n,)``, up to a constant: the log density along a line through zero."""
+    return lambda x: as_tensor(prior.log_prob(_along(prior, i, x)), "log_prob", torch.float64)
 
-    def log_density(x: Tensor) -> Tensor:
-        unit = torch.zeros(prior.dim, dtype=x.dtype, device=x.device)
-        unit[i] = 1.0
-        found: Tensor = prior.log_prob(x[:, None] * unit)
-        return found
 
-    return log_density
+def _slope(prior: Any, i: int) -> LogDensity:
+    """``f_i'``."""
+    return lambda x: as_tensor(prior.score(_along(prior, i, x)), "score", torch.float64)[:, i].to(x)
+
+
+def _check_slope(factor: LogDensity, slope: LogDensity, low: float, high: float) -> None:
+    """The integral of a slope, by trapezoids, is the difference of log densities."""
+    x = torch.linspace(low, high, _CELLS + 1, dtype=torch.float64)
+    level = factor(x)
+    top = int(level.argmax())
+    for part in (slice(None, top + 1), slice(top, None)):
+        rise = float(torch.trapezoid(slope(x[part]), x[part]))
+        first, last = x[part][[0, -1]].tolist()
+        truth = float(level[part][-1] - level[part][0])
+        if not abs(rise - truth) <= _WRONG * max(1.0, abs(truth)):
+            raise ValueError(
+                "prior: expected score(x), the gradient of log_prob(x), found a log density that "
+                f"changes by {truth:.4g} from {first:.3g} to {last:.3g}, where the integral of "
+                f"the score is {rise:.4g}: correct the one or the other"
+            )
 
 
 def _walls(factors: list[LogDensity], box: Any) -> Tensor:

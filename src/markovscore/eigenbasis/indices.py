@@ -26,6 +26,14 @@ def index_set(axes: Sequence[Axis], n_functions: int, cross: bool = False) -> Te
     the set is deterministic, and, but for the last functions, complete below its last level.
     Returns ``(M, d)``, int64.
     """
+    if n_functions % 2 and all(axis.wave for axis in axes):
+        raise ValueError(
+            "waves come in pairs cos(k.x), sin(k.x): expected an even n_functions, found "
+            f"{n_functions}; use {n_functions + 1}"
+        )
+    if len(axes) == 1:
+        count = n_functions // 2 if axes[0].wave else n_functions
+        return torch.arange(1, count + 1)[:, None]
     one = torch.ones(1, dtype=torch.int64)
     unit = min(-float(axis.rates(one)) for axis in set(axes))
 
@@ -33,11 +41,6 @@ def index_set(axes: Sequence[Axis], n_functions: int, cross: bool = False) -> Te
         rate = axis.rates(k) / -unit
         return rate.log1p() if cross else rate
 
-    if n_functions % 2 and all(axis.wave for axis in axes):
-        raise ValueError(
-            "waves come in pairs cos(k.x), sin(k.x): expected an even n_functions, found "
-            f"{n_functions}; use {n_functions + 1}"
-        )
     bound = math.log(2) if cross else 1.0
     while True:
         k, cost = _within(axes, price, bound)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -148,6 +149,18 @@ class Spectrum:
 
 def solve_elements(log_density: Density, elements: Elements, count: int) -> Spectrum:
     """All functions on these elements, by LAPACK; ``count`` of them are believed."""
+    matrix, mass = _symmetric(log_density, elements)
+    root = mass.rsqrt()
+    values, vectors = torch.linalg.eigh(matrix)
+    functions = vectors * root[:, None]
+    functions = functions * functions[-1].sign()
+    functions[:, 0] = 1.0
+    values[0] = 0.0
+    return Spectrum(elements, -values, functions, mass, count)
+
+
+def _symmetric(log_density: Density, elements: Elements) -> tuple[Tensor, Tensor]:
+    """``M^-1/2 S M^-1/2`` ``(N, N)`` of stiffness and mass, and the mass ``(N,)``."""
     level = log_density(elements.nodes)
     density = (level - level.max()).clamp(min=_LOWEST).exp()
     density = density / elements.mass(density).sum()
@@ -157,12 +170,7 @@ def solve_elements(log_density: Density, elements: Elements, count: int) -> Spec
     scaled = elements.stiffness(density) * root[places][:, :, None] * root[places][:, None, :]
     matrix = torch.zeros(len(mass), len(mass), dtype=torch.float64)
     matrix.index_put_((places[:, :, None], places[:, None, :]), scaled, accumulate=True)
-    values, vectors = torch.linalg.eigh(matrix)
-    functions = vectors * root[:, None]
-    functions = functions * functions[-1].sign()
-    functions[:, 0] = 1.0
-    values[0] = 0.0
-    return Spectrum(elements, -values, functions, mass, count)
+    return matrix, mass
 
 
 def spectrum(log_density: Density, low: float, high: float, order: int) -> Spectrum:
@@ -170,36 +178,41 @@ def spectrum(log_density: Density, low: float, high: float, order: int) -> Spect
 
     Raises ``ArithmeticError`` where they do not with 2,048 nodes: what was reached.
     """
-    many, count = max(_FEWEST, math.ceil(_NODES * (order + 1) / DEGREE)), order + 1
-    found = solve_elements(log_density, Elements(low, high, many), count)
+
+    def rates(many: int) -> Tensor:
+        matrix, _ = _symmetric(log_density, Elements(low, high, many))
+        return torch.linalg.eigvalsh(matrix)[: order + 1]
+
+    many = max(_FEWEST, math.ceil(_NODES * (order + 1) / DEGREE))
+    found = rates(many)
     while True:
-        many = math.ceil(_GROWTH * many)
-        finer = solve_elements(log_density, Elements(low, high, many), count)
-        scale = float(-finer.eigenvalues[order])
-        gaps = finer.eigenvalues[:count] - found.eigenvalues[:count]
-        change = float(gaps.abs().max())
-        if change <= _TOLERANCE * scale:
-            return found
-        if _GROWTH * DEGREE * many > _MOST_NODES:
+        more = math.ceil(_GROWTH * many)
+        finer = rates(more)
+        change = float((finer - found).abs().max()) / float(finer[order])
+        if change <= _TOLERANCE:
+            return solve_elements(log_density, Elements(low, high, many), order + 1)
+        if _GROWTH * DEGREE * more > _MOST_NODES:
             raise ArithmeticError(
                 f"expected {order + 1} eigenvalues to a relative {_TOLERANCE:g} on [{low:g}, "
-                f"{high:g}], found a change of {change / scale:.1e} with "
-                f"{len(finer.functions)} nodes: pass a narrower box, fewer functions, or a "
-                "smoother density"
+                f"{high:g}], found a change of {change:.1e} with {DEGREE * more + 1} nodes: pass "
+                "a narrower box, fewer functions, or a smoother density"
             )
-        found = finer
+        many, found = more, finer
 
 
 class Numerical(Axis):
     """Eigenfunctions of ``dY = (log pi)'(Y) dt + sqrt2 dW`` on ``[low, high]``, reflecting.
 
-    ``log_density``: ``(n,)`` float64 -> ``(n,)``, up to a constant. Solved for when asked for, and
-    kept. Features are the functions, their slopes and their curvatures. Two are equal where they
-    are the same.
+    ``log_density``: ``(n,)`` float64 -> ``(n,)``, up to a constant; ``slope``, its derivative, by
+    default by autograd. Solved for when asked for, and kept. Features are the functions, their
+    slopes and their curvatures. Two are equal where they are the same.
     """
 
-    def __init__(self, log_density: Density, low: float, high: float) -> None:
+    def __init__(
+        self, log_density: Density, low: float, high: float, slope: Density | None = None
+    ) -> None:
         self.log_density, self.low, self.high = log_density, float(low), float(high)
+        self._slope = slope or partial(_derivative, log_density)
         self._solved: dict[int, Spectrum] = {}
         self._tables: dict[object, Tensor] = {}
 
@@ -211,7 +224,7 @@ class Numerical(Axis):
         return self._solved[last]
 
     def pull(self, x: Tensor) -> Tensor:
-        return _slope(self.log_density, x)
+        return self._slope(x)
 
     def rates(self, k: Tensor) -> Tensor:
         return self.spectrum(int(k.max())).eigenvalues[k.cpu()].to(k.device)
@@ -257,7 +270,7 @@ class Numerical(Axis):
         slope times the spacing, a curvature times its square."""
         solved = self.spectrum(order)
         if solved.count not in self._tables:
-            self._tables[solved.count] = _tabulated(solved, self.log_density)
+            self._tables[solved.count] = _tabulated(solved, self._slope)
         key = order, like.dtype, like.device
         if key not in self._tables:
             ends = self._tables[solved.count][:, :, : order + 1].to(like)
@@ -303,14 +316,14 @@ def _quintic(s: Tensor, width: float, count: int) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def _tabulated(solved: Spectrum, log_density: Density) -> Tensor:
+def _tabulated(solved: Spectrum, slope: Density) -> Tensor:
     """Values, slopes and curvatures at the ends of equal cells, ``(cells + 1, 3, n)``, in units of
     the cell; cells are halved until quintics agree with the elements in their middles, or as far
     as they can, by the error of the elements' slopes."""
     elements = solved.elements
     per, last = max(1, round(_CELLS * solved.count / elements.count)), math.inf
     while True:
-        finer = _at(solved, log_density, 2 * per)
+        finer = _at(solved, slope, 2 * per)
         table = finer[::2].clone()
         table[:, 1] *= 2
         table[:, 2] *= 4
@@ -324,7 +337,7 @@ def _tabulated(solved: Spectrum, log_density: Density) -> Tensor:
         per, last = 2 * per, error
 
 
-def _at(solved: Spectrum, log_density: Density, per: int) -> Tensor:
+def _at(solved: Spectrum, slope: Density, per: int) -> Tensor:
     """Values, slopes and curvatures at the ends of ``per`` equal cells in each element."""
     elements = solved.elements
     functions = solved.functions[:, : solved.count]
@@ -339,12 +352,12 @@ def _at(solved: Spectrum, log_density: Density, per: int) -> Tensor:
     x = torch.linspace(elements.low, elements.high, elements.count * per + 1, dtype=torch.float64)
     value, first = spread(values), spread(slopes)
     first[0], first[-1] = 0.0, 0.0  # the walls
-    second = solved.eigenvalues[: solved.count] * value - _slope(log_density, x)[:, None] * first
+    second = solved.eigenvalues[: solved.count] * value - slope(x)[:, None] * first
     width = elements.h / per
     return torch.stack([value, width * first, width**2 * second], 1)
 
 
-def _slope(log_density: Density, x: Tensor) -> Tensor:
+def _derivative(log_density: Density, x: Tensor) -> Tensor:
     """``(log pi)'`` at ``(B,)``, by autograd."""
     with torch.enable_grad():
         points = x.detach().requires_grad_()

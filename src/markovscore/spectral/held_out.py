@@ -30,13 +30,15 @@ import torch
 from torch import Tensor
 
 from ..core import bar, check_generator
-from ..eigenbasis import Eigenbasis, Moments
+from ..eigenbasis import Eigenbasis, Moments, Numerical
 from .sample import Sample
 from .shrinkage import one_more, shrink, stein_heat
 
 FOLDS = 5
 FEWEST = 10  # points, of the weights' effective size: two in each fold
 _START, _MOST = 240, 960  # functions in the first and the last pool
+_FEW = 60  # in the first one, on a line whose functions are found numerically
+_SEEN = 4.0  # standard errors of an average that is not there by chance
 _SIZES = 3  # in each factor of two
 _HEATS: tuple[float, ...] = (0.25, 1.0, 2.0, 4.0, 8.0)  # times Stein's unbiased choice
 _BLOCK = 2**20  # entries of a working block: 8 MiB in double precision stay in cache
@@ -133,7 +135,7 @@ def choose(
     started = time.perf_counter()
     folds, shares = _folds(sample, generator), _HEATS
     cap = int(min(_MOST, sample.size / 2)) // 2 * 2
-    count = min(_START, cap)
+    count = _first_pool(sample, pools, min(_START, cap))
     while True:
         pool = pools(count)
         shrinkages = _shrinkages(sample.moments(pool), rule, shares)
@@ -149,6 +151,17 @@ def choose(
         Selection(**{**vars(selection), "seconds": seconds}),
         pool.with_indices(pool.indices[:rows]),
     )
+
+
+def _first_pool(sample: Sample, pools: Callable[[int], Eigenbasis], most: int) -> int:
+    """The number of functions in the first pool. On a line few reach far, and eigenproblems cost
+    their cube; but a comb may have no average of the first ones, so that twice as many are looked
+    at: where one of the second half stands out, the pool is large at once."""
+    if most <= _FEW or sample.x.shape[1] > 1 or not isinstance(pools(2).axes[0], Numerical):
+        return most
+    moments, start = sample.moments(pools(2 * _FEW)), torch.zeros(1, dtype=torch.float64)
+    seen = moments.slope(start)[0].abs() > _SEEN * moments.slope_errors(start)[0]
+    return most if bool(seen[_FEW:].any()) else _FEW
 
 
 def _folds(sample: Sample, generator: torch.Generator | None) -> Tensor:
