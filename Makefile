@@ -15,13 +15,19 @@ MOVED := $(shell test "$$(cat .venv/.ready 2>/dev/null)" = "$$(pwd -P)" || echo 
 CODE := src tests book/*.py
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help book test test-gpu bench bench-gpu serve lock clean lint moved
+.PHONY: help book archive site test test-gpu bench bench-gpu serve lock clean lint moved
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
 
 book: $(READY) ## run the chapters, check the claims, build _build/html (PROFILE=smoke|ci|paper)
 	@$(BIN)/python book/build.py --profile $(PROFILE) --cores $(CORES) --snakemake="$(SNAKEMAKE)"
+
+archive: book ## the executed book as one zip with checksums, in _build (PROFILE=...)
+	@$(BIN)/python book/archive.py pack --profile $(PROFILE)
+
+site: $(READY) ## build _build/html from such a zip, without executing anything (ARCHIVE=file)
+	@$(BIN)/python book/archive.py site "$(ARCHIVE)"
 
 test: $(READY) ## run every test (ARGS="-k name" for some)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)

@@ -6,6 +6,7 @@ before left; that is what an incremental build is about.
 """
 
 import fcntl
+import hashlib
 import html
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,69 @@ def test_one_chapter_changed_and_addresses_set(book):
     assert "https://book.example/scores/_static/markovscore-" in download
     checked = book.call("check_site.py", "--browser", "none")
     assert checked.returncode == 0, checked.stderr
+
+
+def test_the_site_again_from_an_archive_without_executing(book, tmp_path):
+    packed = [book.call("archive.py", "pack") for _ in range(2)]
+    assert [done.returncode for done in packed] == [0, 0], packed[0].stderr
+    built, file = book.root / "_build", tmp_path / "book.zip"
+    (path,) = built.glob("markovscore-book-0.0-ci.zip")
+    shutil.copy(path, file)
+    pages = {p.name: p.read_bytes() for p in built.glob("html/*/*.html")}
+    built.rename(tmp_path / "build")
+    done = book.call("archive.py", "site", str(file))
+    assert done.returncode == 0, done.stderr
+    assert {p.name: p.read_bytes() for p in built.glob("html/*/*.html")} == pages
+    again = book.call("archive.py", "pack")
+    assert again.returncode == 0, again.stderr
+    assert path.read_bytes() == file.read_bytes()
+    for name in (path, built / "ci/one/first.ipynb"):
+        name.write_bytes(name.read_bytes() + b" ")
+    refused = book.call("archive.py", "site", str(file))
+    assert "expected no other build in _build, found another _build/ci/one/first" in refused.stderr
+    shutil.rmtree(built)
+    (tmp_path / "build").rename(built)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda names: "", "expected a file, found none"),
+        (lambda names: b"", "expected a whole zip .* found BadZipFile"),
+        (lambda names: {"a.txt": b"a"}, "expected a whole zip .* found KeyError"),
+        (lambda names: names | {"claims.yml": b"[]"}, "unchanged, found others: claims.yml; make"),
+        (lambda names: names | {"../x": b"x"}, r"unchanged, found others: \.\./x; make it again"),
+        (lambda names: forged(names, "files", {"../x": ""}), r"expected an archive complete.*\./x"),
+        (
+            lambda names: forged(names, "made_from", {"book/one/first.md": "0"}),
+            "made from this tree, found others: book/one/first.md; check out the commit it is of",
+        ),
+    ],
+)
+def test_an_archive_that_is_not_whole_or_of_another_tree(book, tmp_path, damage, words):
+    (path,) = (book.root / "_build").glob("*.zip")
+    with zipfile.ZipFile(path) as archive:
+        content = damage({name: archive.read(name) for name in archive.namelist()})
+    bad = tmp_path / "bad.zip"
+    if isinstance(content, bytes):
+        bad.write_bytes(content)
+    elif content:
+        with zipfile.ZipFile(bad, "w") as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+    done = book.call("archive.py", "site", str(bad) if content != "" else "")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.search(words, done.stderr), done.stderr
+
+
+def forged(names, key, change):
+    """With another list in the manifest, and the files that it lists."""
+    manifest = json.loads(names["manifest.json"])
+    if key == "files":
+        names |= dict.fromkeys(change, b"x")
+        change = {name: hashlib.sha256(b"x").hexdigest() for name in change}
+    manifest[key] |= change
+    return names | {"manifest.json": json.dumps(manifest).encode()}
 
 
 def test_the_package_changed(book):
