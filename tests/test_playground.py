@@ -68,9 +68,18 @@ def fixture(name: str, n: int, count: int, first: float, rule: str) -> dict[str,
     }
 
 
+def law() -> dict[str, object]:
+    """The mixture of the chapters on the circle, at one time."""
+    mixture, x = ms.mixture_1d(ms.TorusBrownian(1)), torch.linspace(-3, 3, 31).double()[:, None]
+    density, score = mixture.log_prob(x, 0.1).exp(), mixture.score(x, 0.1)[:, 0]
+    values = {"places": x[:, 0], "density": density, "score": score}
+    return {"time": 0.1} | {name: value.tolist() for name, value in values.items()}
+
+
 def test_javascript_fits_what_python_fits(tmp_path):
     path = tmp_path / "fixtures.json"
-    path.write_text(json.dumps([fixture(*given) for given in FIXTURES]))
+    fits = [fixture(*given) for given in FIXTURES]
+    path.write_text(json.dumps({"fits": fits, "law": law()}))
     done = subprocess.run(
         [str(NODE), "--test", "--test-reporter=tap", "tests/playground/"],
         cwd=ROOT,

@@ -21,9 +21,9 @@ PAGE = """<!doctype html>
 <style>html { --pst-color-text-base: #222; --pst-color-text-muted: #555; color: #222; }
 html[data-theme="dark"] { --pst-color-background: #111; --pst-color-text-base: #eee;
   --pst-color-text-muted: #aaa; background: #111; color: #eee; }</style></head>
-<body><main><h1>A playground</h1><div class="playground torus">
+<body><main><h1>A playground</h1><div class="playground {name}">
 <script src="playground/ready.js"></script>
-<script type="module" src="playground/torus.js"
+<script type="module" src="playground/{name}.js"
   onerror="this.parentElement.classList.remove('live')"></script>
 <figure><img src="favicon.svg" alt="A still picture" width="300"></figure>
 </div></main></body></html>"""
@@ -36,7 +36,8 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site") / "assets"
     shutil.copytree(ROOT / "book" / "assets", folder)
     playground.write_data(folder / "playground")
-    (folder / "index.html").write_text(PAGE)
+    for name in ("torus", "estimator"):
+        (folder / f"{name}.html").write_text(PAGE.replace("{name}", name))
     with browser.served(folder) as address:
         yield address
 
@@ -54,7 +55,7 @@ def opened(site, chromium):
     """A function that opens the page and waits for its first fit; errors fail the test."""
     contexts, errors = [], []
 
-    def open_page(width=1400, scheme="light", live=True, script="", **options):
+    def open_page(width=1400, scheme="light", live=True, script="", name="torus", **options):
         options = {"reduced_motion": "reduce", "color_scheme": scheme} | options
         context = chromium.new_context(viewport={"width": width, "height": 850}, **options)
         contexts.append(context)
@@ -62,9 +63,10 @@ def opened(site, chromium):
         page.add_init_script(script)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-        page.goto(f"{site}/index.html")
-        if live:
+        page.goto(f"{site}/{name}.html")
+        if live and name == "torus":
             settled(page)
+        if live:
             page.evaluate("scheme => document.documentElement.dataset.theme = scheme", scheme)
         return page
 
@@ -152,11 +154,34 @@ def test_what_is_drawn_comes_out(opened, width, scheme, touch):
     shares = expected_shares(points, 0.003 + made["heat"], made["mix"])
     assert worst(particles, shares) < 6
     assert worst(start, shares) > 20  # the control: uniform points
+    assert_accessible(page, width)
+
+
+def assert_accessible(page, width):
     page.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
     violations = page.evaluate("async () => (await axe.run()).violations.map(v => v.help)")
     assert violations == []
-    wide = page.evaluate("document.documentElement.scrollWidth")
-    assert wide <= width
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_the_estimator_says_what_its_sliders_do(opened, width, scheme):
+    page = opened(width, scheme, name="estimator")
+    error = "() => document.querySelector('.playground').playground.chosen.error"
+    told = page.locator(".told")
+    page.wait_for_function("document.querySelector('.told')?.textContent.includes('zero')")
+    from_data = page.evaluate(error)
+    page.get_by_label("exact averages").check()
+    page.wait_for_function(f"({error})() < {from_data}")
+    assert "The zero nearest to the real axis is 2.96 + 0.22i" in told.text_content()
+    ridge = page.get_by_label("ridge ε", exact=True)
+    ridge.fill("1")
+    ridge.press("Enter")
+    page.wait_for_function(f"({error})() > 0.3")  # a bias, whatever the points
+    ridge.fill("NaN")
+    ridge.press("Enter")
+    assert "found “NaN”" in page.get_by_role("alert").text_content()
+    assert_accessible(page, width)
 
 
 def test_bad_input_is_explained_and_the_page_goes_on(opened):

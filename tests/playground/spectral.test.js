@@ -2,10 +2,12 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
+import { exactAverages, law, zeros } from "../../book/assets/playground/circle.js";
+import { errors } from "../../book/assets/playground/estimator.js";
 import { carry, density, levels, normal, score, uniform } from "../../book/assets/playground/flow.js";
 import { average, cholesky, fit, makeWaves, shrink } from "../../book/assets/playground/spectral.js";
 
-const fixtures = JSON.parse(readFileSync(process.env.PLAYGROUND_FIXTURES, "utf-8"));
+const { fits: fixtures, law: exact } = JSON.parse(readFileSync(process.env.PLAYGROUND_FIXTURES, "utf-8"));
 const TIMES = levels(0.003, 4, 12);
 
 function distance(found, expected) {
@@ -116,4 +118,35 @@ test("points that are no numbers, and unknown rules, are refused", () => {
   assert.throws(() => fit(Float64Array.of(NaN, 0, 1, 1), 8, TIMES, "none"), /finite/);
   assert.throws(() => fit(blob(50, 1), 8, TIMES, "james"), /expected none, heat/);
   assert.equal(makeWaves(8).length, 4);
+});
+
+test("the law on the circle, and its averages, are Python's", () => {
+  exact.places.forEach((x, i) => {
+    const [density, , slope] = law(exact.time, x);
+    assert.ok(Math.abs(density / exact.density[i] - 1) < 1e-9);
+    assert.ok(Math.abs(slope / density - exact.score[i]) < 1e-8 * Math.abs(exact.score[i]) + 1e-8);
+  });
+  const { cos, sin, origin, width } = exactAverages(8), size = 4000;
+  for (let m = 0; m <= 8; m++) {
+    let [re, im] = [0, 0];
+    for (let i = 0; i < size; i++) {
+      const x = (2 * Math.PI * i) / size, rho = law(0, x)[0] * ((2 * Math.PI) / size);
+      re += rho * Math.cos(m * x);
+      im += rho * Math.sin(m * x);
+    }
+    assert.ok(Math.hypot(re - cos[origin + m * width], im - sin[origin + m * width]) < 1e-12);
+  }
+});
+
+test("zeros are zeros, and the nearest one is the rate at which the error falls", () => {
+  for (const t of [0.1, 0.2, 0.5]) {
+    const found = zeros(t);
+    for (const [x, y] of found) assert.ok(Math.hypot(...law(t, x, y).slice(0, 2)) < 1e-9);
+    const truth = Array.from({ length: 512 }, (_, i) => law(t, ((2 * i + 1) / 512 - 1) * Math.PI));
+    const rows = errors(exactAverages(60), t, 1e-14, truth);
+    const used = rows.filter(({ error }) => error < 2e-2 && error > 1e-6);
+    const [a, b] = [used[0], used.at(-1)];
+    const rate = Math.log(a.error / b.error) / ((b.count - a.count) / 2);
+    assert.ok(Math.abs(rate / found[0][1] - 1) < 0.1, `${rate} for ${found[0][1]} at ${t}`);
+  }
 });

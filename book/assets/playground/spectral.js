@@ -40,6 +40,7 @@ function features(x, reach, out) {
 /** The averages C(m) + i S(m) of e^{i m.x} over points, for all m up to twice the waves' reach:
  * all that a fit reads of the data. The place of m is `origin + m_1 width + m_2`. */
 export function average(points, waves) {
+  if (waves.dim === 1) return averageOnCircle(points, waves);
   const reach = 2 * waves.reach, width = 2 * reach + 1, n = points.length / 2;
   const products = new Float64Array(width * width);
   const f = new Float64Array(width), g = new Float64Array(width);
@@ -63,6 +64,25 @@ export function average(points, waves) {
       sin[place] = (Math.sign(a) * sc + Math.sign(b) * cs) / n;
     }
   return { n, reach, width, origin: reach * width + reach, cos, sin };
+}
+
+/** The same where only m_1 varies; the other places stay empty. */
+function averageOnCircle(points, waves) {
+  const reach = 2 * waves.reach, width = 2 * reach + 1, n = points.length / 2;
+  const cos = new Float64Array(width * width), sin = new Float64Array(width * width);
+  const origin = reach * width + reach, f = new Float64Array(width);
+  for (let p = 0; p < points.length; p += 2) {
+    features(points[p], reach, f);
+    for (let a = 0; a <= reach; a++) {
+      cos[origin + a * width] += f[a] / n;
+      if (a) sin[origin + a * width] += f[reach + a] / n;
+    }
+  }
+  for (let a = 1; a <= reach; a++) {
+    cos[origin - a * width] = cos[origin + a * width];
+    sin[origin - a * width] = -sin[origin + a * width];
+  }
+  return { n, reach, width, origin, cos, sin };
 }
 
 /** The averages at time t of the law `mix P*_heat rho_0 + (1 - mix) pi`. */

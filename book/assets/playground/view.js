@@ -15,7 +15,10 @@ export function mount(home, ...scene) {
   home.prepend(make("div", { class: "playground-stage" }, ...scene));
 }
 
-export const show = (x) => x.toLocaleString("en", { maximumSignificantDigits: 3 });
+/** Three digits of a number. */
+export const show = (x) => (x && Math.abs(x) < 1e-3
+  ? x.toExponential(2).replace(/\.?0*e/, "e")
+  : x.toLocaleString("en", { maximumSignificantDigits: 3 }));
 
 let ids = 0;
 
@@ -106,6 +109,71 @@ export class Canvas {
     const context = element.getContext("2d");
     context.setTransform(scale, 0, 0, scale, 0, 0);
     this.paint(context, element.width / scale, element.height / scale);
+  }
+}
+
+/** Curves in a rectangle, on paper as the book's figures. */
+export class Plot {
+  constructor(context, width, height, { x, y }) {
+    const [left, right, top, bottom] = [44, 10, 8, 22];
+    Object.assign(this, { context, left, bottom: height - bottom, right: width - right, top });
+    this.x = (value) => left + ((value - x[0]) / (x[1] - x[0])) * (width - left - right);
+    this.y = (value) => height - bottom - ((value - y[0]) / (y[1] - y[0])) * (height - top - bottom);
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, width, height);
+  }
+
+  /** What `draw` draws, cut off at the rectangle. */
+  inside(draw) {
+    const { context } = this;
+    context.save();
+    context.beginPath();
+    context.rect(this.left, this.top, this.right - this.left, this.bottom - this.top);
+    context.clip();
+    context.beginPath();
+    draw(context);
+    context.restore();
+  }
+
+  line(xs, ys, colour, width) {
+    this.inside((context) => {
+      context.strokeStyle = colour;
+      context.lineWidth = width;
+      xs.forEach((x, i) => context.lineTo(this.x(x), this.y(ys[i])));
+      context.stroke();
+    });
+  }
+
+  area(xs, ys, base, colour) {
+    this.inside((context) => {
+      context.fillStyle = colour;
+      context.moveTo(this.x(xs[0]), this.y(base));
+      xs.forEach((x, i) => context.lineTo(this.x(x), this.y(ys[i])));
+      context.lineTo(this.x(xs[xs.length - 1]), this.y(base));
+      context.fill();
+    });
+  }
+
+  dot(x, y, colour, size) {
+    this.inside((context) => {
+      context.fillStyle = colour;
+      context.arc(this.x(x), this.y(y), size, 0, 2 * Math.PI);
+      context.fill();
+    });
+  }
+
+  /** The frame and ticks, pairs of a value and its name. */
+  axes(xs, ys) {
+    const { context } = this;
+    context.strokeStyle = "#1a1a1a";
+    context.lineWidth = 1;
+    context.strokeRect(this.left, this.top, this.right - this.left, this.bottom - this.top);
+    context.fillStyle = "#1a1a1a";
+    context.font = "12px sans-serif";
+    context.textAlign = "center";
+    for (const [value, name] of xs) context.fillText(name, this.x(value), this.bottom + 16);
+    context.textAlign = "right";
+    for (const [value, name] of ys) context.fillText(name, this.left - 5, this.y(value) + 4);
   }
 }
 
