@@ -287,7 +287,7 @@ def test_dtype_follows_the_points_and_the_defaults_reach_over_all_times():
         ({"order": 10}, "order: expected an integer from 1 to 9, found 10"),
         ({"order": None}, "order: expected an integer"),
         ({"n_functions": 5}, "n_functions: expected none"),
-        ({"shrinkage": "heat"}, "no shrinkage"),
+        ({"shrinkage": "heat"}, "shrinkage: expected none of polynomials"),
         ({"x": []}, "at least one batch"),
         ({"x": iter([skewed()]), "order": 3, "rotation": "pca"}, "read twice"),
         ({"features": "product"}, "order: expected none"),
@@ -303,7 +303,7 @@ def test_bad_calls():
     images = load_digits("test")
     words = r"generator: expected a torch\.Generator.*found none"
     refused(words, fit, images, 2, process=ms.VariancePreserving(64))
-    words = "VariancePreserving or OrnsteinUhlenbeck.*TorusBrownian"
+    words = "VariancePreserving, OrnsteinUhlenbeck, .*found TorusBrownian"
     refused(words, fit, skewed(), 2, process=ms.TorusBrownian(3), error=TypeError)
 
 

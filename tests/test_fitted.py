@@ -284,7 +284,7 @@ def test_two_functions_have_two_names():
         same = ms.fit_spectral(x, OU, times=LEVELS, rotation=rotation, **ADDITIVE)
         assert score.checksum == same.checksum and type(same) is ms.AdditiveScore
     assert ms.fit_additive.__doc__ != ms.fit_spectral.__doc__
-    for name, value in {"n_functions": 5, "weights": None, "shrinkage": "none"}.items():
+    for name, value in {"n_functions": 5, "weights": None, "exact": True}.items():
         refused(name, ms.fit_additive, x, OU, 3, **{name: value}, error=TypeError)
     refused("n_functions: expected none with this family", ms.fit_spectral, x, OU, 5, **ADDITIVE)
 

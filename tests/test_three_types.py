@@ -49,7 +49,10 @@ NEEDS = {
     "elbo": FINAL, "log_likelihood": FINAL, "sample_ode": FINAL, "sample_sde from the prior": FINAL,
 }  # fmt: skip
 # What the functions return: nobody builds one from a process or a score of one's own.
-RESULTS = {"AdditiveScore", "FokkerPlanck", "Jackknife", "SpectralScore", "TrainResult"}
+RESULTS = {
+    "AdditiveScore", "AdditiveSpectralScore", "FokkerPlanck", "Jackknife", "SpectralScore",
+    "TrainResult",
+}  # fmt: skip
 
 
 def walks(*nouns):

@@ -37,6 +37,7 @@ from .sampling import elbo, log_likelihood, sample_ode, sample_sde
 from .spectral import (
     AdditiveMoments,
     AdditiveScore,
+    AdditiveSpectralScore,
     Jackknife,
     SpectralScore,
     fit_additive,
@@ -61,6 +62,7 @@ __all__ = [
     "ActiveSwimmer",
     "AdditiveMoments",
     "AdditiveScore",
+    "AdditiveSpectralScore",
     "Affine",
     "BoxBrownian",
     "Cosine",

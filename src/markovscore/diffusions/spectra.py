@@ -75,9 +75,11 @@ def _axes(prior: Any, factors: list[LogDensity], walls: Tensor) -> list[Axis]:
     axes: list[Axis] = []
     for i, (factor, (low, high)) in enumerate(zip(factors, walls.T.tolist(), strict=True)):
         slope = _slope(prior, i)
-        _check_slope(factor, slope, low, high)
         made = Numerical(factor, low, high, slope)
-        axes.append(next((axis for axis in axes if _same(axis, made)), made))
+        twin = next((axis for axis in axes if _same(axis, made)), None)
+        if twin is None or not _same_pull(twin, made):
+            _check_slope(factor, slope, low, high)
+        axes.append(twin or made)
     return axes
 
 
@@ -118,7 +120,7 @@ def _check_slope(factor: LogDensity, slope: LogDensity, low: float, high: float)
 def _walls(factors: list[LogDensity], box: Any) -> Tensor:
     """``(2, d)``."""
     if box is None:
-        return torch.tensor([_box(factor) for factor in factors], dtype=torch.float64).T
+        return torch.tensor(_boxes(factors), dtype=torch.float64).T
     ends = [as_tensor(end, "box", torch.float64) for end in box]
     if len(ends) != 2 or any(end.shape not in ((), (len(factors),)) for end in ends):
         raise ValueError(
@@ -131,13 +133,41 @@ def _walls(factors: list[LogDensity], box: Any) -> Tensor:
     return walls
 
 
+def _boxes(factors: list[LogDensity]) -> list[tuple[float, float]]:
+    """Walls of each; they are looked for once where coordinates have the same law."""
+    x = _spread(513)
+    levels: list[Tensor] = []
+    found: list[tuple[float, float]] = []
+    for factor in factors:
+        level = factor(x)
+        twins = (i for i, other in enumerate(levels) if _close(level, other))
+        twin = next(twins, None)
+        found.append(_box(factor) if twin is None else found[twin])
+        levels.append(level)
+    return found
+
+
+def _close(level: Tensor, other: Tensor) -> bool:
+    """Whether two log densities differ by a constant and rounding; at some points both may be
+    minus infinity."""
+    middle = len(level) // 2
+    gap = (level - level[middle]) - (other - other[middle])
+    scale = 1 + level.abs() + other.abs()
+    return bool(((gap.abs() <= _SAME * scale) | (level == other)).all())
+
+
+def _spread(count: int) -> Tensor:
+    """Points to a million and back, evenly near zero and geometrically far out."""
+    reach = torch.asinh(torch.tensor(1e3 * _FARTHEST, dtype=torch.float64))
+    return torch.sinh(torch.linspace(-1, 1, count, dtype=torch.float64) * reach) / 1e3
+
+
 def _box(log_density: LogDensity) -> tuple[float, float]:
     """Walls beyond which there is 1e-8 of the law at each side.
 
     Looked for on a grid that is even near zero and geometric far out, then on an even one.
     """
-    reach = torch.asinh(torch.tensor(1e3 * _FARTHEST, dtype=torch.float64))
-    coarse = torch.sinh(torch.linspace(-1, 1, 8001, dtype=torch.float64) * reach) / 1e3
+    coarse = _spread(8001)
     level = log_density(coarse)
     level = level - level[level.isfinite()].max()
     if not bool(level[0] < _FAINT) or not bool(level[-1] < _FAINT):
@@ -185,3 +215,10 @@ def _same(axis: Any, other: Numerical) -> bool:
     x = torch.linspace(other.low, other.high, 257, dtype=torch.float64)
     gap = axis.log_density(x) - other.log_density(x)
     return float((gap - gap[128]).abs().max()) < _SAME
+
+
+def _same_pull(axis: Axis, other: Numerical) -> bool:
+    """Whether two coordinates have the same slope."""
+    x = torch.linspace(other.low, other.high, 257, dtype=torch.float64)
+    pull = other.pull(x)
+    return bool(((axis.pull(x) - pull).abs() <= _SAME * (1 + pull.abs())).all())

@@ -178,7 +178,7 @@ def quadrature_moments(
     """Averages over points ``(N, d)`` with weights ``(N,)``, as of
     :func:`markovscore.eigenbasis.averages.moments`; ``n``, the effective number of points."""
     x, w = x.cpu(), w.cpu()
-    _check_between(axes, x)
+    check_between(axes, x)
     orders = [int(k.abs().max()) for k in indices.unbind(1)]
     grids = [grid_of(axis, order) for axis, order in zip(axes, orders, strict=True)]
     sizes = [len(grid.rates) for grid in grids]
@@ -221,7 +221,7 @@ def quadrature_moments(
     )
 
 
-def _check_between(axes: Sequence[Axis], x: Tensor) -> None:
+def check_between(axes: Sequence[Axis], x: Tensor) -> None:
     """Eigenfunctions that were found between walls know nothing of what is beyond."""
     for i, axis in enumerate(axes):
         if not isinstance(axis, Numerical):

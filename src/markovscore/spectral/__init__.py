@@ -2,6 +2,7 @@
 
 from .additive import AdditiveScore
 from .additive_moments import AdditiveMoments, Covariance
+from .additive_numerical import AdditiveSpectralScore
 from .error_bars import Jackknife, jackknife
 from .fit import fit_spectral
 from .fit_additive import fit_additive

@@ -7,10 +7,15 @@ r"""The time in which the eigenfunctions of a process decay, and the process's o
 In ``tau`` it is the process with the generator ``L``: ``P_tau phi_k = e^{lambda_k tau} phi_k``.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..core import Process, as_tensor, name_of
+
+_FIRST = 0.002
+_LEVELS = 160  # from there to the horizon
 
 
 class GeneratorClock:
@@ -57,3 +62,31 @@ class GeneratorClock:
     def inverse(self, tau: Tensor) -> Tensor:
         """The process's times, float64."""
         return self._clock.inverse(tau.double() / self.unit)
+
+
+def own_time(clock: GeneratorClock, tau: float) -> float:
+    """The process's time."""
+    return float(clock.inverse(torch.tensor(tau, dtype=torch.float64)))
+
+
+def usual_time(clock: GeneratorClock) -> float:
+    """0.002 in ``tau``, of a long horizon 1e-5."""
+    return max(_FIRST, 1e-5 * clock.horizon)
+
+
+def first_time(clock: GeneratorClock, variance: float) -> float:
+    """The usual one, or where the noise adds 1% to the least standard deviation of the data."""
+    return min(usual_time(clock), 0.01 * variance)
+
+
+def log_times(clock: GeneratorClock, first: float) -> Tensor:
+    """Log-spaced in ``tau``, as dense as 160 from the usual first one to the horizon."""
+    horizon = clock.horizon
+    count = round(_LEVELS * math.log(horizon / first) / math.log(horizon / usual_time(clock)))
+    times = clock.inverse(log_spaced(first, horizon, count))
+    return times.clamp(max=clock.last)
+
+
+def log_spaced(first: float, last: float, count: int) -> Tensor:
+    """Times in ``tau``, ``(count,)``."""
+    return torch.logspace(math.log10(first), math.log10(last), count, dtype=torch.float64)

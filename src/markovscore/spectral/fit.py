@@ -22,7 +22,8 @@ from ..core import (
 )
 from ..eigenbasis import MIN_SCALE, Eigenbasis, warn, warn_if_flat
 from .additive import AdditiveScore
-from .clock import GeneratorClock
+from .additive_numerical import AdditiveSpectralScore
+from .clock import GeneratorClock, first_time, log_spaced, log_times, own_time
 from .fit_additive import fit_additive
 from .fitted import placement
 from .held_out import Selection, choose
@@ -34,8 +35,6 @@ from .shrinkage import shrink
 
 _POOL = 3  # times as many functions as asked for, from which "greedy" picks
 _FEW = 10  # points: the noise of their averages is known to half its size
-_FIRST = 0.002
-_LEVELS = 160  # from there to the horizon
 _FINER, _COARSER = 32, 4  # ratios of first levels that are tried to the usual one
 _JUDGED = 30  # levels of the choice
 
@@ -52,8 +51,9 @@ def fit_spectral(
 @overload
 def fit_spectral(
     x: Any, diffusion: DiffusionLike, *, times=..., features: Literal["additive"], order: int,
-    rotation: str | None = ..., generator: torch.Generator | None = ...,
-) -> AdditiveScore: ...  # fmt: skip
+    rotation: str | None = ..., shrinkage: str | None = ...,
+    generator: torch.Generator | None = ...,
+) -> AdditiveScore | AdditiveSpectralScore: ...  # fmt: skip
 
 
 @lasting
@@ -74,7 +74,7 @@ def fit_spectral(
     wrap: bool = False,
     generator: torch.Generator | None = None,
     progress: bool | None = None,
-) -> SpectralScore | AdditiveScore:
+) -> SpectralScore | AdditiveScore | AdditiveSpectralScore:
     """Fit ``s(x,t) = grad log pi(x) + sum_k alpha_k(t) grad phi_k(x)``, ``alpha_t = A_t^{-1} b_t``.
 
     Without ``n_functions`` the sizes are chosen by the held-out loss, in closed form, and
@@ -92,22 +92,23 @@ def fit_spectral(
             ``Langevin`` or ``DoubleWell``, whose eigenfunctions are found numerically; anything
             with an ``eigenbasis`` whose drift is ``g^2 / 2`` times the stationary score, ``g`` its
             dispersion: their clock is ``tau = int g^2 / 2``. For additive features
-            ``VariancePreserving`` or ``OrnsteinUhlenbeck``.
+            ``VariancePreserving``, ``OrnsteinUhlenbeck``, ``Langevin`` or ``DoubleWell``.
         n_functions: number ``K`` of non-constant real eigenfunctions; even on the torus. None: the
             number, the shrinkage and the first noise level are chosen, those that are not given,
             by cross-validation over five folds; at least 10 points.
         times: increasing noise levels ``(T,)`` at which the coefficients are solved; by default
             log-spaced to the horizon, as dense as 160 from 0.002, from the level that is chosen,
-            or from 0.002; for additive features 1,001 evenly spaced.
+            or from 0.002; for additive features as :func:`~markovscore.fit_additive` says.
         features: ``"product"`` or ``"additive"``.
-        order: of additive features, 1 to 9: the number of functions for each coordinate.
+        order: of additive features: the number of functions for each coordinate; of polynomials 1
+            to 9.
         rotation: of additive features: ``"pca"`` takes the coordinates along the principal axes of
             the data (ours); order 2 is then the score of a Gaussian with the data's mean and
             covariance.
         shrinkage: how the moments are shrunk: ``"none"``, ``"james-stein"``, ``"heat"`` or
             ``"heat+1"``, which adds one observation from the stationary law. None: ``"none"`` with
             ``n_functions``; without, ``"heat+1"`` with the heat chosen among a quarter to eight
-            times Stein's.
+            times Stein's. Additive features: see there.
         selection: ``"eigenvalue"`` takes the slowest functions; ``"cross"`` a hyperbolic cross of
             them, few coordinates at a time, for many dimensions; ``"greedy"`` (ours) picks among
             three times as many those that lower the loss most
@@ -134,11 +135,10 @@ def fit_spectral(
     """
     if features == "additive":
         _refuse_all(n_functions=n_functions, weights=weights)
-        if (shrinkage, selection, exact, nan, wrap) not in (_PLAIN, ("none", *_PLAIN[1:])):
-            raise ValueError(
-                "expected no shrinkage, selection, exact, nan or wrap with features='additive'"
-            )
-        return fit_additive(x, diffusion, order, times, rotation=rotation, generator=generator)
+        if (selection, exact, nan, wrap) != _PLAIN:
+            raise ValueError("expected no selection, exact, nan or wrap with features='additive'")
+        rules = {"rotation": rotation, "shrinkage": shrinkage}
+        return fit_additive(x, diffusion, order, times, **rules, generator=generator)
     if features != "product":
         raise ValueError(f"features: expected 'product' or 'additive', found {features!r}")
     _refuse_all(order=order, rotation=rotation)
@@ -151,7 +151,7 @@ def fit_spectral(
     return score_of(sample, given, plan, progress)
 
 
-_PLAIN = (None, "eigenvalue", False, "raise", False)
+_PLAIN = ("eigenvalue", False, "raise", False)
 
 
 def _refuse_all(**arguments: object) -> None:
@@ -219,7 +219,7 @@ def make_plan(
     basis = process.eigenbasis(n_functions)
     least, floor = _narrowest(sample, basis)
     clock = GeneratorClock(process)
-    times = _log_times(clock, _first_time(clock, least)) if times is None else times
+    times = log_times(clock, first_time(clock, least)) if times is None else times
     if selection == "cross":
         basis = basis.cross()
     elif selection == "greedy":
@@ -250,24 +250,24 @@ def _chosen(
 
     selection, basis = choose(sample, pools, rule, levels, firsts, floor, generator, progress)
     if times is None:
-        times = _log_times(clock, selection.first)
+        times = log_times(clock, selection.first)
     heat = selection.heat + floor
     own_firsts = clock.inverse(selection.firsts)
-    selection = replace(selection, first=_own(clock, selection.first), firsts=own_firsts)
+    selection = replace(selection, first=own_time(clock, selection.first), firsts=own_firsts)
     return Plan(basis, times, selection.mix, heat, selection)
 
 
 def _judged(clock: GeneratorClock, least: float, times: Tensor | None) -> tuple[Tensor, int]:
     """Log-spaced levels ``(T,)`` of the choice in ``tau``, and how many of them may be the first
     of the fit."""
-    usual = _first_time(clock, least)
+    usual = first_time(clock, least)
     if times is None:
-        levels = _log_spaced(usual / _FINER, clock.horizon, _JUDGED)
+        levels = log_spaced(usual / _FINER, clock.horizon, _JUDGED)
         return levels, int((levels <= _COARSER * usual).sum())
     ends = clock.of(times[[0, -1]])
     first, last = max(float(ends[0]), usual / _FINER), float(ends[1])
     count = _JUDGED if first < last else 1
-    return _log_spaced(first, max(first, last), count), 1
+    return log_spaced(first, max(first, last), count), 1
 
 
 def score_of(
@@ -347,7 +347,7 @@ def _finest_time(score: SpectralScore, sample: Sample, variance: float) -> float
     clock = score.clock
     finest = min(0.5 * variance, clock.horizon)
     if float(score.times[0]) > 0:
-        return _own(clock, finest)
+        return own_time(clock, finest)
     x, weights = sample.x, sample.weights
     likely = x if weights is None else x[weights > 1e-3 * weights.max()]
     points = likely[:: -(-len(likely) // 256)].detach()
@@ -357,34 +357,7 @@ def _finest_time(score: SpectralScore, sample: Sample, variance: float) -> float
         for i in range(x.shape[1])
     ]
     pull = -float(torch.linalg.eigvalsh(torch.stack(rows, 1)).min())
-    return _own(clock, min(finest, 0.5 / max(pull, 1e-300)))
-
-
-def _own(clock: GeneratorClock, tau: float) -> float:
-    """The process's time."""
-    return float(clock.inverse(torch.tensor(tau, dtype=torch.float64)))
-
-
-def _usual_time(clock: GeneratorClock) -> float:
-    """0.002 in ``tau``, of a long horizon 1e-5."""
-    return max(_FIRST, 1e-5 * clock.horizon)
-
-
-def _first_time(clock: GeneratorClock, variance: float) -> float:
-    """The usual one, or where the noise adds 1% to the least standard deviation of the data."""
-    return min(_usual_time(clock), 0.01 * variance)
-
-
-def _log_times(clock: GeneratorClock, first: float) -> Tensor:
-    """Log-spaced in ``tau``, as dense as 160 from the usual first one to the horizon."""
-    horizon = clock.horizon
-    count = round(_LEVELS * math.log(horizon / first) / math.log(horizon / _usual_time(clock)))
-    times = clock.inverse(_log_spaced(first, horizon, count))
-    return times.clamp(max=clock.last)
-
-
-def _log_spaced(first: float, last: float, count: int) -> Tensor:
-    return torch.logspace(math.log10(first), math.log10(last), count, dtype=torch.float64)
+    return own_time(clock, min(finest, 0.5 / max(pull, 1e-300)))
 
 
 def _check_scatter(sample: Sample, shrinkage: str) -> None:

@@ -24,6 +24,7 @@ from ..diffusions import LONGEST_STEP, graded_times, log_clock
 from ..eigenbasis import MIN_SCALE, warn, warn_if_flat
 from .additive import AdditiveScore
 from .additive_moments import AdditiveMoments, Covariance, check_order, solve_additive
+from .additive_numerical import AdditiveSpectralScore, fit_coordinates, numerical_coordinates
 from .fitted import placement
 from .sample import column_names
 
@@ -40,12 +41,17 @@ def fit_additive(
     times: Any = None,
     *,
     rotation: str | None = None,
+    shrinkage: str | None = None,
     generator: torch.Generator | None = None,
-) -> AdditiveScore:
-    r"""Fit ``s(x, t) = -x + grad h_t(x)`` with one polynomial potential for each coordinate.
+) -> AdditiveScore | AdditiveSpectralScore:
+    r"""Fit ``s(x, t) = grad log pi(x) + grad h_t(x)`` with one potential for each coordinate.
 
     .. math:: h_t(x) = \sum_i \sum_{n \le N} \alpha_{i,n}(t)\, \phi_n(x_i), \qquad
               \alpha_t = A_t^{-1} b_t, \quad N = order
+
+    The functions are polynomials where ``pi`` is ``N(0, I)``; for a nonlinear process whose prior
+    has independent coordinates they are the eigenfunctions of each, found numerically, and the
+    result is an :class:`AdditiveSpectralScore`.
 
     The systems of different coordinates do not mix, so that images can be fitted: ``O(M d order)``
     for the moments of ``M`` points, ``O(T d order^3)`` for the solves at ``T`` noise levels, in
@@ -57,54 +63,73 @@ def fit_additive(
             such as a ``DataLoader`` (of a batch ``[points, labels, ...]`` the points), or
             ``Images``. How the points are divided changes the result at a level by rounding alone.
         diffusion: ``VariancePreserving`` or ``OrnsteinUhlenbeck``; anything with ``dim`` and
-            ``ou_time`` whose stationary law is ``N(0, I)``.
-        order: 1 to 9: the number of functions for each coordinate.
+            ``ou_time`` whose stationary law is ``N(0, I)``; ``Langevin`` or ``DoubleWell``, for
+            which all points are held in memory.
+        order: the number of functions for each coordinate; of polynomials 1 to 9.
         times: increasing noise levels ``(T,)`` at which the coefficients are solved; by default
             1,001 evenly spaced ones from 0 to the horizon, and before the second of them as many
-            more as the smallest scale of the data needs.
+            more as the smallest scale of the data needs; of a nonlinear process log-spaced, from
+            where the noise adds 1% to the smallest scale.
         rotation: ``"pca"`` takes the coordinates along the principal axes of the data (ours); order
-            2 is then the score of a Gaussian with the data's mean and covariance.
+            2 is then the score of a Gaussian with the data's mean and covariance. Of polynomials
+            only.
+        shrinkage: of a nonlinear process: ``"none"``, ``"james-stein"``, ``"heat"`` or
+            ``"heat+1"``, for each coordinate by itself; None: ``"heat+1"``. Of polynomials none.
         generator: dequantises ``Images``.
 
     Raises:
         TypeError: integer or otherwise unusable points; another process.
-        ValueError: points, times, an order or a rotation other than above, no points at all;
-            an iterator where the points are read twice; ``Images`` without a generator.
+        ValueError: points, times, an order, a rotation or a shrinkage other than above, no points
+            at all; an iterator where the points are read twice; ``Images`` without a generator; of
+            a nonlinear process, a prior whose coordinates are not independent, points beyond its
+            walls.
 
     Warns with :class:`SpectralWarning` where the data leave coefficients undetermined: constant
     coordinates or directions (which get a standard deviation of 1e-4), fewer points than functions
     of a coordinate.
     """
-    order = check_order(order)
-    process = as_diffusion(diffusion)
+    process, rows = as_diffusion(diffusion), Rows(x, generator)
     if process.ou_time is None or process.dim is None:
-        raise TypeError(
-            "diffusion: expected VariancePreserving or OrnsteinUhlenbeck, found "
-            f"{name_of(process)}: additive features need the stationary law N(0, I)"
-        )
+        numerical_coordinates(process)  # before the points are read
+        if rotation is not None:
+            raise ValueError(
+                f"rotation: expected None, found {rotation!r}: the coordinates are those in which "
+                f"the prior of {name_of(process)} is a product"
+            )
+        points = torch.cat(list(rows))
+        return fit_coordinates(points, diffusion, order, times, shrinkage, rows.made["columns"])
+    if shrinkage not in (None, "none"):
+        raise ValueError(f"shrinkage: expected none of polynomials, found {shrinkage!r}")
+    return _fit_polynomials(rows, diffusion, check_order(order), times, rotation)
+
+
+def _fit_polynomials(
+    rows: Rows, diffusion: Any, order: int, times: Any, rotation: str | None
+) -> AdditiveScore:
+    dim, axes = as_diffusion(diffusion).dim, None
+    assert dim is not None
     times = None if times is None else check_times(times).cpu()
     if rotation not in (None, "pca"):
         raise ValueError(f"rotation: expected None or 'pca', found {rotation!r}")
-    rows, axes = Rows(x, generator), None
     if rotation is None:
-        moments = _moments(rows, order, process.dim, None)
+        moments = _moments(rows, order, dim, None)
     else:
-        if order > 2 and isinstance(x, Iterator):
+        if order > 2 and rows.once:
             raise ValueError(
                 "x: expected points that can be read twice, found an iterator: rotated features of "
                 "order > 2 need the axes first; pass a tensor, a list of batches, or Images"
             )
-        covariance = _covariance(rows, process.dim)
+        covariance = _covariance(rows, dim)
         variances, axes = (found.cpu() for found in covariance.axes())
         if order > 2:
-            moments = _moments(rows, order, process.dim, axes)
+            moments = _moments(rows, order, dim, axes)
         else:  # mean and variance along each axis are all: no second reading
             moments = covariance.along(axes, variances, order)
     if order > 1:  # one function moves the mean only
         moments = _with_scales(moments, axes)
     if times is None:
         start = _solved(diffusion, moments, torch.zeros(1, dtype=torch.float64), axes, rows)
-        times = _even_times(process, start.finest_time)
+        times = _even_times(as_diffusion(diffusion), start.finest_time)
     return _solved(diffusion, moments, times, axes, rows)
 
 
@@ -129,6 +154,11 @@ class Rows:
         self._x = check_points(x, None, finite=False).detach() if self._whole else x
         self._columns = column_names(x)
         self.made: dict[str, Any] = {}
+
+    @property
+    def once(self) -> bool:
+        """Whether they can be read only once."""
+        return isinstance(self._x, Iterator)
 
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self._parts() if self._whole else self._batches():

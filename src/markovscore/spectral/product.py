@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core import (
+    Process,
     as_diffusion,
     as_tensor,
     bar,
@@ -92,6 +93,16 @@ def _warn_if_noisy(factor: Tensor, moments: Moments, times: Tensor) -> None:
     )
 
 
+def stationary(
+    process: Process, clock: GeneratorClock, x: Tensor, divergence: bool
+) -> tuple[Tensor, Tensor | None]:
+    """``grad log pi`` ``(B, d)`` and its divergence ``(B,)`` or None: reversibility makes the drift
+    ``f = 1/2 G^2 grad log pi``."""
+    last, half = process.horizon, clock.half_noise
+    score = drift_at(process, x, last) / half
+    return score, drift_divergence(process, x, last) / half if divergence else None
+
+
 def _energy(factor: Tensor, slope: Tensor) -> float:
     """``b^T A^{-1} b``."""
     return float(torch.linalg.solve_triangular(factor, slope[:, None], upper=False).square().sum())
@@ -165,12 +176,10 @@ class SpectralScore(FittedScore):
         laplacian = parts[-1] if divergence else None
         if self.basis.uniform:
             return gradient, laplacian
-        # Reversibility makes the drift a multiple of the stationary score: f = 1/2 G^2 grad log pi
-        process, last, half = self.canonical, self.canonical.horizon, self.clock.half_noise
-        score = drift_at(process, x, last) / half + gradient
-        if laplacian is None:
-            return score, None
-        return score, drift_divergence(process, x, last) / half + laplacian
+        score, total = stationary(self.canonical, self.clock, x, divergence)
+        if total is None or laplacian is None:
+            return score + gradient, None
+        return score + gradient, total + laplacian
 
     def _contract(self, x: Tensor, t: Tensor, divergence: bool) -> Tensor:
         """Gradient ``(d, B)``, or with the Laplacian ``(d+1, B)``: one contraction for a shared
