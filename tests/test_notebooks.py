@@ -4,10 +4,6 @@ Apart from test_book.py, because nbval's kernels listen on TCP ports, for which 
 `make test` gives each file to one process.
 """
 
-import os
-import subprocess
-import sys
-
 import contents
 import processes
 import pytest
@@ -21,18 +17,19 @@ def environment(shared_folder):
     build = shared_folder / "build"
     runs = {"MARKOVSCORE_RUNS": processes.environment(build, "smoke")["MARKOVSCORE_RUNS"]}
     with processes.forked(runs) as forks:
-        yield os.environ | runs | forks
+        yield runs | forks
 
 
 @pytest.mark.parametrize("chapter", contents.chapters())
-def test_runs_the_same_again(chapter, smoke, environment):
+def test_runs_the_same_again(chapter, smoke, environment, monkeypatch, capsys):
+    """A run of pytest inside this one: to import it, nbval and Jupyter for every chapter takes half
+    a minute of CPU."""
     notebook = smoke(chapter)
-    command = [sys.executable, "-m", "pytest", "--nbval", str(notebook)]
-    command += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg"), "-q"]
-    command += ["--rootdir", str(notebook.parent)]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(notebook.parent)
+    arguments = ["--nbval", str(notebook), "-q", "--rootdir", str(notebook.parent)]
+    arguments += ["--nbval-sanitize-with", str(ROOT / "tests" / "nbval.cfg")]
     for plugin in ("xdist", "cacheprovider", "hypothesispytest"):
-        command += ["-p", f"no:{plugin}"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=notebook.parent, env=environment
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
+        arguments += ["-p", f"no:{plugin}"]
+    assert pytest.main(arguments) == 0, capsys.readouterr().out[-6000:]

@@ -321,7 +321,7 @@ def test_density_of_an_angle_and_a_length_against_a_histogram():
 
     space = SPACES["angle, line"]
     score = ms.fit_spectral(draw(20_000), space, 60, shrinkage="heat")
-    found = ms.log_likelihood(score, space, draw(2_000))
+    found = ms.log_likelihood(score, space, draw(2_000), steps=160)
     expected = -math.log(2 * math.pi) - 0.5 * math.log(2 * math.pi * math.e * 0.25)
     assert abs(float(found.mean()) - expected) < 0.05 + 6 * float(found.std()) / math.sqrt(2_000)
     sample = ms.sample_ode(score, space, 4_000, generator=generator)
