@@ -34,7 +34,9 @@ def stage(profile: str, report: Report) -> None:
         target.write_text(text, encoding="utf-8")
     write_pages(report, SITE / "_generated")
     shutil.copytree(BOOK / "assets", SITE / "assets")
-    write_data(SITE / "assets" / "playground")
+    playground = SITE / "assets" / "playground"
+    if playground.is_dir():
+        write_data(playground)
     files = (ROOT / "_config.yml", ROOT / "_toc.yml", BOOK / "references.bib")
     for path in (*files, *BOOK.glob("sphinx_*.py")):
         shutil.copy(path, SITE)

@@ -135,7 +135,8 @@ def book(tmp_path_factory):
     for path in [*(ROOT / "book").glob("*.py"), ROOT / "book" / "Snakefile"]:
         shutil.copy(path, root / "book")
     shutil.copy(ROOT / "book" / "references.bib", root / "book")
-    shutil.copytree(ROOT / "book" / "assets", root / "book" / "assets")
+    apart = shutil.ignore_patterns("playground")  # it needs the whole package
+    shutil.copytree(ROOT / "book" / "assets", root / "book" / "assets", ignore=apart)
     write_package(root / "src" / "markovscore")
     write_pages(root)
     book = Book(root)
