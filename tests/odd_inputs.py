@@ -370,7 +370,9 @@ def trouble(call: Call, key: str, form: Form, reference: Any) -> str | None:
     return f"{result.tolist()[:4]} for {reference.tolist()[:4]}"
 
 
-def refused(message: str, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> None:
-    """``call`` raises an error that matches ``message``: a ``ValueError``, or that of ``error``."""
-    with pytest.raises(named.pop("error", ValueError), match=message):
+def refused(message: str, call: Callable[..., Any], /, *arguments: Any, **named: Any) -> str:
+    """``call`` raises an error that matches ``message``: a ``ValueError``, or that of ``error``.
+    Returns all that it says."""
+    with pytest.raises(named.pop("error", ValueError), match=message) as caught:
         call(*arguments, **named)
+    return str(caught.value)

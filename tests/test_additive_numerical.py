@@ -231,7 +231,7 @@ def test_sampling_and_likelihood():
         ("order: expected an integer >= 1, found 0", {"order": 0}),
         ("rotation: expected None, found 'pca'", {"rotation": "pca"}),
         ("shrinkage: expected one of", {"shrinkage": "ridge"}),
-        ("walls -5 and 5 of coordinate 1", {"x": correlated() * torch.tensor([0.1, 9])}),
+        ("5 in coordinate 1, the walls", {"x": correlated() * torch.tensor([0.1, 9])}),
         ("a prior of independent coordinates, found Langevin", {"error": TypeError,
             "process": ms.Langevin(ms.GaussianMixture([[2.0, 2], [2, -2], [-2, 2]], 0.8))}),
     ],

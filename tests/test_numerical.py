@@ -393,14 +393,6 @@ def test_a_law_without_a_density():
     refused("log_prob", bare.eigenbasis, 4, error=TypeError)
 
 
-def test_points_beyond_the_walls():
-    x = points(100)
-    x[3, 1] = 9.0
-    refused(r"between the walls .* coordinate 1.*box=", ms.fit_spectral, x, PLANE, 20)
-    wide = ms.Langevin(PLANE.prior, box=(-10.0, 10.0))
-    assert ms.fit_spectral(x, wide, 20, shrinkage="heat+1")(x, 0.5).isfinite().all()
-
-
 def test_a_process_that_is_not_reversible():
     refused("curl of its drift is up to 0.5", ms.fit_spectral, points(50), ms.ActiveSwimmer(), 8)
 

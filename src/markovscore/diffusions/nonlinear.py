@@ -53,7 +53,7 @@ class Langevin(Diffusion):
         horizon: end of the time interval.
         box: ``(low, high)``, numbers or ``(d,)``: the reflecting walls between which
             :meth:`eigenbasis` finds eigenfunctions, and nothing else looks for; by default 1e-8 of
-            the prior is beyond each.
+            the prior is beyond each, and a fit to data beyond them moves them outwards.
 
     Raises:
         TypeError: a prior without ``dim`` or ``score``.

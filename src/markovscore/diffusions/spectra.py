@@ -22,6 +22,9 @@ from .plane_box import plane_box
 _TAIL = 1e-8  # of the law, beyond each wall
 _FARTHEST = 1e6
 _FAINT = -45.0  # log density, relative to its maximum, that is no part of the law
+# Where data may still be: entries of A_t grow as one over the density, and beyond e^-32 of them
+# the rounding is as large as what the bulk of the law has.
+_FARTHEST_DATA = -32.0
 _PAIRS = 64  # of points, at which a law is tested
 _SAME = 1e-9  # of log densities: to rounding
 _CELLS = 20_000
@@ -40,7 +43,8 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
     Args:
         prior: with ``dim``, ``log_prob`` and its gradient ``score``; of independent
             coordinates, no autograd goes through them.
-        box: ``(low, high)``, numbers or ``(d,)``; None: beyond each wall 1e-8 of the law.
+        box: ``(low, high)``, numbers or ``(d,)``; None: beyond each wall 1e-8 of the law, and the
+            walls may go for data to where its density is ``e^-32`` of the largest.
 
     Raises:
         TypeError: a law without ``log_prob``.
@@ -53,10 +57,10 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
             "need the density"
         )
     factors = [_factor(prior, i) for i in range(prior.dim)]
-    walls = _walls(factors, box)
+    walls, limits = _walls(factors, box)
     gap = _mixed_difference(prior, walls)
     if gap <= _SAME:
-        axes = _axes(prior, factors, walls)
+        axes = _axes(prior, factors, walls, limits)
         return lambda n_functions: Eigenbasis(axes, n_functions)
     if prior.dim > 2:
         raise ValueError(
@@ -70,12 +74,13 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
     return lambda n_functions: Planar(plane, n_functions)
 
 
-def _axes(prior: Any, factors: list[LogDensity], walls: Tensor) -> list[Axis]:
+def _axes(prior: Any, factors: list[LogDensity], walls: Tensor, limits: Tensor) -> list[Axis]:
     """The coordinates, each between its walls; those that are alike are one."""
     axes: list[Axis] = []
-    for i, (factor, (low, high)) in enumerate(zip(factors, walls.T.tolist(), strict=True)):
+    ends = zip(factors, walls.T.tolist(), limits.T.tolist(), strict=True)
+    for i, (factor, (low, high), (lowest, highest)) in enumerate(ends):
         slope = _slope(prior, i)
-        made = Numerical(factor, low, high, slope)
+        made = Numerical(factor, low, high, slope, (lowest, highest))
         twin = next((axis for axis in axes if _same(axis, made)), None)
         if twin is None or not _same_pull(twin, made):
             _check_slope(factor, slope, low, high)
@@ -117,10 +122,11 @@ def _check_slope(factor: LogDensity, slope: LogDensity, low: float, high: float)
             )
 
 
-def _walls(factors: list[LogDensity], box: Any) -> Tensor:
-    """``(2, d)``."""
+def _walls(factors: list[LogDensity], box: Any) -> tuple[Tensor, Tensor]:
+    """The walls, and how far out they may go, ``(2, d)`` each: those that are given stay."""
     if box is None:
-        return torch.tensor(_boxes(factors), dtype=torch.float64).T
+        found = torch.tensor(_boxes(factors), dtype=torch.float64).T
+        return found[:2], found[2:]
     ends = [as_tensor(end, "box", torch.float64) for end in box]
     if len(ends) != 2 or any(end.shape not in ((), (len(factors),)) for end in ends):
         raise ValueError(
@@ -130,14 +136,14 @@ def _walls(factors: list[LogDensity], box: Any) -> Tensor:
     walls = torch.stack([end.expand(len(factors)) for end in ends])
     if not bool((walls[0] < walls[1]).all() & walls.isfinite().all()):
         raise ValueError(f"box: expected low < high, finite, found {walls.tolist()}")
-    return walls
+    return walls, walls
 
 
-def _boxes(factors: list[LogDensity]) -> list[tuple[float, float]]:
-    """Walls of each; they are looked for once where coordinates have the same law."""
+def _boxes(factors: list[LogDensity]) -> list[tuple[float, ...]]:
+    """Walls and limits of each; they are looked for once where coordinates have the same law."""
     x = _spread(513)
     levels: list[Tensor] = []
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, ...]] = []
     for factor in factors:
         level = factor(x)
         twins = (i for i, other in enumerate(levels) if _close(level, other))
@@ -162,8 +168,9 @@ def _spread(count: int) -> Tensor:
     return torch.sinh(torch.linspace(-1, 1, count, dtype=torch.float64) * reach) / 1e3
 
 
-def _box(log_density: LogDensity) -> tuple[float, float]:
-    """Walls beyond which there is 1e-8 of the law at each side.
+def _box(log_density: LogDensity) -> tuple[float, ...]:
+    """Walls beyond which there is 1e-8 of the law at each side, and limits beyond which no data may
+    be: ``low, high, lowest, highest``.
 
     Looked for on a grid that is even near zero and geometric far out, then on an even one.
     """
@@ -180,11 +187,14 @@ def _box(log_density: LogDensity) -> tuple[float, float]:
     low, high = float(coarse[some[0] - 1]), float(coarse[some[-1] + 1])
     x = torch.linspace(low, high, _CELLS + 1, dtype=torch.float64)
     level = log_density(x)
-    density = (level - level.max()).exp()
+    level = level - level.max()
+    density = level.exp()
     below = (0.5 * (density[1:] + density[:-1])).cumsum(0)
     first = int(torch.searchsorted(below, _TAIL * below[-1]))
     last = int(torch.searchsorted(below, (1 - _TAIL) * below[-1]))
-    return float(x[first]), float(x[min(last + 1, _CELLS)])
+    some = (level > _FARTHEST_DATA).nonzero()[:, 0]
+    ends = first, min(last + 1, _CELLS), int(some[0]), int(some[-1])
+    return tuple(float(x[end]) for end in ends)
 
 
 def _mixed_difference(prior: Any, walls: Tensor) -> float:

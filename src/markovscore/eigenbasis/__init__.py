@@ -18,5 +18,5 @@ from .planar import Planar
 from .plane import Plane, levels, make_mesh, solve_mesh
 from .plane_moments import deposit, evolved
 from .products import products
-from .quadrature import check_between
 from .spaces import Cosine, Fourier, Hermite
+from .walls import around, between, moved_walls, walls_of

@@ -204,17 +204,32 @@ class Numerical(Axis):
     """Eigenfunctions of ``dY = (log pi)'(Y) dt + sqrt2 dW`` on ``[low, high]``, reflecting.
 
     ``log_density``: ``(n,)`` float64 -> ``(n,)``, up to a constant; ``slope``, its derivative, by
-    default by autograd. Solved for when asked for, and kept. Features are the functions, their
-    slopes and their curvatures. Two are equal where they are the same.
+    default by autograd; ``limits``, as far as the walls may go for data beyond them, by default
+    where they are. Solved for when asked for, and kept. Features are the functions, their slopes
+    and their curvatures. Two are equal where they are the same.
     """
 
+    moved = False  # whether the walls are where data asked for them
+
     def __init__(
-        self, log_density: Density, low: float, high: float, slope: Density | None = None
+        self,
+        log_density: Density,
+        low: float,
+        high: float,
+        slope: Density | None = None,
+        limits: tuple[float, float] | None = None,
     ) -> None:
         self.log_density, self.low, self.high = log_density, float(low), float(high)
+        self.limits = (self.low, self.high) if limits is None else limits
         self._slope = slope or partial(_derivative, log_density)
         self._solved: dict[int, Spectrum] = {}
         self._tables: dict[object, Tensor] = {}
+
+    def between(self, low: float, high: float) -> Numerical:
+        """The same coordinate between other walls."""
+        other = Numerical(self.log_density, low, high, self._slope, self.limits)
+        other.moved = True
+        return other
 
     def spectrum(self, order: int) -> Spectrum:
         """Of at least the functions ``0..order``; the same whatever was asked for before."""

@@ -178,7 +178,6 @@ def quadrature_moments(
     """Averages over points ``(N, d)`` with weights ``(N,)``, as of
     :func:`markovscore.eigenbasis.averages.moments`; ``n``, the effective number of points."""
     x, w = x.cpu(), w.cpu()
-    check_between(axes, x)
     orders = [int(k.abs().max()) for k in indices.unbind(1)]
     grids = [grid_of(axis, order) for axis, order in zip(axes, orders, strict=True)]
     sizes = [len(grid.rates) for grid in grids]
@@ -219,22 +218,6 @@ def quadrature_moments(
         combine=combine,
         own_rates=own_rates,
     )
-
-
-def check_between(axes: Sequence[Axis], x: Tensor) -> None:
-    """Eigenfunctions that were found between walls know nothing of what is beyond."""
-    for i, axis in enumerate(axes):
-        if not isinstance(axis, Numerical):
-            continue
-        beyond = (x[:, i] < axis.low) | (x[:, i] > axis.high)
-        if bool(beyond.any()):
-            low, high = (round(float(end), 3) for end in x[:, i].aminmax())
-            raise ValueError(
-                f"x: expected points between the walls {axis.low:.3g} and {axis.high:.3g} of "
-                f"coordinate {i}, beyond which the prior has next to nothing, found "
-                f"{int(beyond.sum())} of {len(x)} outside, from {low:g} to {high:g}: scale the "
-                "data, or pass box=(low, high) to the process"
-            )
 
 
 def _numerical(axes: Sequence[Axis]) -> list[bool]:

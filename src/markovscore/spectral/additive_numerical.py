@@ -29,7 +29,16 @@ from ..core import (
     lasting,
     name_of,
 )
-from ..eigenbasis import MIN_SCALE, Axis, Eigenbasis, Numerical, check_between, warn_if_flat
+from ..eigenbasis import (
+    MIN_SCALE,
+    Axis,
+    Eigenbasis,
+    Numerical,
+    around,
+    between,
+    moved_walls,
+    warn_if_flat,
+)
 from .clock import GeneratorClock, first_time, log_times, own_time
 from .fitted import FittedScore, one_time, placement
 from .product import solve, stationary
@@ -51,6 +60,8 @@ class AdditiveSpectralScore(FittedScore):
             (paper A, Figure 5).
         finest_time: when the noise is as wide as the narrowest coordinate; samplers grade their
             steps by it.
+        walls: ``(2, d)`` float64, where the functions' walls stand for data beyond those of the
+            process, else not numbers; None where there are none such.
         columns: what the coordinates are called, where the data were a frame.
         dtype: of the data, and of samples.
         device: likewise.
@@ -64,6 +75,7 @@ class AdditiveSpectralScore(FittedScore):
     times: Tensor = field()  # required, as it is not by the base class
     coefficients: Tensor
     finest_time: float | None = None
+    walls: Tensor | None = None
     columns: tuple[str, ...] | None = None
     dtype: torch.dtype = field(default=torch.float64, repr=False)
     device: torch.device = field(default=torch.device("cpu"), repr=False)
@@ -85,10 +97,11 @@ class AdditiveSpectralScore(FittedScore):
         return score + parts[0], None if total is None else total + parts[1].sum(1)
 
     @cached_property
-    def _groups(self) -> list[tuple[Numerical, list[int]]]:
+    def _groups(self) -> list[tuple[Axis, list[int]]]:
         """Each axis, and the coordinates that have it."""
-        groups: dict[Numerical, list[int]] = {}
-        for i, axis in enumerate(numerical_coordinates(self.process)):
+        groups: dict[Axis, list[int]] = {}
+        axes = numerical_coordinates(self.process)
+        for i, axis in enumerate(axes if self.walls is None else between(axes, self.walls)):
             groups.setdefault(axis, []).append(i)
         return list(groups.items())
 
@@ -105,7 +118,7 @@ class AdditiveSpectralScore(FittedScore):
         found = {"times": self.times, "coefficients": self.coefficients}
         if self.finest_time is not None:
             found["finest_time"] = torch.tensor(self.finest_time, dtype=torch.float64)
-        return found
+        return found if self.walls is None else found | {"walls": self.walls}
 
     @classmethod
     def from_tensors(
@@ -113,7 +126,8 @@ class AdditiveSpectralScore(FittedScore):
     ) -> AdditiveSpectralScore:
         """The inverse of :meth:`tensors`."""
         finest = float(tensors["finest_time"]) if "finest_time" in tensors else None
-        return cls(diffusion, tensors["times"], tensors["coefficients"], finest, **placement)
+        held = tensors["times"], tensors["coefficients"]
+        return cls(diffusion, *held, finest, tensors.get("walls"), **placement)
 
     def __deepcopy__(self, memo: dict) -> AdditiveSpectralScore:
         return self  # immutable: averaged copies of a network share it
@@ -148,9 +162,8 @@ def fit_coordinates(
 ) -> AdditiveSpectralScore:
     """Each coordinate's own fit; arguments as of :func:`markovscore.fit_additive`."""
     order, process = check_integer(order, "order"), as_diffusion(diffusion)
-    axes = numerical_coordinates(process)
     sample = read_sample(x, process)
-    check_between(axes, sample.x)
+    axes = around(numerical_coordinates(process), sample.x)
     variances = sample.x.double().var(0, correction=0)
     flat = variances <= _FLAT**2
     warn_if_flat(flat, None, _FLAT, columns)
@@ -164,4 +177,4 @@ def fit_coordinates(
     table, levels = torch.stack(solved, 2).cpu(), times.cpu().contiguous()
     finest = own_time(clock, min(0.5 * least, clock.horizon))
     placed = placement(sample.x) | {"columns": columns}
-    return AdditiveSpectralScore(diffusion, levels, table, finest, **placed)
+    return AdditiveSpectralScore(diffusion, levels, table, finest, moved_walls(axes), **placed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
@@ -20,7 +22,7 @@ from ..core import (
     original,
     pull_back,
 )
-from ..eigenbasis import MIN_SCALE, Eigenbasis, warn, warn_if_flat
+from ..eigenbasis import MIN_SCALE, Axis, Eigenbasis, around, warn, warn_if_flat
 from .additive import AdditiveScore
 from .additive_numerical import AdditiveSpectralScore
 from .clock import GeneratorClock, first_time, log_spaced, log_times, own_time
@@ -216,14 +218,15 @@ def make_plan(
     n_functions = check_integer(n_functions, "n_functions")
     rule = "none" if shrinkage is None else shrinkage
     _check_scatter(sample, rule)
-    basis = process.eigenbasis(n_functions)
+    bases = _bases(process, sample.x)
+    basis = bases(n_functions)
     least, floor = _narrowest(sample, basis)
     clock = GeneratorClock(process)
     times = log_times(clock, first_time(clock, least)) if times is None else times
     if selection == "cross":
         basis = basis.cross()
     elif selection == "greedy":
-        pool = process.eigenbasis(_POOL * n_functions)
+        pool = bases(_POOL * n_functions)
         basis = greedy(pool, shrink(sample.moments(pool), rule), n_functions, clock.of(times))
     fixed = shrink(sample.moments(basis), rule)
     return Plan(basis, times, fixed.mix, fixed.heat + floor)
@@ -240,12 +243,13 @@ def _chosen(
 ) -> Plan:
     """Sizes by the held-out loss. Thirty levels are enough for it: in ``log t`` its integrand is
     smooth, a change over a few percent of the range would need eigenvalues that far apart."""
-    least, floor = _narrowest(sample, process.eigenbasis(2))
+    bases = _bases(process, sample.x)
+    least, floor = _narrowest(sample, bases(2))
     clock = GeneratorClock(process)
     levels, firsts = _judged(clock, least, times)
 
     def pools(count: int) -> Eigenbasis:
-        pool: Eigenbasis = process.eigenbasis(count)
+        pool = bases(count)
         return pool.cross() if cross else pool
 
     selection, basis = choose(sample, pools, rule, levels, firsts, floor, generator, progress)
@@ -255,6 +259,15 @@ def _chosen(
     own_firsts = clock.inverse(selection.firsts)
     selection = replace(selection, first=own_time(clock, selection.first), firsts=own_firsts)
     return Plan(basis, times, selection.mix, heat, selection)
+
+
+def _bases(process: Process, x: Tensor) -> Callable[[int], Eigenbasis]:
+    """The process's eigenfunctions, as many as are asked for, with all points between the walls
+    where there are some."""
+    assert process.eigenbasis is not None
+    own: tuple[Axis, ...] = process.eigenbasis(2).axes
+    axes = around(own, x)
+    return process.eigenbasis if axes == own else partial(Eigenbasis, axes)
 
 
 def _judged(clock: GeneratorClock, least: float, times: Tensor | None) -> tuple[Tensor, int]:

@@ -28,7 +28,7 @@ from ..core import (
     drift_divergence,
 )
 from ..diffusions import Diffusion
-from ..eigenbasis import Circle, Eigenbasis, Moments, warn
+from ..eigenbasis import Circle, Eigenbasis, Moments, between, moved_walls, warn
 from ..kernels import kernel_applies, torus_score
 from .clock import GeneratorClock
 from .fitted import FittedScore, one_time
@@ -215,6 +215,9 @@ class SpectralScore(FittedScore):
             "coefficients": self.coefficients,
             "indices": self.basis.indices,
         }
+        walls = moved_walls(self.basis.axes)
+        if walls is not None:
+            found["walls"] = walls
         if self.finest_time is not None:
             found["finest_time"] = torch.tensor(self.finest_time, dtype=torch.float64)
         if self.reach is not None:
@@ -234,7 +237,10 @@ class SpectralScore(FittedScore):
         """The inverse of :meth:`tensors`."""
         chart = as_diffusion(diffusion).chart
         canonical = diffusion if chart is None else chart.inner
-        basis = canonical.eigenbasis(tensors["coefficients"].shape[1])
+        count = tensors["coefficients"].shape[1]
+        basis = canonical.eigenbasis(count)
+        if "walls" in tensors:
+            basis = Eigenbasis(between(basis.axes, tensors["walls"]), count)
         basis = basis.with_indices(tensors["indices"])
         finest = float(tensors["finest_time"]) if "finest_time" in tensors else None
         reach = None

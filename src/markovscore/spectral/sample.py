@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import Process, as_tensor, check_points, drift_at, field_jacobian, name_of
-from ..eigenbasis import Axis, Circle, Eigenbasis, Interval, Moments, warn
+from ..eigenbasis import Axis, Circle, Eigenbasis, Interval, Moments, walls_of, warn
 
 _WITH_BASIS = "OrnsteinUhlenbeck, TorusBrownian, BoxBrownian, DoubleWell, Langevin or Product"
 
@@ -85,6 +86,7 @@ def read_sample(
         )
     x = check_points(x, process.dim, "x")
     x = process.project(x) if wrap else _check_inside(x, process, columns, chart is None)
+    _check_reached(x, process.eigenbasis(2).axes, chart is None)
     return Sample(x, None if w is None else w / w.sum(), exact, columns, dropped)
 
 
@@ -148,6 +150,45 @@ def _check_inside(
         f"{int(outside.sum())} of {len(x)} outside, the first in row {row}: {found}; "
         + _way_in(x, process, plain)
     )
+
+
+def _check_reached(x: Tensor, axes: Sequence[Axis], plain: bool) -> None:
+    """Functions that are found between walls know nothing of points beyond them, and data move the
+    walls no further than where the prior has something; ``plain``: of a process that is not seen
+    through units."""
+    walls, limits = walls_of(axes)
+    first, last = x.double().aminmax(dim=0)
+    ends = torch.stack([first, last]).cpu()[:, : len(axes)]
+    beyond = ((ends[0] < limits[0]) | (ends[1] > limits[1])).nonzero()[:, 0]
+    if len(beyond) == 0:
+        return
+    i = int(beyond[0])
+    low, high = limits[:, i].tolist()
+    fixed = torch.equal(walls[:, i], limits[:, i])
+    outside = int(((x[:, i] < low) | (x[:, i] > high)).sum())
+    raise ValueError(
+        f"x: expected points between {low:.4g} and {high:.4g} in coordinate {i}, "
+        + ("the walls" if fixed else "where the prior's density is above e^-32 of its largest")
+        + f", found {outside} of {len(x)} outside, from {float(ends[0, i]):.4g} to "
+        f"{float(ends[1, i]):.4g}: {_way_between(walls, ends, fixed, plain)}"
+    )
+
+
+def _way_between(walls: Tensor, ends: Tensor, fixed: bool, plain: bool) -> str:
+    """What would bring points with these ends ``(2, d)`` between walls ``(2, d)``: others, where
+    they were given; other units; another prior."""
+    ways = []
+    if fixed:
+        low, high = float(ends[0].min()), float(ends[1].max())
+        spare = 0.05 * (high - low)
+        ways.append(f"pass wider walls to the process, box=({low - spare:.4g}, {high + spare:.4g})")
+    if not plain:
+        ways.append("change the matrix and the shift of its Affine")
+    elif bool((walls[0] < 0).all() & (walls[1] > 0).all()):
+        ways.append(f"divide x by {1.02 * float((ends / walls).max()):.3g}")
+    else:
+        ways.append("scale the data")
+    return ", or ".join([*ways, "take a wider prior"])
 
 
 def _way_in(x: Tensor, process: Process, plain: bool) -> str:
