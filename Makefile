@@ -59,6 +59,8 @@ lint: $(READY) ## ruff and mypy over src, tests and the chapters' cells; schemas
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
 	@$(BIN)/zizmor --offline --quiet --min-severity medium .github
+	@if command -v actionlint > /dev/null; then actionlint; \
+	else echo "actionlint is not installed: ci.yml runs it"; fi
 
 # torch's CUDA parts are left out of the lock: torch itself names them, where they apply.
 lock: ## resolve pyproject.toml again into requirements.lock
