@@ -7,7 +7,7 @@ import { errors } from "../../book/assets/playground/estimator.js";
 import { carry, density, levels, normal, score, uniform } from "../../book/assets/playground/flow.js";
 import { average, cholesky, fit, makeWaves, shrink } from "../../book/assets/playground/spectral.js";
 
-const { fits: fixtures, law: exact } = JSON.parse(readFileSync(process.env.PLAYGROUND_FIXTURES, "utf-8"));
+const { fits: fixtures, singular, law: exact } = JSON.parse(readFileSync(process.env.PLAYGROUND_FIXTURES, "utf-8"));
 const TIMES = levels(0.003, 4, 12);
 
 function distance(found, expected) {
@@ -44,6 +44,15 @@ for (const given of fixtures) {
     assert.ok(distance(other.coefficients[0], given.coefficients[0]) > 1e-3);
   });
 }
+
+for (const { name, points, count, times, dim, mix, heat, coefficients, conditions } of singular)
+  test(`${name}, nearly singular: as far as rounding lets two solutions differ`, () => {
+    const made = fit(points, count, times, { mix, heat }, { dim });
+    coefficients.forEach((row, i) => {
+      const bar = Math.max(1e-8, conditions[i] * Number.EPSILON);
+      assert.ok(distance(made.coefficients[i], row) < bar, `level ${i}`);
+    });
+  });
 
 test("a factor times its transpose is the matrix, whatever the order", () => {
   for (const n of [1, 2, 5, 6, 11, 16]) {
