@@ -1,10 +1,12 @@
 """The playground: its JavaScript fits what the package fits."""
 
 import json
+import math
 import os
 import subprocess
 from pathlib import Path
 
+import playground
 import pytest
 import torch
 from conftest import ROOT
@@ -81,11 +83,55 @@ def law() -> dict[str, object]:
     return {"time": 0.1} | {name: value.tolist() for name, value in values.items()}
 
 
+def kernel(start: float, h: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Transition density of the double well on a grid, ``(N,)`` each, by another way than the
+    playground's: in the sinc basis of Colbert and Miller, to rounding, the Schroedinger operator
+    ``(f^2 + f' - Laplacian) / 2`` has the kernel ``K`` and ``rho = e^(V(y) - V(x)) K_h(x, y)``."""
+    step, n = 1 / 24, 108
+    k = torch.arange(-n, n + 1, dtype=torch.float64)
+    x, apart = step * k, k[:, None] - k
+    kinetic = (-1) ** apart.abs() / apart.square()
+    kinetic.fill_diagonal_(math.pi**2 / 6)
+    f, slope, potential = x - x**3, 1 - 3 * x**2, x**4 / 4 - x**2 / 2
+    H = kinetic / step**2 + torch.diag((f.square() + slope) / 2)
+    place = n + round(24 * start)
+    K = torch.matrix_exp(-h * H)[:, place] / step
+    return x, (potential[place] - potential).exp() * K
+
+
+def window(start: float, h: float) -> dict[str, object]:
+    """Truth and linearisation of the double well, from a multiple of 1/24."""
+    x, rho = kernel(start, h)
+    step = float(x[1] - x[0])
+    mean = step * float(rho @ x)
+    y = torch.tensor([[start]], dtype=torch.float64)
+    m, P = (float(u) for u in ms.local_transition(ms.DoubleWell(), y, 0.0, h))
+    gauss = torch.distributions.Normal(m, math.sqrt(P)).log_prob(x).exp()
+    return {
+        "start": start,
+        "window": h,
+        "linearised": {"mean": m, "variance": P},
+        "mean": mean,
+        "variance": step * float(rho @ (x - mean).square()),
+        "variation": step * float((rho - gauss).clamp(min=0).sum()),
+        "places": x.tolist(),
+        "density": rho.tolist(),
+    }
+
+
+def windows() -> list[dict[str, object]]:
+    """Starts and windows between those of the table, and some of its own."""
+    starts = [k / 24 for k in (-43, -14, 1, 5, 14, 22, 24, 34, 48)]
+    return [window(y, h) for y in starts for h in (0.02, 0.034, 0.1, 0.3, 0.76, 1.28)]
+
+
 def test_javascript_fits_what_python_fits(tmp_path):
     path = tmp_path / "fixtures.json"
     fits, singular = ([fixture(*given) for given in group] for group in (FIXTURES, SINGULAR))
     assert all(max(given["conditions"]) > 1e9 for given in singular)
-    path.write_text(json.dumps({"fits": fits, "singular": singular, "law": law()}))
+    given = {"fits": fits, "singular": singular, "law": law()}
+    given |= {"windows": windows(), "transitions": playground.transitions()}
+    path.write_text(json.dumps(given))
     done = subprocess.run(
         [str(NODE), "--test", "--test-reporter=tap", "tests/playground/"],
         cwd=ROOT,

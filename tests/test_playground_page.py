@@ -11,6 +11,8 @@ import pytest
 import torch
 from conftest import ROOT
 
+import markovscore as ms
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright: no test extra")
 CHROMIUM = browser.find_chromium()
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found (apt install chromium)")
@@ -18,8 +20,10 @@ PAGE = """<!doctype html>
 <html lang="en" data-theme="light"><head><title>A playground</title>
 <link rel="icon" href="data:,"><meta name="viewport" content="width=device-width">
 <link rel="stylesheet" href="book.css">
-<style>html { --pst-color-text-base: #222; --pst-color-text-muted: #555; color: #222; }
+<style>html { --pst-color-text-base: #222; --pst-color-text-muted: #555; color: #222;
+  --pst-color-danger: #d72d47; --pst-color-danger-text: #fff; }
 html[data-theme="dark"] { --pst-color-background: #111; --pst-color-text-base: #eee;
+  --pst-color-danger: #e78894; --pst-color-danger-text: #14181e;
   --pst-color-text-muted: #aaa; background: #111; color: #eee; }</style></head>
 <body><main><h1>A playground</h1><div class="playground {name}">
 <script src="playground/ready.js"></script>
@@ -36,7 +40,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site") / "assets"
     shutil.copytree(ROOT / "book" / "assets", folder)
     playground.write_data(folder / "playground")
-    for name in ("torus", "estimator"):
+    for name in ("torus", "estimator", "linearisation"):
         (folder / f"{name}.html").write_text(PAGE.replace("{name}", name))
     with browser.served(folder) as address:
         yield address
@@ -86,10 +90,10 @@ def settled(page, fitted=True):
     )
 
 
-def draw(page, touch=False):
-    page.evaluate("scrollTo(0, 0)")
-    box = page.locator("canvas.board").bounding_box()
-    at = [(box["x"] + u * box["width"], box["y"] + v * box["height"]) for u, v in STROKE]
+def draw(page, touch=False, canvas="canvas.board", stroke=STROKE):
+    page.locator(canvas).scroll_into_view_if_needed()
+    box = page.locator(canvas).bounding_box()
+    at = [(box["x"] + u * box["width"], box["y"] + v * box["height"]) for u, v in stroke]
     if not touch:
         page.mouse.move(*at[0])
         page.mouse.down()
@@ -184,6 +188,83 @@ def test_the_estimator_says_what_its_sliders_do(opened, width, scheme):
     assert_accessible(page, width)
 
 
+def written(page, label, text):
+    """The complaint about a number's text."""
+    box = page.get_by_label(label, exact=True)
+    box.fill(text)
+    box.press("Enter")
+    return page.locator(f"#{box.get_attribute('aria-describedby')}").text_content()
+
+
+def window_state(page):
+    """What the linearisation's playground shows, after the next frame."""
+    return page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => {"
+        " const p = document.querySelector('.playground').playground; done({"
+        " y: p.start.value, h: p.window.value, at: p.law.density(1), bias: Math.abs(p.law.bias),"
+        " label: 1 / p.gauss.variance, told: p.message.textContent,"
+        " picture: p.canvases[0].element.toDataURL()}); })))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "touch"), [(1400, "light", False), (390, "dark", True)]
+)
+def test_start_and_window_are_dragged(opened, width, scheme, touch):
+    page = opened(width, scheme, name="linearisation", has_touch=touch)
+    page.wait_for_selector(".told")
+    before = window_state(page)
+    assert (before["y"], before["h"]) == (0.2, 0.3)
+    board, meter = ("canvas.drag >> nth=0", "canvas.drag >> nth=1")
+    draw(page, touch, board, [(0.5, 0.4), (0.6, 0.4), (0.65, 0.5)])
+    after, wide = window_state(page), page.locator(board).bounding_box()["width"]
+    expected = ((0.65 * wide - 44) / (wide - 54) * 2 - 1) * 3.2  # a picture from -3.2 to 3.2
+    assert abs(after["y"] - expected) < 0.02
+    assert after["at"] > 1.2 * before["at"] and after["picture"] != before["picture"]
+    draw(page, touch, board, [(0.65, 0.4), (0.99, 0.4)])
+    assert window_state(page)["y"] == 2
+    assert "2 is taken" in page.locator(".fault:not(:empty)").text_content()
+    draw(page, touch, meter, [(0.7, 0.4), (0.5, 0.4)])
+    wide = page.locator(meter).bounding_box()["width"]
+    low, high = math.log10(0.02) - 0.05, math.log10(1.28) + 0.05
+    h = 10 ** (low + (0.5 * wide - 44) / (wide - 54) * (high - low))
+    assert abs(window_state(page)["h"] / h - 1) < 0.03
+    assert_accessible(page, width)
+
+
+def test_start_and_window_obey_the_keyboard_and_refuse_text(opened):
+    page = opened(name="linearisation")
+    page.wait_for_selector(".told")
+    page.locator("canvas.drag").first.focus()
+    for key in ("ArrowRight", "Shift+ArrowLeft", "ArrowDown", "Tab"):
+        page.keyboard.press(key)
+    state = window_state(page)
+    assert abs(state["y"] - 0.04) < 1e-12 and abs(state["h"] * 2**0.125 / 0.3 - 1) < 1e-9
+    page.get_by_label("start y, slider").focus()
+    page.keyboard.press("ArrowRight")
+    assert abs(window_state(page)["y"] - 0.12) < 1e-12
+    for text, complaint in (("NaN", "found “NaN”."), ("left", "found “left”."), ("", "found “”.")):
+        assert complaint in written(page, "start y", text)
+    assert window_state(page)["y"] == 0.12
+    assert "from 0.02 to 1.28, found “9”: 1.28 is taken." in written(page, "window h", "9")
+    assert window_state(page)["h"] == 1.28
+
+
+def test_half_the_window_has_a_quarter_of_the_bias(opened):
+    page = opened(name="linearisation")
+    page.wait_for_selector(".told")
+    assert written(page, "start y", "1") == written(page, "window h", "0.04") == ""
+    whole = window_state(page)
+    assert written(page, "window h", "0.02") == ""
+    half = window_state(page)
+    assert abs(whole["bias"] / half["bias"] / 4 - 1) < 0.1  # the next order is a factor h smaller
+    growth = (1 + math.exp(-2 * 2 * 0.02)) / 2  # of the variance P, beside doubling; J = -2
+    assert abs(half["label"] / whole["label"] / 2 / growth - 1) < 1e-9
+    _, P = ms.local_transition(ms.DoubleWell(), torch.ones(1, 1, dtype=torch.float64), 0.0, 0.02)
+    assert abs(half["label"] * float(P) - 1) < 1e-9
+    assert f"Variance of the label: {half['label']:.3g}; 1/h is 50." in half["told"]
+
+
 def test_bad_input_is_explained_and_the_page_goes_on(opened):
     page = opened()
     told, box = page.locator(".told"), page.get_by_label("waves K", exact=True)
@@ -210,8 +291,16 @@ def test_bad_input_is_explained_and_the_page_goes_on(opened):
     assert "heat 0." in told.text_content()
 
 
+NO_TABLE = "window.fetch = async () => new Response('{}')"
+
+
 @pytest.mark.parametrize(
-    "options", [{"java_script_enabled": False}, {"script": "delete window.Worker"}]
+    "options",
+    [
+        {"java_script_enabled": False},
+        {"script": "delete window.Worker"},
+        {"script": NO_TABLE, "name": "linearisation"},
+    ],
 )
 def test_without_scripts_or_workers_the_picture_stays(opened, options):
     page = opened(live=False, **options)

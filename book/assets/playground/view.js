@@ -24,7 +24,8 @@ let ids = 0;
 
 /** A slider and a box for the same number, from `low` to `high`, on a logarithmic scale where
  * `log`; `round` makes any number one that is allowed. `changed(value)` is called with numbers
- * alone: other text is explained below the box, and the last number stays. */
+ * alone: a number beyond the ends becomes the nearest one, other text leaves the last number, and
+ * both are said below the box, where `read(text)` is called as well. */
 export function numberControl({ label, low, high, value, log, round = (x) => x, changed }) {
   const to = log ? (x) => Math.log(x / low) / Math.log(high / low) : (x) => (x - low) / (high - low);
   const from = log ? (u) => low * (high / low) ** u : (u) => low + (high - low) * u;
@@ -48,10 +49,12 @@ export function numberControl({ label, low, high, value, log, round = (x) => x, 
     if (told) changed(value);
   };
   const read = (text) => {
-    const x = text.trim() ? Number(text) : NaN;
-    if (x >= low && x <= high) return set(round(x), true);
-    box.setAttribute("aria-invalid", "true");
-    fault.textContent = `Expected a number from ${show(low)} to ${show(high)}, found “${text.slice(0, 12)}”.`;
+    const x = text.trim() ? Number(text) : NaN, number = Number.isFinite(x);
+    if (number) set(round(x), true);
+    else box.setAttribute("aria-invalid", "true");
+    if (x >= low && x <= high) return;
+    const found = `Expected a number from ${show(low)} to ${show(high)}, found “${text.slice(0, 12)}”`;
+    fault.textContent = number ? `${found}: ${show(value)} is taken.` : `${found}.`;
   };
   const step = (event) => { // arrow keys move by a fiftieth: a step of "any" moves by a hundredth
     const way = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
@@ -62,7 +65,7 @@ export function numberControl({ label, low, high, value, log, round = (x) => x, 
   };
   set(value, false);
   const element = make("div", { class: "number" }, make("label", { for: id }, label), slider, box, fault);
-  return { element, set: (x) => set(x, false), get value() { return value; } };
+  return { element, read, set: (x) => set(x, false), get value() { return value; } };
 }
 
 /** A choice among named values. */
@@ -119,6 +122,7 @@ export class Plot {
     Object.assign(this, { context, left, bottom: height - bottom, right: width - right, top });
     this.x = (value) => left + ((value - x[0]) / (x[1] - x[0])) * (width - left - right);
     this.y = (value) => height - bottom - ((value - y[0]) / (y[1] - y[0])) * (height - top - bottom);
+    this.at = (pixel) => x[0] + ((pixel - left) / (width - left - right)) * (x[1] - x[0]);
     context.fillStyle = "#fff";
     context.fillRect(0, 0, width, height);
   }
