@@ -15,7 +15,7 @@ MOVED := $(shell test "$$(cat .venv/.ready 2>/dev/null)" = "$$(pwd -P)" || echo 
 CODE := src tests book/*.py
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help book archive site test test-gpu bench bench-gpu serve lock clean lint moved
+.PHONY: help book archive site pdf test test-gpu bench bench-gpu serve lock clean lint moved
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ archive: book ## the executed book as one zip with checksums, in _build (PROFILE
 
 site: $(READY) ## build _build/html from such a zip, without executing anything (ARCHIVE=file)
 	@$(BIN)/python book/archive.py site "$(ARCHIVE)"
+
+pdf: book ## the whole book as a PDF, which the home page links to (PROFILE=..., needs Chromium)
+	@$(BIN)/python book/pdf.py
 
 test: $(READY) ## run every test (ARGS="-k name" for some)
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder --durations=10 $(ARGS)

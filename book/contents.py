@@ -37,10 +37,18 @@ def explained(command: Callable[[], int]) -> int:
     return 1
 
 
+def toc_parts() -> list[tuple[str, list[str]]]:
+    """The parts of the book, each a caption and its pages; the home page is one without."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    parts = [
+        (part["caption"], [entry["file"] for entry in part["chapters"]]) for part in toc["parts"]
+    ]
+    return [("", [toc["root"]]), *parts]
+
+
 def toc_pages() -> list[str]:
     """Every page that ``_toc.yml`` names, in reading order, relative to ``book/``."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [toc["root"]] + [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
+    return [page for _, pages in toc_parts() for page in pages]
 
 
 def page_path(page: str) -> Path:

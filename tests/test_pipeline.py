@@ -18,6 +18,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import browser
+import pdf
 import pytest
 import yaml
 from conftest import ROOT
@@ -245,6 +247,16 @@ def test_one_chapter_changed_and_addresses_set(book):
     assert "https://book.example/scores/_static/markovscore-" in download
     checked = book.call("check_site.py", "--browser", "none")
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.skipif(browser.find_chromium() is None, reason="no Chromium (apt install chromium)")
+def test_the_site_is_whole_on_paper(book):
+    parts = [("", ["index"]), ("P", ["one/first", "reproduction/claims"])]
+    html = book.root / "_build" / "html"
+    content, faults = pdf.printed(browser.find_chromium(), html, "A book", parts)
+    assert faults == []
+    for title in (b"Home", b"P", b"Chapter the first", b"Ledger"):
+        assert b"/Title (%b)" % title in content
 
 
 def test_the_site_again_from_an_archive_without_executing(book, tmp_path):

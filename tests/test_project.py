@@ -150,7 +150,7 @@ def test_the_pages_name_files_that_exist(text):
 def test_help_lists_every_command():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     commands = {line.split()[1] for line in shown.stdout.splitlines() if line.startswith("make ")}
-    expected = "book archive site test test-gpu bench bench-gpu serve lint lock clean help"
+    expected = "book archive site pdf test test-gpu bench bench-gpu serve lint lock clean help"
     assert commands == set(expected.split())
     texts = [*PAGES.values(), *(p.read_text() for p in (ROOT / ".ci").iterdir())]
     for text in texts:
