@@ -117,8 +117,12 @@ class Product(Diffusion):
         return Eigenbasis(axes, n_functions)
 
 
+def _bell(x: Tensor) -> Tensor:
+    return -0.5 * x.square()
+
+
 # 1e-9 of the normal law is beyond each wall; at the limits its density is e^-32 of the largest.
-_BELL = Numerical(lambda x: -0.5 * x.square(), -6.0, 6.0, limits=(-8.0, 8.0))
+_BELL = Numerical(_bell, -6.0, 6.0, limits=(-8.0, 8.0))
 
 
 def _check_dispersion(factor: Process) -> None:

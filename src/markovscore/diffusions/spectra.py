@@ -10,18 +10,22 @@ Another law in the plane has its eigenfunctions on elements of the plane.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..core import as_tensor, lasting
 from ..eigenbasis import Axis, Eigenbasis, Numerical, Planar, Plane
+from .law_checks import check_autograd, check_gradient, check_values
 from .plane_box import plane_box
 
 _TAIL = 1e-8  # of the law, beyond each wall
 _FARTHEST = 1e6
 _FAINT = -45.0  # log density, relative to its maximum, that is no part of the law
+_FARTHEST_WALL = -100.0  # at which a wall may stand
 # Where data may still be: entries of A_t grow as one over the density, and beyond e^-32 of them
 # the rounding is as large as what the bulk of the law has.
 _FARTHEST_DATA = -32.0
@@ -56,12 +60,13 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
             f"prior: expected log_prob(x), found {type(prior).__name__} without it: eigenfunctions "
             "need the density"
         )
-    factors = [_factor(prior, i) for i in range(prior.dim)]
+    check_values(prior)
+    factors: list[LogDensity] = [partial(_level, prior, i) for i in range(prior.dim)]
     walls, limits = _walls(factors, box)
+    check_gradient(prior, walls)
     gap = _mixed_difference(prior, walls)
     if gap <= _SAME:
-        axes = _axes(prior, factors, walls, limits)
-        return lambda n_functions: Eigenbasis(axes, n_functions)
+        return partial(Eigenbasis, _axes(prior, factors, walls, limits))
     if prior.dim > 2:
         raise ValueError(
             "prior: expected independent coordinates, whose log density is a sum over them, or two "
@@ -69,9 +74,9 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
             "one-dimensional eigenfunctions are no eigenfunctions then; train a score, for "
             "instance with LocalDSM"
         )
+    check_autograd(prior, walls)
     low, high, depth = (*walls, _DEEP) if box is not None else plane_box(prior.log_prob)
-    plane = Plane(prior.log_prob, low, high, depth)
-    return lambda n_functions: Planar(plane, n_functions)
+    return partial(Planar, Plane(prior.log_prob, low, high, depth))
 
 
 def _axes(prior: Any, factors: list[LogDensity], walls: Tensor, limits: Tensor) -> list[Axis]:
@@ -79,9 +84,11 @@ def _axes(prior: Any, factors: list[LogDensity], walls: Tensor, limits: Tensor) 
     axes: list[Axis] = []
     ends = zip(factors, walls.T.tolist(), limits.T.tolist(), strict=True)
     for i, (factor, (low, high), (lowest, highest)) in enumerate(ends):
-        slope = _slope(prior, i)
+        slope = partial(_slope, prior, i)
         made = Numerical(factor, low, high, slope, (lowest, highest))
         twin = next((axis for axis in axes if _same(axis, made)), None)
+        if twin is None:
+            _check_walls(factor, low, high)
         if twin is None or not _same_pull(twin, made):
             _check_slope(factor, slope, low, high)
         axes.append(twin or made)
@@ -95,14 +102,30 @@ def _along(prior: Any, i: int, x: Tensor) -> Tensor:
     return x[:, None] * unit
 
 
-def _factor(prior: Any, i: int) -> LogDensity:
+def _level(prior: Any, i: int, x: Tensor) -> Tensor:
     """``f_i`` ``(n,) -> (n,)``, up to a constant: the log density along a line through zero."""
-    return lambda x: as_tensor(prior.log_prob(_along(prior, i, x)), "log_prob", torch.float64)
+    return as_tensor(prior.log_prob(_along(prior, i, x)), "log_prob", torch.float64).detach()
 
 
-def _slope(prior: Any, i: int) -> LogDensity:
+def _slope(prior: Any, i: int, x: Tensor) -> Tensor:
     """``f_i'``."""
-    return lambda x: as_tensor(prior.score(_along(prior, i, x)), "score", torch.float64)[:, i].to(x)
+    return as_tensor(prior.score(_along(prior, i, x)), "score", torch.float64)[:, i].to(x)
+
+
+def _check_walls(factor: LogDensity, low: float, high: float) -> None:
+    """Functions grow as one over the root of the density: far beyond the law they are rounding."""
+    x = torch.linspace(low, high, _CELLS + 1, dtype=torch.float64)
+    level = factor(x)
+    level = level - level[level.isfinite()].max()
+    if bool((level[[0, -1]] >= _FARTHEST_WALL).all()):
+        return
+    some = x[level > _FAINT]
+    found = [round(value, 3) for value in level[[0, -1]].tolist()]
+    raise ValueError(
+        f"box: expected walls at which the log density is within {-_FARTHEST_WALL:g} of its "
+        f"maximum, found {found} below it at {[low, high]}: pass box=({float(some[0]):.4g}, "
+        f"{float(some[-1]):.4g}), or nearer ones"
+    )
 
 
 def _check_slope(factor: LogDensity, slope: LogDensity, low: float, high: float) -> None:
@@ -111,7 +134,7 @@ def _check_slope(factor: LogDensity, slope: LogDensity, low: float, high: float)
     level = factor(x)
     top = int(level.argmax())
     for part in (slice(None, top + 1), slice(top, None)):
-        rise = float(torch.trapezoid(slope(x[part]), x[part]))
+        rise = float(torch.trapezoid(slope(x[part]).detach(), x[part]))
         first, last = x[part][[0, -1]].tolist()
         truth = float(level[part][-1] - level[part][0])
         if not abs(rise - truth) <= _WRONG * max(1.0, abs(truth)):
@@ -127,7 +150,8 @@ def _walls(factors: list[LogDensity], box: Any) -> tuple[Tensor, Tensor]:
     if box is None:
         found = torch.tensor(_boxes(factors), dtype=torch.float64).T
         return found[:2], found[2:]
-    ends = [as_tensor(end, "box", torch.float64) for end in box]
+    pair = box if isinstance(box, list | tuple | Tensor | np.ndarray) else [box]
+    ends = [as_tensor(end, "box", torch.float64) for end in pair]
     if len(ends) != 2 or any(end.shape not in ((), (len(factors),)) for end in ends):
         raise ValueError(
             f"box: expected (low, high), numbers or ({len(factors)},) each, found "
@@ -190,10 +214,11 @@ def _box(log_density: LogDensity) -> tuple[float, ...]:
     level = level - level.max()
     density = level.exp()
     below = (0.5 * (density[1:] + density[:-1])).cumsum(0)
-    first = int(torch.searchsorted(below, _TAIL * below[-1]))
-    last = int(torch.searchsorted(below, (1 - _TAIL) * below[-1]))
     some = (level > _FARTHEST_DATA).nonzero()[:, 0]
-    ends = first, min(last + 1, _CELLS), int(some[0]), int(some[-1])
+    lowest, highest = int(some[0]), int(some[-1])
+    first = max(int(torch.searchsorted(below, _TAIL * below[-1])), lowest)
+    last = min(int(torch.searchsorted(below, (1 - _TAIL) * below[-1])) + 1, highest)
+    ends = first, last, lowest, highest
     return tuple(float(x[end]) for end in ends)
 
 
@@ -206,12 +231,17 @@ def _mixed_difference(prior: Any, walls: Tensor) -> float:
     x, y = walls[0] + (walls[1] - walls[0]) * torch.rand(
         shape, generator=generator, dtype=torch.float64
     )
-    plain, size = prior.log_prob(x) + prior.log_prob(y), 1.0
+
+    def both(u: Tensor, v: Tensor) -> Tensor:
+        found = (as_tensor(prior.log_prob(part), "log_prob", torch.float64) for part in (u, v))
+        return sum(found, torch.zeros(())).detach()
+
+    plain, size = both(x, y), 1.0
     worst = 0.0
     for i in range(prior.dim):
         u, v = x.clone(), y.clone()
         u[:, i], v[:, i] = y[:, i], x[:, i]
-        other = prior.log_prob(u) + prior.log_prob(v)
+        other = both(u, v)
         size = 1.0 + float(torch.maximum(plain.abs(), other.abs()).max())
         worst = max(worst, float((plain - other).abs().max()) / size)
     return worst

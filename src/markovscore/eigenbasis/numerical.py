@@ -367,7 +367,7 @@ def _at(solved: Spectrum, slope: Density, per: int) -> Tensor:
     x = torch.linspace(elements.low, elements.high, elements.count * per + 1, dtype=torch.float64)
     value, first = spread(values), spread(slopes)
     first[0], first[-1] = 0.0, 0.0  # the walls
-    second = solved.eigenvalues[: solved.count] * value - slope(x)[:, None] * first
+    second = solved.eigenvalues[: solved.count] * value - slope(x).detach()[:, None] * first
     width = elements.h / per
     return torch.stack([value, width * first, width**2 * second], 1)
 

@@ -228,7 +228,8 @@ class SpectralScore(FittedScore):
     def record(self) -> dict[str, Tensor]:
         """What a file holds besides, on which the values do not depend."""
         found = {} if self.selection is None else self.selection.tensors()
-        return found | {"dropped": torch.tensor(self.dropped)}
+        found |= {"dropped": torch.tensor(self.dropped)}
+        return found if self.basis.uniform else found | {"eigenvalues": self.basis.eigenvalues}
 
     @classmethod
     def from_tensors(
@@ -242,6 +243,7 @@ class SpectralScore(FittedScore):
         if "walls" in tensors:
             basis = Eigenbasis(between(basis.axes, tensors["walls"]), count)
         basis = basis.with_indices(tensors["indices"])
+        _check_same(basis, tensors.get("eigenvalues", basis.eigenvalues))
         finest = float(tensors["finest_time"]) if "finest_time" in tensors else None
         reach = None
         if "axes" in tensors:
@@ -250,3 +252,13 @@ class SpectralScore(FittedScore):
         score = cls(diffusion, basis, *fitted, finest, reach, **placement)
         selection = Selection.from_tensors(tensors)
         return replace(score, selection=selection, dropped=int(tensors.get("dropped", 0)))
+
+
+def _check_same(basis: Eigenbasis, rates: Tensor) -> None:
+    """A file's functions are those of the process that is passed: their eigenvalues tell."""
+    if basis.eigenvalues.shape != rates.shape or not torch.allclose(basis.eigenvalues, rates, 1e-6):
+        found, expected = ([round(float(v), 6) for v in r[:3]] for r in (basis.eigenvalues, rates))
+        raise ValueError(
+            f"diffusion: expected the process that the score was fitted to, with the eigenvalues "
+            f"{expected} and so on, found {found}: pass one with the same prior and box"
+        )
