@@ -146,6 +146,14 @@ class Spectrum:
     mass: Tensor
     count: int
 
+    def slopes(self, count: int) -> Tensor:
+        """Of the first functions at the nodes, ``(N, count)``: the mean of two elements that meet,
+        and zero at the walls."""
+        own = self.elements.slopes(self.functions[:, :count])
+        own[1:, 0] = 0.5 * (own[1:, 0] + own[:-1, -1])
+        own[0, 0] = 0.0
+        return torch.cat([own[:, :-1].flatten(0, 1), torch.zeros_like(own[-1, -1:])])
+
 
 def solve_elements(log_density: Density, elements: Elements, count: int) -> Spectrum:
     """All functions on these elements, by LAPACK; ``count`` of them are believed."""

@@ -79,10 +79,11 @@ def grid_of(axis: Axis, order: int) -> Grid:
         found = axis.spectrum(order)
         nodes, weights = found.elements.nodes, found.mass
         rates, modes = found.eigenvalues, found.functions
+        values, slopes = modes[:, : order + 1].T, found.slopes(order + 1).T
     else:
         nodes, weights = axis.quadrature(2 * order)
         rates, modes = axis.real_rates(2 * order), axis.jets(nodes, 2 * order, 1)[0].T
-    values, slopes = axis.jets(nodes, order, 2)
+        values, slopes = axis.jets(nodes, order, 2)
     return Grid(rates, weights[:, None] * modes, values, slopes)
 
 
