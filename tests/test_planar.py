@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from odd_inputs import refused
-from scipy.sparse import linalg
 from statistical import F64, agrees, points, rng, slope
 
 import markovscore as ms
+from markovscore.core import kept_on_disk
 from markovscore.eigenbasis import Plane, deposit, evolved, make_mesh, solve_mesh
 from markovscore.reference import fokker_planck
+from markovscore.spectral import Sample, choose
 
 ANGLES = torch.tensor([0.0, 2.0, 4.0], dtype=F64) * math.pi / 3
 TRIANGLE = ms.Langevin(
@@ -169,12 +170,8 @@ def test_blocks_of_equal_eigenvalues_are_whole_and_canonical():
 def test_signs_do_not_depend_on_the_start(monkeypatch):
     mesh = box(TRIANGLE, -4.0, 4.0, 8)
     first = solve_mesh(mesh, 12)
-    plain = linalg.eigsh
-
-    def otherwise(*args, v0, **kwargs):
-        return plain(*args, v0=np.linspace(1, 2, len(v0)) ** 2, **kwargs)
-
-    monkeypatch.setattr(linalg, "eigsh", otherwise)
+    plain = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: plain(seed + 1))
     again = solve_mesh(mesh, 12)
     assert not torch.equal(again.functions, first.functions)
     assert (again.functions - first.functions).abs().max() < 1e-5
@@ -221,6 +218,40 @@ def test_the_law_at_later_times_by_simulation():
     products = torch.einsum("bji,bki->bjk", gradient, gradient)
     found = basis.moments(x).energy(torch.tensor([t], dtype=F64))[0]
     assert agrees(products, found, slack=0.02 * found.abs().max())
+
+
+def test_averages_without_a_part_are_those_of_the_rest(monkeypatch):
+    """Of points with weights; and the choice is that of folds of which each is averaged anew."""
+    basis, x = TRIANGLE.eigenbasis(30), points(200, scale=0.7)
+    weights, held = torch.rand(200, generator=rng(), dtype=F64), torch.arange(200) < 40
+    part, rest = (basis.moments(x[at], weights[at] / weights[at].sum()) for at in (held, ~held))
+    share = float(weights[held].sum() / weights.sum())
+    found = basis.moments(x, weights / weights.sum()).without(part, share)
+    times = torch.tensor([0.0, 0.04, 0.05], dtype=F64)
+    for left, right in ((found, rest), (found.shrunk(0.9, 0.02), rest.shrunk(0.9, 0.02))):
+        assert torch.allclose(left.slope(times), right.slope(times))
+        truth = right.energy(times)
+        gap = (left.energy(times) - truth).abs().amax((1, 2))
+        assert bool((gap < 1e-6 * truth.abs().amax((1, 2))).all())
+    levels = torch.logspace(-1.9, -0.1, 8, dtype=F64)
+    choice = Sample(x[:60]), TRIANGLE.eigenbasis, None, levels, 3
+    fast = choose(*choice)[0]
+    monkeypatch.setattr(type(part), "without", lambda *_: None)
+    slow = choose(*choice)[0]
+    assert (fast.n_functions, fast.heat, fast.first) == (slow.n_functions, slow.heat, slow.first)
+    assert bool(slow.gains.isfinite().all()) and (fast.gains - slow.gains).abs().max() < 1e-6
+
+
+def test_more_functions_while_they_bring_a_standard_error(monkeypatch):
+    """Of dense dots all; of a wide bump the first pool, whose largest size is the best."""
+    monkeypatch.setattr("markovscore.spectral.held_out._PLANE", (14, 60))
+    levels = torch.logspace(-1.9, -0.1, 6, dtype=F64)
+    dots = torch.randint(3, (300, 2), generator=rng()) - 1.0 + points(300, scale=0.08)
+    bump = points(300, scale=0.7) + torch.tensor([0.5, 0.2])
+    for x, most in ((dots, 60), (bump, 14)):
+        selection = choose(Sample(x), TRIANGLE.eigenbasis, None, levels, 1)[0]
+        assert int(selection.sizes[-1]) == most
+        assert selection.n_functions >= selection.sizes[-2] or most == 60
 
 
 # -- fits ------------------------------------------------------------------------------------------
@@ -304,6 +335,27 @@ def test_solutions_are_kept_on_disk(tmp_path, monkeypatch):
     assert fresh(0.9).eigenvalues[1] < 0
 
 
+def test_another_source_reads_no_old_solutions(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARKOVSCORE_CACHE", str(tmp_path / "cache"))
+    source, helper = tmp_path / "solver.py", tmp_path / "helper.py"
+    source.write_text("import torch\ndef make(): return {'found': torch.rand(3)}\n")
+    made = {}
+    exec(compile(source.read_text(), str(source), "exec"), made)
+
+    def kept():
+        return kept_on_disk("trial", [torch.ones(2)], made["make"], -1.0)["found"]
+
+    first = kept()
+    assert torch.equal(kept(), first)
+    helper.write_text("ORDER = 2\n")
+    second = kept()
+    assert not torch.equal(second, first)
+    helper.write_text("ORDER = 3\n")
+    assert not torch.equal(kept(), second)
+    helper.write_text("ORDER = 2\n")
+    assert torch.equal(kept(), second)
+
+
 # -- bad input -------------------------------------------------------------------------------------
 
 
@@ -327,11 +379,8 @@ def test_too_few_nodes_and_no_convergence(monkeypatch):
     with pytest.raises(ArithmeticError, match="two nodes for each of 20"):
         solve_mesh(box(TRIANGLE, -4.0, 4.0, 2, 2), 20)
 
-    def stuck(*args, **kwargs):
-        raise linalg.ArpackNoConvergence("no", np.zeros(3), np.zeros((3, 3)))
-
-    monkeypatch.setattr(linalg, "eigsh", stuck)
-    with pytest.raises(ArithmeticError, match="found 3 that converged"):
+    monkeypatch.setattr("markovscore.eigenbasis.plane._CONVERGED", 0.0)
+    with pytest.raises(ArithmeticError, match=r"8 eigenfunctions on .* found 0 that"):
         solve_mesh(box(TRIANGLE, -4.0, 4.0, 4), 8)
 
 

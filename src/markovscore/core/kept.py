@@ -1,6 +1,7 @@
 """What took long to find, kept on disk by its content."""
 
 import hashlib
+import inspect
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -25,13 +26,17 @@ def cache_folder() -> Path:
 def kept_on_disk(
     kind: str, about: Iterable[Tensor], make: Callable[[], dict[str, Tensor]], seconds: float
 ) -> dict[str, Tensor]:
-    """What ``make`` finds, from a file in the cache folder where there is one of the same ``kind``
-    and of the same tensors ``about``; written there where it took more than ``seconds``.
+    """What ``make`` finds, from a file in the cache folder where there is one of the same ``kind``,
+    of the same tensors ``about`` and of the same source: all of the folder in which ``make`` is
+    written, so that another algorithm reads no old results. Written there where it took more than
+    ``seconds``.
 
     A file is whole or absent, whoever else writes it; one that cannot be read is made again, and a
     folder that cannot be written keeps nothing.
     """
     content = hashlib.sha256(kind.encode())
+    for source in sorted(Path(inspect.getfile(make)).parent.glob("*.py")):
+        content.update(source.read_bytes())
     for tensor in about:
         content.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         content.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -20,8 +20,9 @@ def bar(items: Collection[T], what: str, progress: bool | None, delay: float = 2
 
 
 @contextmanager
-def counter(total: int, what: str, delay: float = 2.0) -> Iterator[Callable[[], Any]]:
-    """A function to call at each of about ``total`` steps; :func:`bar` where there is no loop."""
+def counter(total: int, what: str, delay: float = 2.0) -> Iterator[Callable[..., Any]]:
+    """A function to call at each of about ``total`` steps, or with the number of several;
+    :func:`bar` where there is no loop."""
     with tqdm(total=total, desc=what, disable=None, delay=delay, leave=False) as shown:
         yield shown.update
 

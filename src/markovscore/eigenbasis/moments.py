@@ -124,6 +124,11 @@ class Moments(ABC):
         own = {name: getattr(self, name)[order] for name in ("mean", "variance", "rates")}
         return replace(self, **own)
 
+    def without(self, part: Self, share: float) -> Self | None:
+        """Averages over the points that are not in a ``part`` of these, which has so large a
+        ``share`` of the weights; None where it is quicker to take them anew. Variances stay."""
+        return None
+
     @abstractmethod
     def factor(self, times: Tensor) -> Tensor:
         """Lower triangular ``L_t`` ``(T, K, K)`` with ``L_t L_t^T = A_t``."""

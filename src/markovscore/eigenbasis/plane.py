@@ -34,12 +34,15 @@ Density = Callable[[Tensor], Tensor]
 
 DEGREE = 8
 _TOLERANCE = 1e-5  # of the eigenvalues, relative to the largest
-_PER_WAVE = 11.0  # nodes
-_MORE, _HIGHEST = 4, 16  # degrees, where eigenvalues do not stand
+_PER_WAVE = 12.0  # nodes
+_RAISED, _JUDGE, _HIGHEST = 2, 4, 16  # degrees: where eigenvalues do not stand, of what judges
 _STEEPEST = 18.0  # change of the log density within an element
 _MOST_NODES = 60_000
 _STEP = 64  # functions are solved for in multiples
 _ONE = 1e-7  # gaps of a block of equal eigenvalues, relative to the largest
+_WIDE = 16  # vectors at a time
+_SPAN = 6  # vectors for each function, at most, from which it is found
+_CONVERGED = 1e-12  # errors of the inverse, relative to its eigenvalues
 _JUDGED = 6  # of the largest eigenvalues, on finer elements
 _ROWS = 2**16  # points at which a density is taken at once
 KEPT = 2.0  # seconds, beyond which a solution is kept on disk
@@ -219,7 +222,8 @@ class PlaneSpectrum:
 
 
 def solve_mesh(mesh: Mesh, count: int) -> PlaneSpectrum:
-    """The first ``count`` functions on these elements, by Lanczos' method with the matrix inverted.
+    """The first ``count`` functions on these elements, by Lanczos' method, a block of vectors at
+    a time, with the matrix inverted.
 
     Raises ``ArithmeticError`` for fewer than two nodes a function, or where it does not converge:
     how many were reached.
@@ -239,29 +243,38 @@ def solve_mesh(mesh: Mesh, count: int) -> PlaneSpectrum:
 
 
 def _slowest(matrix: Any, count: int, shift: float) -> tuple[Any, Any]:
-    """The smallest eigenvalues, increasing, and their vectors."""
+    """The smallest eigenvalues, increasing, and their vectors: those of the inverse in the span of
+    its powers on a block of vectors, orthogonal to rounding."""
     size = matrix.shape[0]
-    factors = factorised(matrix, shift)
+    factors, most = factorised(matrix, shift), min(size, _SPAN * count + 40 * _WIDE) - _WIDE
+    basis, small = np.empty((most + _WIDE, size)), np.zeros((most, most))
+    start = np.random.default_rng(0).standard_normal((size, _WIDE))
+    basis[:_WIDE] = np.linalg.qr(start)[0].T
+    judged: float = 2 * count + 8 * _WIDE
     with counter(3 * count, f"{count} eigenfunctions on {size} nodes") as step:
-
-        def solve(b: Any) -> Any:
-            step()
-            return factors.solve(b)
-
-        operator = scipy.sparse.linalg.LinearOperator(matrix.shape, solve, dtype=float)
-        start = np.random.default_rng(0).standard_normal(size)
-        try:
-            values, vectors = scipy.sparse.linalg.eigsh(
-                matrix, count, sigma=-shift, OPinv=operator, v0=start
-            )
-        except scipy.sparse.linalg.ArpackNoConvergence as failure:
-            raise ArithmeticError(
-                f"expected {count} eigenfunctions on {size} nodes, found "
-                f"{len(failure.eigenvalues)} that converged: pass a narrower box, or fewer "
-                "functions"
-            ) from failure
-    order = np.argsort(values)
-    return values[order], vectors[:, order]
+        for m in range(_WIDE, most + 1, _WIDE):
+            own, last = basis[:m], slice(m - _WIDE, m)
+            found = factors.solve(np.asfortranarray(basis[last].T)).T
+            for _ in range(2):  # to rounding
+                shares = found @ own.T
+                found -= shares @ own
+                small[last, :m] += shares
+            following, left = np.linalg.qr(found.T)
+            basis[m : m + _WIDE] = following.T
+            step(_WIDE)
+            if m < judged and m + _WIDE <= most:
+                continue
+            judged = 1.1 * m
+            values, vectors = np.linalg.eigh(small[:m, :m])
+            values, vectors = values[::-1][:count], vectors[:, ::-1][:, :count]
+            errors = np.linalg.norm(left @ vectors[last], axis=0)
+            good = errors < _CONVERGED * values
+            if len(good) == count and good.all():
+                return 1 / values - shift, own.T @ vectors
+    raise ArithmeticError(
+        f"expected {count} eigenfunctions on {size} nodes, found {int(good.sum())} that "
+        "converged: pass a narrower box, or fewer functions"
+    )
 
 
 def _weyl(mesh: Mesh, count: int) -> float:
@@ -374,7 +387,7 @@ class Plane:
         counts = mesh.across.count, mesh.along.count
         while True:
             found = solve_mesh(mesh, count)
-            finer = self._mesh(counts, mesh.across.degree + _MORE)
+            finer = self._mesh(counts, mesh.across.degree + _JUDGE)
             change = _moved(found, finer)
             if change <= _TOLERANCE:
                 return replace(found, change=change)
@@ -384,7 +397,7 @@ class Plane:
                     f"of {change:.1e} with {len(mesh.nodes)} nodes: pass a narrower box, fewer "
                     "functions, or a smoother density"
                 )
-            mesh = finer
+            mesh = self._mesh(counts, mesh.across.degree + _RAISED)
 
 
 def _moved(found: PlaneSpectrum, finer: Mesh) -> float:

@@ -10,14 +10,16 @@ brings them to the time ``t``,
 all modes that the nodes have, not those of the basis alone, or :math:`A_t` would be indefinite.
 The exponential is taken by Lanczos' method with the matrix inverted, one pole for each decade of
 time. In :math:`\log t` the entries of :math:`A_t` are smooth: they are found at Chebyshev's
-points of each decade, and between them by the polynomial through these.
+points of each decade, and between them by the polynomial through these. These laws are nearly
+combinations of a few, and :math:`A_t` is linear in the law: it is summed over the nodes for the
+few alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -32,46 +34,104 @@ from .plane import Mesh, factorised
 _KRYLOV = 44  # vectors, by which the exponentials of a decade are right to 1e-10
 _LEVELS = 16  # of a decade, between which A_t is a polynomial to 1e-8
 _START = -9  # decade, before which nothing has moved
+_SAME = 1e-8  # of laws that are a combination of others, to relative accuracy
 _COLUMNS = 64  # of A_t at a time: below the diagonal little is computed
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlaneMoments(MatrixMoments):
-    """``law`` ``(N,)``, the points' weights at the nodes; ``gradients`` ``(2, N, K)``; ``tables``:
-    of a decade the matrices at its levels, as they were asked for."""
+    """``laws`` of points, and of each its share: of all points one, less one where a part is left
+    out."""
 
-    mesh: Mesh
-    law: Tensor
-    gradients: Tensor
-    tables: dict[int, Tensor] = field(default_factory=dict)
+    laws: list[tuple[float, Laws]]
 
     def reordered(self, order: Tensor) -> Self:
-        moved = super().reordered(order)
-        return replace(moved, gradients=self.gradients[:, :, order], tables={})
+        if torch.equal(order, torch.arange(len(order))):
+            return self
+        moved = [(share, law.reordered(order)) for share, law in self.laws]
+        return replace(super().reordered(order), laws=moved)
+
+    def without(self, part: Self, share: float) -> Self:
+        rest = 1 / (1 - share)
+        laws = [(rest * own, law) for own, law in self.laws]
+        laws += [(-share * rest * own, law) for own, law in part.laws]
+        return replace(self, mean=rest * (self.mean - share * part.mean), laws=laws)
 
     @lasting
     def energy(self, times: Tensor) -> Tensor:
         later = times.double().cpu() + self.heat
-        decades = later.clamp(min=10.0**_START).log10().floor().long()
-        decades = torch.where(later < 10.0**_START, _START - 1, decades)
-        out = later.new_empty(len(later), *[len(self.rates)] * 2)
-        for decade in decades.unique().tolist():
-            rows = decades == decade
-            shares = _between(later[rows].log10() - decade, len(self._table(decade)))
-            out[rows] = (shares @ self._table(decade).flatten(1)).unflatten(1, out.shape[1:])
-        out *= self.mix
+        out = later.new_zeros(len(later), *[len(self.rates)] * 2)
+        for share, law in self.laws:
+            law.add_energy(later, self.mix * share, out)
         out.diagonal(dim1=1, dim2=2).sub_((JITTER + 1 - self.mix) * self.rates)
         return out
 
-    def _table(self, decade: int) -> Tensor:
-        """``A_t`` at the levels of a decade, ``(L, K, K)``; before the first, that of the points
-        alone."""
-        if decade not in self.tables:
-            laws = self.law[None]
+
+class Laws:
+    """The law of points at all times: ``start`` ``(N,)`` at the nodes, and what functions with
+    ``gradients`` ``(2, N, K)`` and ``rates`` ``(K,)`` have of it.
+
+    Orthonormal combinations of its laws are kept, with their matrices, as they were needed.
+    """
+
+    def __init__(self, mesh: Mesh, start: Tensor, gradients: Tensor, rates: Tensor) -> None:
+        self.mesh, self.start, self.gradients, self.rates = mesh, start, gradients, rates
+        # What a node has of all matrices, relative to the energies of the functions.
+        size = gradients.square().sum(0) @ (-1 / rates)
+        self._size = size.clamp(min=1e-12 * float(size.max()))
+        self._directions = start.new_zeros(0, len(start))
+        self._matrices: list[Tensor] = []
+        self._shares: dict[int, Tensor] = {}
+
+    def reordered(self, order: Tensor) -> Laws:
+        return Laws(self.mesh, self.start, self.gradients[:, :, order], self.rates[order])
+
+    def add_energy(self, times: Tensor, share: float, out: Tensor) -> None:
+        """``share`` times ``A_t`` at times ``(T,)``, added to ``out`` ``(T, K, K)``."""
+        decades = times.clamp(min=10.0**_START).log10().floor().long()
+        decades = torch.where(times < 10.0**_START, _START - 1, decades)
+        for decade in decades.unique().tolist():
+            rows = decades == decade
+            own = self._of_decade(decade)
+            own = share * _between(times[rows].log10() - decade, len(own)) @ own
+            found, done = out[rows].flatten(1), 0
+            for matrices in self._matrices:
+                if done < own.shape[1]:
+                    found.addmm_(own[:, done : done + len(matrices)], matrices.flatten(1))
+                    done += len(matrices)
+            out[rows] = found.unflatten(1, out.shape[1:])
+
+    def _of_decade(self, decade: int) -> Tensor:
+        """The laws at the levels of a decade as combinations of the directions, ``(L, R)``; before
+        the first, that of the points alone."""
+        if decade not in self._shares:
+            laws = self.start[None]
             if decade >= _START:
-                laws = evolved(self.mesh, self.law, 10.0 ** (decade + _chebyshev()))
-            self.tables[decade] = torch.stack([_gram(self.gradients, law) for law in laws])
-        return self.tables[decade]
+                laws = evolved(self.mesh, self.start, 10.0 ** (decade + _chebyshev()))
+            self._extend(laws * self._size)
+            self._shares[decade] = (laws * self._size) @ self._directions.T
+        return self._shares[decade]
+
+    def _extend(self, laws: Tensor) -> None:
+        """Directions of what laws ``(L, N)`` have beyond those that there are."""
+        left = laws
+        new: list[Tensor] = []
+        scale = float(laws.norm(dim=1).max())
+        for _ in range(2):  # to rounding
+            left = left - (left @ self._directions.T) @ self._directions
+        while True:
+            norms = left.norm(dim=1)
+            if float(norms.max()) <= _SAME * scale:
+                break
+            direction = left[int(norms.argmax())] / norms.max()
+            known = torch.stack([*self._directions, *new]) if new else self._directions
+            direction = direction - (direction @ known.T) @ known
+            new.append(direction / direction.norm())
+            left = left - (left @ new[-1])[:, None] * new[-1]
+        if new:
+            self._directions = torch.cat([self._directions, torch.stack(new)])
+            matrices = [_gram(self.gradients, own / self._size) for own in new]
+            self._matrices.append(torch.stack(matrices))
 
 
 def plane_moments(
@@ -89,9 +149,7 @@ def plane_moments(
         variance=variance / max(1.0, 1 / float(w.square().sum()) - 1),
         rates=rates,
         n_points=len(x),
-        mesh=mesh,
-        law=law,
-        gradients=gradients,
+        laws=[(1.0, Laws(mesh, law, gradients, rates))],
     )
 
 

@@ -37,6 +37,7 @@ from .shrinkage import one_more, shrink, stein_heat
 FOLDS = 5
 FEWEST = 10  # points, of the weights' effective size: two in each fold
 _START, _MOST = 240, 960  # functions in the first and the last pool
+_PLANE = 120, 480  # where they are no products: eigenproblems and averages cost their cube
 _FEW = 60  # in the first one, on a line whose functions are found numerically
 _SEEN = 4.0  # standard errors of an average that is not there by chance
 _SIZES = 3  # in each factor of two
@@ -129,18 +130,26 @@ def choose(
     choice, each with one observation from the stationary law; else that of
     :func:`~markovscore.spectral.shrink`. ``levels`` ``(T,)``: fewer and log-spaced, of which the
     first ``firsts`` may be the first of the fit; ``floor``: a heat added to all. The pool of
-    functions doubles while its best size is one of its two largest; then only the best heat and
+    functions doubles while its best size is one of its two largest, of functions that are no
+    products also a standard error better than the best of its half; then only the best heat and
     its neighbours go on.
     """
     started = time.perf_counter()
     folds, shares = _folds(sample, generator), _HEATS
-    cap = int(min(_MOST, sample.size / 2)) // 2 * 2
-    count = _first_pool(sample, pools, min(_START, cap))
+    products = bool(pools(2).axes)
+    few, most = (_START, _MOST) if products else _PLANE
+    cap = int(min(most, sample.size / 2)) // 2 * 2
+    count = _first_pool(sample, pools, min(few, cap))
     while True:
         pool = pools(count)
-        shrinkages = _shrinkages(sample.moments(pool), rule, shares)
-        selection = _compared(sample, folds, pool, shrinkages, levels, firsts, floor, progress)
+        whole = sample.moments(pool)
+        shrinkages = _shrinkages(whole, rule, shares)
+        selection = _compared(
+            sample, whole, folds, pool, shrinkages, levels, firsts, floor, progress
+        )
         if count == cap or selection.n_functions < selection.sizes[-2]:
+            break
+        if not products and _level(selection):
             break
         count = min(2 * count, cap)
         best = int((selection.heats == selection.heat).nonzero()[0])
@@ -164,6 +173,14 @@ def _first_pool(sample: Sample, pools: Callable[[int], Eigenbasis], most: int) -
     return most if bool(seen[_FEW:].any()) else _FEW
 
 
+def _level(selection: Selection) -> bool:
+    """Whether the second half of the functions brought less than a standard error."""
+    loss, error = selection.curve()
+    half = loss[selection.sizes <= int(selection.sizes[-1]) / 2]
+    best = int(loss.argmin())
+    return bool(half.min() < loss[best] + error[best])
+
+
 def _folds(sample: Sample, generator: torch.Generator | None) -> Tensor:
     """The fold of each point, ``(N,)``: equal numbers of them, at random."""
     if sample.size < FEWEST:
@@ -181,19 +198,22 @@ def _folds(sample: Sample, generator: torch.Generator | None) -> Tensor:
 
 
 def _compared(
-    sample: Sample, folds: Tensor, pool: Eigenbasis, shrinkages: tuple[Tensor, Tensor],
-    levels: Tensor, firsts: int, floor: float, progress: bool | None,
+    sample: Sample, whole: Moments, folds: Tensor, pool: Eigenbasis,
+    shrinkages: tuple[Tensor, Tensor], levels: Tensor, firsts: int, floor: float,
+    progress: bool | None,
 ) -> Selection:  # fmt: skip
-    """The best of all sizes of a pool, of ``mix`` and ``heat`` ``(H,)``, and of first levels."""
+    """The best of all sizes of a pool, of ``mix`` and ``heat`` ``(H,)``, and of first levels;
+    ``whole``: averages over all points."""
     (mixes, heats), sizes = shrinkages, _sizes(pool)
     laws = list(zip(mixes.tolist(), (heats + floor).tolist(), strict=True))
     gains, shares = [], []
     for fold in bar(range(FOLDS), f"folds, up to {pool.n_functions} functions", progress):
         held = folds == fold
-        train, test = (sample.part(rows).moments(pool) for rows in (~held, held))
+        test, share = sample.part(held).moments(pool), sample.share(held)
+        train = whole.without(test, share) or sample.part(~held).moments(pool)
         path = Path(pool, test, levels, sizes)
         gains.append(path.gains(train, laws)[:, :firsts])
-        shares.append(sample.share(held))
+        shares.append(share)
     table = torch.stack(gains).cpu()
     mean = torch.einsum("f,f...->...", torch.tensor(shares, dtype=table.dtype), table)
     best = int(mean.argmax())
