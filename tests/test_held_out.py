@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -252,3 +253,19 @@ def test_what_cannot_be_chosen():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ms.fit_spectral(x[:10], TORUS).selection.n_functions <= 4
+
+
+def test_polynomials_of_degrees_whose_factorials_are_no_doubles():
+    """A default fit to many points on a line looks at 240 of them: ``A_t`` against quadrature."""
+    x, t = two_bumps(20), 1.0
+    basis = ms.OrnsteinUhlenbeck(1).eigenbasis(200)
+    z, w = (torch.from_numpy(v) for v in np.polynomial.hermite_e.hermegauss(260))
+    a = math.exp(-t)
+    y = (a * x + (1 - a * a) ** 0.5 * z).reshape(-1, 1)
+    slopes = basis.gradient(y)[..., 0]
+    weights = (w / w.sum()).repeat(len(x)) / len(x)
+    truth = (weights[:, None] * slopes).T @ slopes
+    found = basis.moments(x).shrunk(mix=0.999).energy(torch.tensor([t], dtype=F64))[0]
+    truth = 0.999 * truth - 0.001 * basis.eigenvalues.diag()
+    root = truth.diagonal().rsqrt()
+    assert ((found - truth) * root * root[:, None]).abs().max() < 1e-8

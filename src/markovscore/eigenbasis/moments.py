@@ -367,15 +367,17 @@ def shifts(closed: Tensor, axis: int) -> Shifts:
 def diffused(averages: Tensor, degree: Tensor, moved: Shifts, t: float) -> Tensor:
     """Averages ``(..., L, L)`` of products of polynomials at time ``t``, by the addition theorem
     along one axis, of which they have ``degree`` ``(L,)``; terms without weight are left out."""
-    degree = degree.to(averages.real)
-    root = (0.5 * (degree + 1).lgamma()).exp()
+    degree, most = degree.to(averages.real), int(degree.max())
+    # Factorials leave the doubles at 171: they are kept over the powers of their usual ratio.
+    ratio = max(1.0, most / math.e)
+    root = (0.5 * ((degree + 1).lgamma() - degree * math.log(ratio))).exp()
     scale = torch.exp(-t * degree) / root
     scaled = averages * (scale[:, None] * scale)
-    out, noise, most = scaled.clone(), -math.expm1(-2 * t), int(degree.max())
+    out, noise = scaled.clone(), -math.expm1(-2 * t)
     for shift, (rows, source) in enumerate(moved[1:], 1):
-        weight = noise**shift / math.factorial(shift)
         if math.comb(most, shift) * noise**shift < _NEGLIGIBLE:
             break
+        weight = math.exp(shift * math.log(noise * ratio) - math.lgamma(shift + 1))
         out[..., rows[:, None], rows] += weight * scaled[..., source[:, None], source]
     return out * (root[:, None] * root)
 
