@@ -362,8 +362,8 @@ def test_another_source_reads_no_old_solutions(tmp_path, monkeypatch):
 def test_laws_that_have_no_eigenfunctions_here():
     heavy = law(lambda x: -2 * (1 + x.square().sum(1)).log())
     refused("too wide for a grid", ms.Langevin(heavy).eigenbasis, 4)
-    solid = ms.GaussianMixture(torch.eye(3, dtype=F64), 1.0)
-    refused("found 3 with a mixed difference", ms.Langevin(solid).eigenbasis, 4)
+    solid = ms.GaussianMixture(torch.eye(7, dtype=F64), 1.0)
+    refused("found 7 with a mixed difference", ms.Langevin(solid).eigenbasis, 4)
     rough = law(lambda x: 30 * (9 * x[:, 0] * x[:, 1]).sign() - x.square().sum(1))
     with pytest.raises(ArithmeticError, match=r"found .* nodes"):
         ms.Langevin(rough, box=(-2.0, 2.1)).eigenbasis(4)

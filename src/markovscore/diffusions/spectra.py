@@ -6,7 +6,8 @@ one-dimensional eigenfunctions. Whether a law is one is measured: its mixed diff
 .. math:: \log\pi(x) + \log\pi(y) - \log\pi(x') - \log\pi(y'), \qquad x'_i = y_i, \; y'_i = x_i,
 
 with the other coordinates unchanged, vanish for all points and coordinates, and for no other law.
-Another law in the plane has its eigenfunctions on elements of the plane.
+Another law in the plane has its eigenfunctions on elements of the plane, with more coordinates in a
+span of functions made for it.
 """
 
 from collections.abc import Callable
@@ -18,9 +19,20 @@ import torch
 from torch import Tensor
 
 from ..core import as_tensor, lasting
-from ..eigenbasis import Axis, Eigenbasis, Numerical, Planar, Plane
+from ..eigenbasis import (
+    Axis,
+    Components,
+    Eigenbasis,
+    Galerkin,
+    Numerical,
+    Planar,
+    Plane,
+    Ritz,
+    fit_components,
+)
 from .law_checks import check_autograd, check_gradient, check_values
 from .plane_box import plane_box
+from .priors import GaussianMixture
 
 _TAIL = 1e-8  # of the law, beyond each wall
 _FARTHEST = 1e6
@@ -33,6 +45,8 @@ _PAIRS = 64  # of points, at which a law is tested
 _SAME = 1e-9  # of log densities: to rounding
 _CELLS = 20_000
 _WRONG = 0.1  # relative error of the integral of a slope: rough ones are integrated roughly
+_MOST_COORDINATES = 6  # that are not independent
+_DRAWS = 4000  # of a law, by which it is seen as a mixture of normal laws
 _DEEP = 45.0  # log density below its maximum, to which a box that is given is filled
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -42,7 +56,7 @@ Space = Callable[[int], Eigenbasis]  # from the number of functions
 @lasting
 def numerical_space(prior: Any, box: Any = None) -> Space:
     """The eigenfunctions of a law between walls, as many as are asked for: products where its
-    coordinates are independent; others in the plane.
+    coordinates are independent; others in the plane, or of three to six coordinates in a span.
 
     Args:
         prior: with ``dim``, ``log_prob`` and its gradient ``score``; of independent
@@ -51,9 +65,10 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
             walls may go for data to where its density is ``e^-32`` of the largest.
 
     Raises:
-        TypeError: a law without ``log_prob``.
-        ValueError: more than two coordinates that are not independent, a law whose tails do not
-            end within a million, a box that is none, a ``score`` that is not the gradient.
+        TypeError: a law without ``log_prob``, or, where it is needed, ``sample``.
+        ValueError: more than six coordinates that are not independent, or a box around more than
+            two; a law whose tails do not end within a million, a box that is none, a ``score``
+            that is not the gradient.
     """
     if not callable(getattr(prior, "log_prob", None)):
         raise TypeError(
@@ -68,15 +83,50 @@ def numerical_space(prior: Any, box: Any = None) -> Space:
     if gap <= _SAME:
         return partial(Eigenbasis, _axes(prior, factors, walls, limits))
     if prior.dim > 2:
-        raise ValueError(
-            "prior: expected independent coordinates, whose log density is a sum over them, or two "
-            f"coordinates, found {prior.dim} with a mixed difference of {gap:.2g}: products of "
-            "one-dimensional eigenfunctions are no eigenfunctions then; train a score, for "
-            "instance with LocalDSM"
-        )
+        return partial(Ritz, _galerkin(prior, box, gap))
     check_autograd(prior, walls)
     low, high, depth = (*walls, _DEEP) if box is not None else plane_box(prior.log_prob)
     return partial(Planar, Plane(prior.log_prob, low, high, depth))
+
+
+def _galerkin(prior: Any, box: Any, gap: float) -> Galerkin:
+    """The span for a law of a few coordinates, by its draws."""
+    if prior.dim > _MOST_COORDINATES:
+        raise ValueError(
+            "prior: expected independent coordinates, whose log density is a sum over them, or at "
+            f"most {_MOST_COORDINATES} coordinates, found {prior.dim} with a mixed difference of "
+            f"{gap:.2g}: train a score, for instance with LocalDSM"
+        )
+    if box is not None:
+        raise ValueError(
+            f"box: expected none with {prior.dim} coordinates that are not independent, found one: "
+            "their eigenfunctions are those of the whole space"
+        )
+    if isinstance(prior, GaussianMixture):
+        variances = prior.scale.square()[:, None].expand_as(prior.means)
+        parts = Components.of(prior.weights, prior.means, torch.diag_embed(variances))
+        return Galerkin(prior.log_prob, prior.score, parts)
+    if not callable(getattr(prior, "sample", None)):
+        raise TypeError(
+            "prior: expected sample(n, generator, dtype, device), since draws say where a law of "
+            f"{prior.dim} coordinates is that are not independent, found {type(prior).__name__} "
+            "without it"
+        )
+    generator = torch.Generator().manual_seed(0)
+    where = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+    draws = as_tensor(prior.sample(_DRAWS, **where), "sample", torch.float64)
+    if draws.shape != (_DRAWS, prior.dim) or not bool(draws.isfinite().all()):
+        raise ValueError(
+            f"prior: expected finite draws ({_DRAWS}, {prior.dim}) of sample({_DRAWS}), found "
+            f"shape {tuple(draws.shape)}"
+        )
+    log_prob, score = (partial(_whole, prior, name) for name in ("log_prob", "score"))
+    return Galerkin(log_prob, score, fit_components(draws.cpu(), generator))
+
+
+def _whole(prior: Any, name: str, x: Tensor) -> Tensor:
+    """``log_prob`` or ``score`` at ``(n, d)``, float64."""
+    return as_tensor(getattr(prior, name)(x), name, torch.float64).detach()
 
 
 def _axes(prior: Any, factors: list[LogDensity], walls: Tensor, limits: Tensor) -> list[Axis]:

@@ -253,6 +253,11 @@ def _chosen(
         return pool.cross() if cross else pool
 
     selection, basis = choose(sample, pools, rule, levels, firsts, floor, generator, progress)
+    if basis.n_functions > basis.most - 2:
+        warn(
+            f"{basis.n_functions} functions were chosen, all of the {basis.most} that are "
+            "resolved: others have residuals above their bar, which score.basis.spectrum says"
+        )
     if times is None:
         times = log_times(clock, selection.first)
     heat = selection.heat + floor
