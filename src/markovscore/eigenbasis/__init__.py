@@ -21,6 +21,6 @@ from .plane import Plane, levels, make_mesh, solve_mesh
 from .plane_moments import deposit, evolved
 from .products import products
 from .ritz import Ritz
-from .ritz_moments import Paths, drawn_evenly, level_time
+from .ritz_moments import PARTICLES, Paths, drawn_evenly, level_time
 from .spaces import Cosine, Fourier, Hermite
 from .walls import around, between, moved_walls, walls_of

@@ -105,7 +105,7 @@ class Ritz(Eigenbasis):
             mean += values @ share
             square += values.square() @ share
         variance = (square - mean.square()).clamp(min=0)
-        start = drawn_evenly(x, w, PARTICLES)
+        start = drawn_evenly(x, w, PARTICLES * self.n_functions)
         return RitzMoments(
             mean=mean,
             variance=variance / max(1.0, 1 / float(w.square().sum()) - 1),
