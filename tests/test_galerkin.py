@@ -269,7 +269,7 @@ def test_a_fit_is_that_of_products():
 
 
 def test_the_flow_of_a_fit_is_that_of_products(monkeypatch):
-    """With a tenth of the particles it loses nats in the tails."""
+    """With too few particles it loses nats in the tails."""
     monkeypatch.setattr("markovscore.eigenbasis.ritz.PARTICLES", PARTICLES)
     x, fresh = (DATA.sample(n, rng(n), dtype=F64) for n in (3000, 40))
     t = torch.logspace(-2, 0.3, 16, dtype=F64)
@@ -290,11 +290,9 @@ def test_stein_identities():
     assert agrees(products, -torch.eye(3, dtype=F64), slack=0.05)
 
 
-def test_sizes_likelihood_samples_and_files(tmp_path):
+def test_likelihood_samples_and_files(tmp_path):
     x = DATA.sample(60, rng(1), dtype=F64)
-    score = ms.fit_spectral(x, TURNED, times=[0.02, 0.1, 0.5, 2.0])
-    most = TURNED.eigenbasis(1).most
-    assert 2 <= score.selection.n_functions <= min(30, most)
+    score = ms.fit_spectral(x, TURNED, 10, [0.02, 0.1, 0.5, 2.0], shrinkage="heat+1")
     fresh = DATA.sample(20, rng(2), dtype=F64)
     gap = ms.log_likelihood(score, TURNED, fresh, steps=60) - DATA.log_prob(fresh)
     assert -2.5 < float(gap.mean()) < 0.3
@@ -352,19 +350,10 @@ def test_more_functions_than_are_resolved():
         ms.fit_spectral(0.3 * points(50, d=3), TURNED, 400)
 
 
-def test_all_that_are_resolved_may_be_too_few(monkeypatch):
-    made = partial(Galerkin, size=60, nodes=2**11)
-    monkeypatch.setattr("markovscore.diffusions.spectra.Galerkin", made)
-    process = ms.Langevin(WELLS, 2.0, 2.0)
-    x = DATA.sample(100, rng(1), dtype=F64)
-    with pytest.warns(ms.SpectralWarning, match="functions were chosen, all of the"):
-        score = ms.fit_spectral(x, process, times=[0.1, 0.5])
-    assert score.basis.n_functions > process.eigenbasis(1).most - 2
-
-
 def test_what_a_fit_refuses():
     x = 0.3 * points(50, d=3)
     refused("found 'cross'", ms.fit_spectral, x, TURNED, 8, selection="cross")
+    refused("n_functions: expected a number with a prior of 3", ms.fit_spectral, x, TURNED)
     x[3] = torch.tensor([9.0, 0.0, 1.0])
     refused(r"1 of 50 beyond its tails.*\[9\.0", ms.fit_spectral, x, TURNED, 8)
 

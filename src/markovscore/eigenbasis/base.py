@@ -49,13 +49,12 @@ class Eigenbasis:
     lines, with polynomials and a Gaussian stationary law; ``dim``; ``indices`` ``(M, d)`` int64,
     the multi-indices; ``waves`` ``(M,)``, which of them carry a cosine and a sine: the functions
     are ``M`` (cosines among them), then the sines; ``eigenvalues`` ``(K,)`` float64; ``order``, the
-    largest entry of a multi-index; ``most``, how many functions there could be.
+    largest entry of a multi-index.
 
     Raises ``ValueError`` for no axes, or a function count below one.
     """
 
     eigenvalues: Tensor
-    most: float = math.inf
 
     @lasting
     def __init__(self, axes: Sequence[Axis], n_functions: int):

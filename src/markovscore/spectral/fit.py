@@ -22,7 +22,7 @@ from ..core import (
     original,
     pull_back,
 )
-from ..eigenbasis import MIN_SCALE, Axis, Eigenbasis, around, warn, warn_if_flat
+from ..eigenbasis import MIN_SCALE, Axis, Eigenbasis, Ritz, around, warn, warn_if_flat
 from .additive import AdditiveScore
 from .additive_numerical import AdditiveSpectralScore
 from .clock import GeneratorClock, first_time, log_spaced, log_times, own_time
@@ -97,7 +97,8 @@ def fit_spectral(
             ``VariancePreserving``, ``OrnsteinUhlenbeck``, ``Langevin`` or ``DoubleWell``.
         n_functions: number ``K`` of non-constant real eigenfunctions; even on the torus. None: the
             number, the shrinkage and the first noise level are chosen, those that are not given,
-            by cross-validation over five folds; at least 10 points.
+            by cross-validation over five folds; at least 10 points. A number is needed with a
+            prior of three to six coordinates that are not independent.
         times: increasing noise levels ``(T,)`` at which the coefficients are solved; by default
             log-spaced to the horizon, as dense as 160 from 0.002, from the level that is chosen,
             or from 0.002; for additive features as :func:`~markovscore.fit_additive` says.
@@ -244,7 +245,15 @@ def _chosen(
     """Sizes by the held-out loss. Thirty levels are enough for it: in ``log t`` its integrand is
     smooth, a change over a few percent of the range would need eigenvalues that far apart."""
     bases = _bases(process, sample.x)
-    least, floor = _narrowest(sample, bases(2))
+    slowest = bases(2)
+    if isinstance(slowest, Ritz):
+        raise ValueError(
+            f"n_functions: expected a number with a prior of {slowest.dim} coordinates that are "
+            "not independent, found None: the held-out loss is not trusted with simulated A_t; "
+            "pass n_functions=20, and compare it with others by ms.log_likelihood of points that "
+            "were held out"
+        )
+    least, floor = _narrowest(sample, slowest)
     clock = GeneratorClock(process)
     levels, firsts = _judged(clock, least, times)
 
@@ -253,11 +262,6 @@ def _chosen(
         return pool.cross() if cross else pool
 
     selection, basis = choose(sample, pools, rule, levels, firsts, floor, generator, progress)
-    if basis.n_functions > basis.most - 2:
-        warn(
-            f"{basis.n_functions} functions were chosen, all of the {basis.most} that are "
-            "resolved: others have residuals above their bar, which score.basis.spectrum says"
-        )
     if times is None:
         times = log_times(clock, selection.first)
     heat = selection.heat + floor

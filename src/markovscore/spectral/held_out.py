@@ -138,7 +138,7 @@ def choose(
     folds, shares = _folds(sample, generator), _HEATS
     products = bool(pools(2).axes)
     few, most = (_START, _MOST) if products else _PLANE
-    cap = int(min(most, sample.size / 2, pools(2).most)) // 2 * 2
+    cap = int(min(most, sample.size / 2)) // 2 * 2
     count = _first_pool(sample, pools, min(few, cap))
     while True:
         pool = pools(count)
